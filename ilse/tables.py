@@ -1,0 +1,34 @@
+"""The tables beside a cache, as `ilse prepare` writes and the trainer reads them: file names and columns.
+
+`texts.parquet` holds every distinct text once, in first-seen order: row i of the table is row i of the cache.
+`examples.parquet` is one task over those texts: a row an example.
+"""
+
+from __future__ import annotations
+
+TEXTS_FILE = "texts.parquet"
+EXAMPLES_FILE = "examples.parquet"
+
+TEXT_ID = "text_id"
+"""32 hexadecimal digits: the first 128 bits of the SHA-256 of the text's normalised UTF-8 bytes."""
+
+TEXT = "text"
+"""texts.parquet: the normalised text."""
+
+SOURCE_ROW = "source_row"
+"""examples.parquet: the row's position in its source, from 0."""
+
+LABEL = "label"
+"""examples.parquet: the label's name, as a string (classification)."""
+
+LABEL_INDEX = "label_index"
+"""examples.parquet: the label's position in the one label map over all splits (names in sorted order)."""
+
+SCORE = "score"
+"""examples.parquet: the gold score on its original scale (regression); stands instead of the two label columns."""
+
+SPLIT = "split"
+"""examples.parquet: one of `SPLITS`."""
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS = (TRAIN, VALIDATION, TEST)
