@@ -1,0 +1,1 @@
+"""Makes the cache: fetch a model and texts, prepare them, extract every layer. `store` owns the format."""
