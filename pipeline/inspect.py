@@ -1,0 +1,53 @@
+"""What `ilse inspect` prints of a cache: its spec, size, completeness and a line a layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.store import CacheHeader, open_cache, peek
+
+
+def describe(path: Path) -> str:
+    """A text of the cache at `path`; of an unfinished one, its spec alone."""
+    header, complete = peek(path)
+    lines = [f"{path}: {'complete' if complete else 'UNFINISHED'}", *_spec_lines(header), *_size_lines(path, header)]
+    if complete:
+        for pooling in header.capture.poolings:
+            lines += ["", *_layer_lines(path, pooling)]
+    return "\n".join(lines)
+
+
+def _spec_lines(header: CacheHeader) -> list[str]:
+    capture = header.capture
+    pinned = ", ".join(f"{key} {value}" for key, value in capture.model.items())
+    return [
+        f"  fingerprint   {capture.fingerprint}",
+        f"  model         {header.model_name} ({header.model_parameters:,} parameters; {pinned})",
+        f"  tokenizer     sha256 {capture.tokenizer}",
+        f"  template      {capture.template!r}, cut at {capture.max_tokens} tokens",
+        f"  types         computed in {capture.compute_type}, stored as {capture.storage_type}",
+        f"  poolings      {', '.join(capture.poolings)}",
+        f"  versions      {', '.join(f'{name} {number}' for name, number in header.versions.items())}",
+    ]
+
+
+def _size_lines(path: Path, header: CacheHeader) -> list[str]:
+    disk = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    shape = f"{header.texts:,} texts × {len(header.capture.layers)} layers × {header.capture.dim}"
+    return [
+        f"  size          {shape}, {header.shards} shards of {header.shard_rows} texts, {disk / 1e6:,.1f} MB on disk"
+    ]
+
+
+def _layer_lines(path: Path, pooling: str) -> list[str]:
+    cache = open_cache(path)
+    statistics = cache.statistics(pooling)
+    counts = cache.token_counts()
+    lines = [
+        f"  {int(counts.sum()):,} tokens, {counts.mean():.1f} a text; {int(cache.truncated().sum())} texts were cut",
+        "",
+        f"  {pooling:<14}" + "".join(f"{name:>12}" for name in statistics),
+    ]
+    for layer, name in enumerate(cache.layers):
+        lines.append(f"  {name:<14}" + "".join(f"{values[layer]:>12.4g}" for values in statistics.values()))
+    return lines

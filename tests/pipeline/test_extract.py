@@ -1,0 +1,303 @@
+"""The stage as a whole on a tiny model: the same bytes whatever runs it, and whatever kills it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from ilse.errors import UserError
+from pipeline import store
+from pipeline.batching import tokenise
+from pipeline.capture import pooled_layers
+from pipeline.config import ExtractParams
+from pipeline.extract import extract
+from pipeline.model import load_model
+from tests.pipeline.conftest import build_tokenizer, sentence
+
+TEXTS = 50
+
+
+def params_for(model: Path, **changes: Any) -> ExtractParams:
+    values = {
+        "model": {"path": str(model)},
+        "compute_type": "float32",
+        "max_tokens": 10,
+        "batch_tokens": 64,
+        "shard_rows": 8,
+        "threads": 1,
+        "cluster": {"kind": "synchronous"},
+    }
+    return ExtractParams.model_validate({**values, **changes})
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def run(params: ExtractParams, texts: Path, folder: Path) -> dict[str, Any]:
+    return extract(params, texts, folder / "cache.zarr", folder / "scratch")
+
+
+@pytest.fixture
+def llama(tiny_model: Callable[[str], Path]) -> Path:
+    return tiny_model("llama")
+
+
+def test_the_cache_holds_each_text_as_if_computed_alone(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    texts = [f"{sentence(i)} {' '.join(str(i))}" for i in range(TEXTS)]
+    params = params_for(llama, storage_type="float32")
+    figures = run(params, texts_table(TEXTS), tmp_path)
+    cache = store.open_cache(tmp_path / "cache.zarr")
+    frozen = load_model(params.model, "float32", "cpu", 1)
+    tokens = tokenise(build_tokenizer(), texts, cache.text_ids(), "{text}", 10)
+    import torch
+
+    for row, ids in enumerate(tokens.ids):
+        alone = pooled_layers(frozen.model, torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
+        np.testing.assert_allclose(cache.read(slice(row, row + 1)), alone.numpy(), atol=1e-5)
+    assert cache.token_counts().tolist() == [len(ids) for ids in tokens.ids]
+    assert cache.truncated().tolist() == tokens.truncated
+    assert 0 < sum(tokens.truncated) < TEXTS
+    assert figures["texts_truncated"] == sum(tokens.truncated)
+    assert figures["tokens"] == sum(len(ids) for ids in tokens.ids)
+    assert (figures["texts"], figures["texts_computed"], figures["layers"]) == (TEXTS, TEXTS, 4)
+
+
+def test_dask_workers_write_the_same_bytes(llama: Path, texts_table: Callable[..., Path], tmp_path: Path) -> None:
+    texts = texts_table(TEXTS)
+    run(params_for(llama), texts, tmp_path / "serial")
+    run(params_for(llama, cluster={"kind": "local", "workers": 2}), texts, tmp_path / "dask")
+    assert files_of(tmp_path / "serial" / "cache.zarr") == files_of(tmp_path / "dask" / "cache.zarr")
+
+
+def test_nothing_is_left_in_the_scratch_folder(llama: Path, texts_table: Callable[..., Path], tmp_path: Path) -> None:
+    run(params_for(llama), texts_table(TEXTS), tmp_path)
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] in ([], ["lock"])
+
+
+class Stop(Exception):
+    """Stands for a crash in the middle of the work."""
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
+    import pipeline.extract as stage
+
+    original, done = stage.compute_shard, []
+
+    def compute(job: Any, shard: int) -> Any:
+        if len(done) == shards:
+            raise Stop
+        done.append(shard)
+        return original(job, shard)
+
+    monkeypatch.setattr(stage, "compute_shard", compute)
+
+
+def test_a_rerun_computes_the_missing_shards_only(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = texts_table(TEXTS)
+    run(params_for(llama), texts, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stop_after(patch, 3)
+        run(params_for(llama), texts, tmp_path / "broken")
+    assert not (tmp_path / "broken" / "cache.zarr").exists()
+    figures = run(params_for(llama), texts, tmp_path / "broken")
+    assert figures["texts_computed"] == TEXTS - 3 * 8
+    assert files_of(tmp_path / "whole" / "cache.zarr") == files_of(tmp_path / "broken" / "cache.zarr")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "half-written record"])
+def test_a_damaged_shard_is_computed_again(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    texts = texts_table(TEXTS)
+    run(params_for(llama), texts, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stop_after(patch, 3)
+        run(params_for(llama), texts, tmp_path / "broken")
+    (work,) = (tmp_path / "broken" / "scratch").glob("*-*")
+    shard, record = work / "cache.zarr/pooled/mean/c/1/0/0", work / "records/1.json"
+    content = bytearray(shard.read_bytes())
+    if damage == "truncate":
+        shard.write_bytes(content[:100])
+    elif damage == "flip":
+        content[50] ^= 4
+        shard.write_bytes(content)
+    elif damage == "remove":
+        shard.unlink()
+    else:
+        record.rename(record.with_suffix(".9.tmp"))
+        shard.with_name("0.abc.partial").write_bytes(b"half a shard")
+    figures = run(params_for(llama), texts, tmp_path / "broken")
+    assert figures["texts_computed"] == TEXTS - 2 * 8
+    assert files_of(tmp_path / "whole" / "cache.zarr") == files_of(tmp_path / "broken" / "cache.zarr")
+
+
+def test_work_on_other_texts_or_settings_is_not_mistaken_for_this(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stop_after(patch, 3)
+        run(params_for(llama), texts_table(TEXTS), tmp_path)
+    assert run(params_for(llama, template="news {text}"), texts_table(TEXTS), tmp_path)["texts_computed"] == TEXTS
+    assert run(params_for(llama), texts_table(TEXTS + 1), tmp_path)["texts_computed"] == TEXTS + 1
+    assert run(params_for(llama), texts_table(TEXTS), tmp_path)["texts_computed"] == TEXTS - 24
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["synchronous", "local"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path, kind: str
+) -> None:
+    """kill -9 of the real command at three moments: after the first shard, midway, and shortly before the end."""
+    texts, count = texts_table(240), 30
+    document = {"extract": params_for(llama, cluster={"kind": kind}).model_dump(mode="json")}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
+    command = [sys.executable, "-m", "ilse.cli", "extract", "--params", "params.yaml", "--texts", str(texts)]
+    command += ["--scratch", "scratch", "--figures", "extract.json", "--out"]
+    subprocess.run([*command, "whole.zarr"], cwd=tmp_path, check=True, capture_output=True)
+    kept = []
+    for moment in (1, count // 2, count - 3):
+        done = kill_when(
+            lambda: len(list(tmp_path.glob("scratch/*/records/*.json"))), moment, [*command, "killed.zarr"], tmp_path
+        )
+        assert not (tmp_path / "killed.zarr").exists()
+        kept.append(done)
+    assert kept == sorted(kept)
+    last = subprocess.run([*command, "killed.zarr"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert f"{kept[-1]} of {count} shards are there from an earlier run" in last.stderr
+    assert files_of(tmp_path / "killed.zarr") == files_of(tmp_path / "whole.zarr")
+
+
+def kill_when(progress: Callable[[], int], moment: int, command: list[str], folder: Path) -> int:
+    """Kills the command once `progress` reaches `moment`, and returns the progress that is left on disk."""
+    # A worker that sleeps a little between shards: a tiny model would be done before it can be killed.
+    slow = {**os.environ, "PYTHONPATH": str(slowed_down(folder))}
+    process = subprocess.Popen(command, cwd=folder, env=slow, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while progress() < moment and time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.5)  # Dask's workers notice that their parent is gone
+    return progress()
+
+
+def slowed_down(folder: Path) -> Path:
+    site = folder / "site"
+    site.mkdir(exist_ok=True)
+    (site / "sitecustomize.py").write_text(
+        "import importlib.abc, sys, time\n"
+        "class Slow(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name != 'pipeline.shard': return None\n"
+        "        sys.meta_path.remove(self)\n"
+        "        import pipeline.scratch as scratch\n"
+        "        whole = scratch.Scratch.record\n"
+        "        scratch.Scratch.record = lambda self, record: (time.sleep(0.05), whole(self, record))[1]\n"
+        "        return None\n"
+        "sys.meta_path.insert(0, Slow())\n"
+    )
+    return site
+
+
+def test_two_extractions_at_once_are_refused(llama: Path, texts_table: Callable[..., Path], tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    (tmp_path / "scratch").mkdir()
+    with FileLock(tmp_path / "scratch" / "lock"), pytest.raises(UserError, match="one extraction at a time"):
+        run(params_for(llama), texts_table(8), tmp_path)
+
+
+def test_missing_and_empty_texts(llama: Path, tmp_path: Path) -> None:
+    import polars as pl
+
+    with pytest.raises(UserError, match=r"texts(.|\n)*no such file(.|\n)*ilse prepare"):
+        run(params_for(llama), tmp_path / "none.parquet", tmp_path)
+    pl.DataFrame({"text_id": [], "text": []}, schema={"text_id": pl.String, "text": pl.String}).write_parquet(
+        tmp_path / "empty.parquet"
+    )
+    with pytest.raises(UserError, match="an empty table"):
+        run(params_for(llama), tmp_path / "empty.parquet", tmp_path)
+
+
+def test_a_missing_or_unreadable_model(texts_table: Callable[..., Path], tmp_path: Path) -> None:
+    texts = texts_table(8)
+    with pytest.raises(UserError, match=r"model .*nowhere(.|\n)*nothing there"):
+        run(params_for(tmp_path / "nowhere"), texts, tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="transformers can load"):
+        run(params_for(tmp_path / "empty"), texts, tmp_path)
+
+
+def test_weights_that_are_a_pickle_are_not_loaded(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    import torch
+
+    folder = tmp_path / "pickled"
+    shutil.copytree(llama, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="safetensors"):
+        run(params_for(folder), texts_table(8), tmp_path)
+
+
+def test_a_full_disk_is_said_before_the_work(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    with pytest.raises(UserError, match=r"disk of(.|\n)*GB free for 7 shards"):
+        run(params_for(llama), texts_table(TEXTS), tmp_path)
+
+
+def test_texts_are_cut_at_the_model_s_window(llama: Path, texts_table: Callable[..., Path], tmp_path: Path) -> None:
+    figures = run(params_for(llama, max_tokens=1000), texts_table(1, ["film " * 100]), tmp_path)
+    assert (figures["tokens"], figures["texts_truncated"]) == (64, 1)
+
+
+def test_an_overflow_in_float16_names_layer_and_text(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "huge"
+    shutil.copytree(llama, folder)
+    state = load_file(folder / "model.safetensors")
+    state["layers.0.mlp.down_proj.weight"] *= 1e9
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"layer 'block 1', text [0-9a-f]{32}(.|\n)*storage_type to float32"):
+        run(params_for(folder), texts_table(TEXTS), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {}}, "either 'path'"),
+        ({"model": {"hub": "a/b"}}, "'revision' beside 'hub'"),
+        ({"model": {"hub": "a/b", "revision": "main"}}, "pattern"),
+        ({"template": "no place"}, "place for"),
+        ({"shard_rows": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_parameters_are_checked(change: dict[str, Any], message: str) -> None:
+    from ilse.params import validate
+
+    with pytest.raises(UserError, match=message):
+        validate("extract", ExtractParams, {"model": {"path": "x"}, **change})
