@@ -1,0 +1,155 @@
+"""Finds the files of a data set, whatever its format and layout, and reads them into one table in a fixed order.
+
+Columns: `source_row` (Int64, the position in its file or, where several files make up a split, in their
+concatenation), `text` (String), `target` (a label, String, or a score, Float64) and `split` (String, null in every row
+where the source gives none).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import polars as pl
+
+from ilse.errors import UserError
+from ilse.tables import SOURCE_ROW, SPLIT, TEXT
+from pipeline.readers import TARGET, Columns, Decoder, read_file
+from pipeline.splits import KEEPING, SPLIT_NAMES, split_name
+
+Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder", "hub"]
+
+_TABLES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+_ENDINGS = _TABLES | {".zip": "folder"}
+# `train.parquet`, `train-00000-of-00002.parquet`, but not `train_extra.parquet`
+_SPLIT_FILE = re.compile(rf"^({'|'.join(SPLIT_NAMES)})([-_.]\d.*)?$")
+
+
+class _Part(NamedTuple):
+    """The files of one split (or of all, when `split` is None), to be read in this order."""
+
+    split: str | None
+    kind: str
+    files: list[Path]
+
+
+def read_source(
+    path: str | Mapping[str, str],
+    kind: Format,
+    columns: Columns,
+    decode: Decoder,
+    as_target: Callable[[pl.Series, str], pl.Series],
+) -> pl.DataFrame:
+    """The rows of the data set at `path`: a file, a folder, or one of them for each split.
+
+    `as_target` turns a file's label or score column into ours; it gets the column and the file's name.
+    Given splits are read test first and train last: rows appended to train then come after all others.
+    """
+    rows = pl.concat([_read_part(part, columns, decode, as_target) for part in _parts(path, kind)])
+    if rows.is_empty():
+        raise UserError(f"data set {path}", expected="at least one row", found="none", next_step="check prepare.path")
+    return _with_split_names(rows, columns)
+
+
+def _read_part(
+    part: _Part, columns: Columns, decode: Decoder, as_target: Callable[[pl.Series, str], pl.Series]
+) -> pl.DataFrame:
+    tables = [read_file(file, part.kind, columns, decode) for file in part.files]
+    # Before the files are joined: labels may be numbers in one file and words in the next.
+    targets = [as_target(table[TARGET], str(file)) for table, file in zip(tables, part.files, strict=True)]
+    frame = pl.concat([table.with_columns(target.alias(TARGET)) for table, target in zip(tables, targets, strict=True)])
+    if part.split is not None or SPLIT not in frame.columns:
+        frame = frame.with_columns(pl.lit(part.split, dtype=pl.String).alias(SPLIT))
+    row = pl.int_range(pl.len(), dtype=pl.Int64).alias(SOURCE_ROW)
+    return frame.select(row, pl.col(TEXT).cast(pl.String), TARGET, pl.col(SPLIT).cast(pl.String))
+
+
+def _parts(path: str | Mapping[str, str], kind: Format) -> Iterator[_Part]:
+    if isinstance(path, str):
+        yield from _parts_of(Path(path), kind)
+        return
+    given = {split_name(name, "prepare.path"): Path(place) for name, place in path.items()}
+    for split in (name for name in KEEPING if name in given):
+        for part in _parts_of(given[split], kind):
+            if part.split is None or part.split == split:
+                yield part._replace(split=split)
+
+
+def _parts_of(path: Path, kind: Format) -> list[_Part]:
+    if not path.exists():
+        raise UserError(
+            f"data set {path}",
+            expected="a file or folder",
+            found="nothing there",
+            next_step="check prepare.path (relative to the project's root), or run ilse fetch first",
+        )
+    chosen = _recognise(path) if kind == "auto" else kind
+    if chosen == "hub":
+        return _hub_parts(path)
+    if chosen == "folder" or path.is_file():
+        return [_Part(None, chosen, [path])]
+    files = sorted(file for file in path.rglob("*") if _ENDINGS.get(file.suffix) == chosen)
+    if not files:
+        raise _no_files(path, f"{chosen} files")
+    return [_Part(None, chosen, files)]
+
+
+def _recognise(path: Path) -> str:
+    if path.is_dir():
+        tables = sorted(file for file in path.rglob("*") if file.suffix in _TABLES)
+        if any(_split_of(file) for file in tables):
+            return "hub"
+        return _TABLES[tables[0].suffix] if tables else "folder"
+    if path.suffix.lower() not in _ENDINGS:
+        raise UserError(
+            f"data set {path}",
+            expected=f"a folder, or a file that ends in {', '.join(_ENDINGS)}",
+            found=f"the ending '{path.suffix}'",
+            next_step="name its format as prepare.format",
+        )
+    return _ENDINGS[path.suffix.lower()]
+
+
+def _split_of(file: Path) -> str | None:
+    """`data/train-00000-of-00001.parquet` and `default/train/0000.parquet` both belong to train."""
+    for name in (file.stem, file.parent.name):
+        if match := _SPLIT_FILE.match(name.lower()):
+            return split_name(match[1], str(file))
+    return None
+
+
+def _hub_parts(path: Path) -> list[_Part]:
+    """A snapshot's files by split; Parquet where the snapshot holds several formats."""
+    for ending, kind in _TABLES.items():
+        found = [file for file in sorted(path.rglob(f"*{ending}")) if _split_of(file)]
+        if found:
+            parts = [_Part(name, kind, [file for file in found if _split_of(file) == name]) for name in KEEPING]
+            return [_in_one_folder(part) for part in parts if part.files]
+    raise _no_files(path, "files named by split, such as train-00000-of-00001.parquet or test.jsonl")
+
+
+def _in_one_folder(part: _Part) -> _Part:
+    folders = sorted({str(file.parent) for file in part.files})
+    if len(folders) > 1:
+        raise UserError(
+            f"split {part.split}",
+            expected="files of one folder",
+            found=f"files in {', '.join(folders[:4])}",
+            next_step="name one configuration's folder as prepare.path, or give a path for each split",
+        )
+    return part
+
+
+def _no_files(path: Path, expected: str) -> UserError:
+    return UserError(f"data set {path}", expected=expected, found="none below it", next_step="check prepare.format")
+
+
+def _with_split_names(rows: pl.DataFrame, columns: Columns) -> pl.DataFrame:
+    names = rows[SPLIT].unique().to_list()
+    if names == [None]:
+        return rows
+    where = f"column '{columns.split}'" if columns.split else "the data set's splits"
+    mapping = {name: split_name(name or "", where) for name in names}
+    return rows.with_columns(pl.col(SPLIT).replace_strict(mapping, return_dtype=pl.String))

@@ -1,0 +1,96 @@
+"""What an example is to be mapped to: a label (a string, by one map over all splits) or a score (a number)."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+import polars as pl
+
+from ilse.errors import UserError
+from ilse.tables import SOURCE_ROW, TEXT, TEXT_ID
+from pipeline.readers import TARGET
+
+Conflicts = Literal["drop", "error", "keep"]
+
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
+
+
+class Settled(NamedTuple):
+    """Rows whose texts each have one target (unless contradictions are kept), and how many rows and texts had more."""
+
+    rows: pl.DataFrame
+    conflicting_rows: int
+    conflicting_texts: int
+
+
+def as_labels(target: pl.Series, where: str) -> pl.Series:
+    """Labels as stripped strings, null where there is none; a whole number in a float column loses its `.0`."""
+    if target.dtype.is_float():
+        target = target.fill_nan(None)
+        broken = target.filter((target != target.round()) | target.is_infinite())
+        if len(broken):
+            raise _no_labels(where, f"the number {broken[0]}")
+        target = target.cast(pl.Int64)
+    if target.dtype.is_nested() or target.dtype.is_temporal() or target.dtype == pl.Binary:
+        raise _no_labels(where, f"a column of {target.dtype}")
+    labels = target.cast(pl.String).str.strip_chars()
+    return labels.set(labels == "", None)
+
+
+def _no_labels(where: str, found: str) -> UserError:
+    return UserError(
+        f"data set {where}, labels",
+        expected="names or whole numbers",
+        found=found,
+        next_step="name another column as prepare.label_column, or as prepare.score_column if it holds scores",
+    )
+
+
+def as_scores(target: pl.Series, where: str) -> pl.Series:
+    """Scores as float64, null where there is none; `UserError` for a word, NaN or an infinity."""
+    if target.dtype == pl.String:
+        target = target.str.strip_chars()
+        target = target.set(target == "", None)
+    if not (target.dtype.is_numeric() or target.dtype in (pl.String, pl.Null)):
+        raise _no_scores(where, f"a column of {target.dtype}")
+    scores = target.cast(pl.Float64, strict=False)
+    wrong = (scores.is_null() & target.is_not_null()) | ~scores.is_finite().fill_null(True)
+    if wrong.any():
+        row = wrong.arg_max() or 0
+        raise _no_scores(f"{where}, row {row} (from 0)", repr(target[row]))
+    return scores
+
+
+def _no_scores(where: str, found: str) -> UserError:
+    return UserError(
+        f"data set {where}",
+        expected="a finite number as score",
+        found=found,
+        next_step="correct or remove the row, or name another column as prepare.score_column",
+    )
+
+
+def label_names(labels: pl.Series) -> list[str]:
+    """The label map: distinct labels in sorted order, by value where all of them are whole numbers."""
+    names = sorted(labels.unique().to_list())
+    return sorted(names, key=int) if all(_INTEGER.fullmatch(name) for name in names) else names
+
+
+def settle(rows: pl.DataFrame, conflicts: Conflicts, where: str) -> Settled:
+    """Drop, refuse or keep the texts that stand in `rows` with more than one target."""
+    several = pl.col(TARGET).n_unique().over(TEXT_ID) > 1
+    bad = rows.filter(several)
+    texts = bad[TEXT_ID].n_unique()
+    if bad.is_empty() or conflicts == "keep":
+        return Settled(rows, bad.height, texts)
+    if conflicts == "error":
+        first = bad.filter(pl.col(TEXT_ID) == bad[TEXT_ID][0])
+        targets = ", ".join(str(target) for target in first[TARGET].unique(maintain_order=True))
+        raise UserError(
+            f"{where}, rows {', '.join(str(row) for row in first[SOURCE_ROW])}",
+            expected="one label or score for a text",
+            found=f"{targets} for {first[TEXT][0][:80]!r} ({texts} such texts)",
+            next_step="correct the rows, or set prepare.conflicts to drop or keep",
+        )
+    return Settled(rows.filter(~several), bad.height, texts)

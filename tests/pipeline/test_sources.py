@@ -1,0 +1,291 @@
+"""Sources: every format gives the same rows for the same content, and every flaw is named with its place."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ilse.errors import UserError
+from pipeline.readers import Columns, Decoder, read_file
+from pipeline.sources import Format, read_source
+from pipeline.targets import as_labels, as_scores, label_names
+
+COLUMNS = Columns("text", "label", None)
+ROWS = [
+    ('A quote " and a comma, here', "joy"),
+    ("two\nlines", "anger"),
+    ("ünïcode \u2028 £5", "joy"),
+    ("tab\there", "fear"),
+    ("12", "anger"),
+]
+
+
+def read(
+    path: str | dict[str, str] | Path, kind: Format = "auto", columns: Columns = COLUMNS, decode: Decoder | None = None
+) -> pl.DataFrame:
+    return read_source(str(path) if isinstance(path, Path) else path, kind, columns, decode or Decoder(), as_labels)
+
+
+def frame(rows: list[tuple[str, str]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=["text", "label"], orient="row")
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]]) -> None:
+    frame(rows).write_csv(path)
+
+
+def write_tsv(path: Path, rows: list[tuple[str, str]]) -> None:
+    frame(rows).write_csv(path, separator="\t")
+
+
+def write_jsonl(path: Path, rows: list[tuple[str, str]]) -> None:
+    frame(rows).write_ndjson(path)
+
+
+def write_parquet(path: Path, rows: list[tuple[str, str]]) -> None:
+    frame(rows).write_parquet(path)
+
+
+WRITERS: dict[str, Callable[[Path, list[tuple[str, str]]], None]] = {
+    "csv": write_csv,
+    "tsv": write_tsv,
+    "jsonl": write_jsonl,
+    "parquet": write_parquet,
+}
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0")),
+            st.text("abcé", min_size=1, max_size=3),
+        ),
+        min_size=1,
+        max_size=10,
+    )
+)
+def test_what_is_written_is_read(ending: str, rows: list[tuple[str, str]], tmp_path_factory: Any) -> None:
+    path = tmp_path_factory.mktemp("source") / f"x.{ending}"
+    WRITERS[ending](path, rows)
+    found = read(path)
+    assert found.select("source_row", "text", "target", "split").rows() == [
+        (i, text, label, None) for i, (text, label) in enumerate(rows)
+    ]
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_every_table_format_gives_the_same_rows(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{ending}"
+    WRITERS[ending](path, ROWS)
+    assert read(path).select("text", "target").rows() == ROWS
+    assert read(path.rename(tmp_path / "x.data"), kind=ending).select("text", "target").rows() == ROWS  # type: ignore[arg-type]
+
+
+def folder_of(path: Path) -> list[tuple[str, str]]:
+    """A folder data set, with things that do not count; returns its rows."""
+    files = {"b/2.txt": "two", "a/10.txt": "ten", "a/9.txt": "nine", "a-b/1.txt": "one", "a/deep/x.txt": "deep"}
+    for name, text in (files | {"README.txt": "loose", "a/.hidden": "hidden", ".git/x": "hidden"}).items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(text)
+    return [(files[name], name.split("/")[0]) for name in sorted(files)]
+
+
+def test_a_folder_and_its_zip_give_the_same_rows(tmp_path: Path) -> None:
+    rows = folder_of(tmp_path / "data")
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for file in sorted((tmp_path / "data").rglob("*"), reverse=True):
+            archive.write(file, file.relative_to(tmp_path / "data"))
+    assert read(tmp_path / "data").select("text", "target").rows() == rows
+    assert read(tmp_path / "data.zip").equals(read(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"train": ["train.parquet"], "validation": ["dev.parquet"], "test": ["test.parquet"]},
+        {
+            "train": ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"],
+            "validation": ["data/validation-00000-of-00001.parquet"],
+            "test": ["data/test-00000-of-00001.parquet"],
+        },
+        {
+            "train": ["default/train/0.parquet"],
+            "validation": ["default/valid/0.parquet"],
+            "test": ["default/test/0.parquet"],
+        },
+        {"train": ["train.jsonl"], "validation": ["val.jsonl"], "test": ["test.jsonl"]},
+    ],
+)
+def test_a_snapshot_gives_its_splits_test_first(names: dict[str, list[str]], tmp_path: Path) -> None:
+    for split, files in names.items():
+        for number, name in enumerate(files):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            WRITERS[name.rsplit(".")[-1]](tmp_path / name, [(f"{split} {number}", "x")])
+    (tmp_path / "README.md").touch()
+    write_jsonl(tmp_path / "train_extra.jsonl", [("not a split", "x")])
+    found = read(tmp_path)
+    expected = [
+        (split, f"{split} {i}", i) for split in ("test", "validation", "train") for i in range(len(names[split]))
+    ]
+    assert found.select("split", "text", "source_row").rows() == expected
+    only = read({"train": str(tmp_path), "test": str(tmp_path)})
+    assert only.filter(pl.col("split") == "validation").is_empty()
+    assert only.height == found.height - 1
+
+
+def test_a_snapshot_with_two_configurations_is_refused(tmp_path: Path) -> None:
+    for config in ("plain", "raw"):
+        (tmp_path / config).mkdir()
+        write_parquet(tmp_path / config / "train.parquet", ROWS)
+    with pytest.raises(UserError, match=r"files of one folder(.|\n)*one configuration's folder"):
+        read(tmp_path)
+
+
+def test_a_path_for_each_split_and_numbers_beside_words(tmp_path: Path) -> None:
+    pl.DataFrame({"text": ["a"], "label": [3]}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame({"text": ["b", "c"], "label": [4.0, None]}).write_parquet(tmp_path / "b.parquet")
+    write_csv(tmp_path / "c.csv", [("d", "three")])
+    paths = {"train": str(tmp_path / "a.parquet"), "dev": str(tmp_path / "b.parquet"), "test": str(tmp_path / "c.csv")}
+    assert read(paths).select("split", "target").rows() == [
+        ("test", "three"),
+        ("validation", "4"),
+        ("validation", None),
+        ("train", "3"),
+    ]
+
+
+def test_a_split_column(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"text": "a", "label": 1, "fold": "train"},
+        {"text": "b", "label": True, "fold": "dev"},
+        {"text": "c"},
+    ]
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n\n".join(json.dumps(row) for row in rows[:2]) + "\n")
+    columns = Columns("text", "label", "fold")
+    assert read(path, columns=columns).select("target", "split").rows() == [("1", "train"), ("true", "validation")]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    with pytest.raises(UserError, match=r"column 'fold'(.|\n)*found:    ''"):
+        read(path, columns=columns)
+    path.write_text(json.dumps(rows[0] | {"fold": "trian"}))
+    with pytest.raises(UserError, match="did you mean 'train'"):
+        read(path, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", b"text,label\nfine,a\nno label\nfine,b\n", r"x\.csv, line 3\n  expected: 2 fields\n  found:    1"),
+        ("x.csv", b'text,label\n"two\nlines",a\nx,y,z\n', r"line 4\n  expected: 2 fields\n  found:    3"),
+        ("x.csv", b'text,label\nfine,a\n"never closed,b\nx,y\n', r"line 3\n(.|\n)*unexpected end of data"),
+        ("x.tsv", b'text\tlabel\n"He" said\ta\n', r"line 2\n(.|\n)*expected after"),
+        ("x.csv", b"txt,label\nx,y\n", r"a column 'text'(.|\n)*did you mean 'txt'\?"),
+        ("x.csv", b"", r"a column 'text'\n  found:    no columns"),
+        ("x.csv", b"text,label\n", r"at least one row"),
+        ("x.csv", b"text,label\n\xff,a\n", r"x\.csv\n.*utf-8\n.*byte 0xff at offset 11"),
+        ("x.jsonl", b'{"text": "a", "label": 1}\n{"text": "a"\n', r"x\.jsonl, line 2\n  expected: one JSON object"),
+        ("x.jsonl", b'{"text": "a", "label": 1}\n\n[1]\n', r"line 3\n(.|\n)*a JSON list"),
+        ("x.jsonl", b'{"text": "a", "label": 1}\n{"text": 5, "label": 1}\n', r"line 2\n.*a string as text\n.*JSON int"),
+        ("x.jsonl", b'{"text": "a", "label": {}}\n', r"line 1\n.*a string or a number as target\n.*JSON dict"),
+        ("x.jsonl", b'{"text": "\\ud800", "label": 1}\n', r"line 1\n(.|\n)*half a surrogate pair"),
+        ("x.jsonl", b'{"text": "a", "labels": 1}\n', r"did you mean 'labels'\?"),
+        ("x.jsonl", b"\n", r"at least one row"),
+        ("x.parquet", b"PAR1 no", r"expected: a Parquet file"),
+        ("x.xlsx", b"", r"a file that ends in \.parquet(.|\n)*found:    the ending '\.xlsx'"),
+        ("x.zip", b"no zip", r"a whole, unencrypted zip file"),
+    ],
+)
+def test_a_flaw_is_named_with_its_place(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / name)
+
+
+def test_missing_and_empty_places(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing there"):
+        read(tmp_path / "no.csv")
+    with pytest.raises(UserError, match="one sub-folder a label"):
+        read(tmp_path)
+    with pytest.raises(UserError, match="files named by split"):
+        read(tmp_path, kind="hub")
+    with pytest.raises(UserError, match="parquet files"):
+        read(tmp_path, kind="parquet")
+
+
+def test_columns_of_the_wrong_type(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pl.DataFrame({"text": [1], "label": ["a"]}).write_parquet(path)
+    with pytest.raises(UserError, match=r"a column of strings\n  found:    Int64"):
+        read(path)
+    pl.DataFrame({"text": ["a"], "label": [[1]]}).write_parquet(path)
+    with pytest.raises(UserError, match="a column of List"):
+        read(path)
+    pl.DataFrame({"text": ["a"], "label": [0.5]}).write_parquet(path)
+    with pytest.raises(UserError, match=r"the number 0\.5(.|\n)*score_column"):
+        read(path)
+
+
+def test_categorical_columns_are_strings(tmp_path: Path) -> None:
+    categorical = pl.DataFrame({"text": ["a", "b"], "label": ["x", "y"]}).cast(pl.Categorical)
+    categorical.write_parquet(tmp_path / "x.parquet")
+    assert read(tmp_path / "x.parquet").select("text", "target").rows() == [("a", "x"), ("b", "y")]
+
+
+def test_encodings(tmp_path: Path) -> None:
+    for name, data in {"a/1.txt": "£5".encode(), "a/2.txt": "£5".encode("cp1252"), "b/1.txt": b"\xef\xbb\xbfx"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=r"a/2\.txt\n.*utf-8\n.*byte 0xa3 at offset 0\n.*fallback_encoding"):
+        read(tmp_path)
+    decode = Decoder(fallback="cp1252")
+    assert read(tmp_path, decode=decode)["text"].to_list() == ["£5", "£5", "x"]
+    assert decode.fallen_back == [f"{tmp_path}/a/2.txt"]
+    (tmp_path / "b/1.txt").write_bytes(b"\xff\x81")
+    with pytest.raises(UserError, match=r"b/1\.txt\n.*cp1252\n.*byte 0x81 at offset 1"):
+        read(tmp_path, decode=Decoder(fallback="cp1252"))
+    (tmp_path / "x.csv").write_bytes("text,label\né,a\n".encode("utf-16"))
+    assert read(tmp_path / "x.csv", decode=Decoder("utf-16"))["text"].to_list() == ["é"]
+
+
+def test_texts_longer_than_the_csv_readers_default(tmp_path: Path) -> None:
+    write_csv(tmp_path / "x.csv", [("word " * 100_000, "a")])
+    assert read_file(tmp_path / "x.csv", "csv", COLUMNS, Decoder())["text"].str.len_chars().to_list() == [500_000]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["1.5", " 2 ", None, ""], [1.5, 2.0, None, None]),
+        ([1, 2, None], [1.0, 2.0, None]),
+        ([0.25, None], [0.25, None]),
+    ],
+)
+def test_scores(values: list[Any], expected: list[Any]) -> None:
+    found = as_scores(pl.Series(values), "x")
+    assert found.dtype == pl.Float64
+    assert found.to_list() == expected
+
+
+@pytest.mark.parametrize("values", [["1", "high"], [1.0, float("nan")], [1.0, float("inf")], ["1", "nan"]])
+def test_what_is_no_score(values: list[Any]) -> None:
+    with pytest.raises(UserError, match=r"row [01] \(from 0\)\n  expected: a finite number as score"):
+        as_scores(pl.Series(values), "x")
+    with pytest.raises(UserError, match="a column of List"):
+        as_scores(pl.Series([[1]]), "x")
+
+
+def test_label_maps() -> None:
+    assert label_names(pl.Series(["10", "9", "-1", "9"])) == ["-1", "9", "10"]
+    assert label_names(pl.Series(["10", "9", "b"])) == ["10", "9", "b"]
+    assert as_labels(pl.Series([" a ", "", None, "\u3000"]), "x").to_list() == ["a", None, None, None]
+    assert as_labels(pl.Series([True, False]), "x").to_list() == ["true", "false"]
+    assert as_labels(pl.Series([1.0, float("nan"), None]), "x").to_list() == ["1", None, None]
