@@ -1,0 +1,1 @@
+"""Trains small heads over every layer of a frozen model, from the cache alone."""

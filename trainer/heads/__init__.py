@@ -1,0 +1,124 @@
+"""The heads, by name: what may be trained over a cache's layers.
+
+    head = build_head("cayley", {"blocks": 1}, layers=31, dim=576, out=5)
+    head(x)                              # x [batch, 31, 576] -> [batch, 5]
+    same = build_head(**head_config(head))
+    same.load_state_dict(head.state_dict())
+
+`base` says what a head is. `single` and `fusion` hold the linear and MLP heads, `deepset` the Set-Encoder, `graph` the
+graph encoder over the layer graphs of `cayley`, `dense` the unit they share. Linear layers start from PyTorch's
+defaults, so `torch.manual_seed` fixes a head.
+
+Every head gives `[batch, out]`, except `best` before its layer is chosen: that is `LayerProbes`, whose forward gives
+the candidates `[batch, layers, out]`. Train it on the sum of the layers' losses, choose k on validation and keep
+`head.probe(k)`, which `head_config` describes as `best` with the option `layer: k`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ilse.errors import UserError
+from ilse.params import Section, validate
+from trainer.heads.base import Encoder, EncoderHead, Head, HeadSpec
+from trainer.heads.deepset import SetOptions, build_set
+from trainer.heads.fusion import FusionOptions, MLPOptions, build_fused, build_mlp
+from trainer.heads.graph import CayleyOptions, GraphOptions, build_cayley, build_fc
+from trainer.heads.single import BestOptions, LastOptions, LayerProbes, SingleLayer, build_best, build_last
+
+__all__ = [
+    "HEADS",
+    "Encoder",
+    "EncoderHead",
+    "Head",
+    "HeadKind",
+    "HeadSpec",
+    "LayerProbes",
+    "SingleLayer",
+    "build_head",
+    "head_config",
+]
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """One entry of the registry.
+
+    Parameters
+    ----------
+    name
+        What the parameters call it.
+    options
+        Its options' structure.
+    build
+        From a spec with those options to an untrained head.
+    summary
+        One line for the user.
+    """
+
+    name: str
+    options: type[Section]
+    build: Callable[[HeadSpec[Any]], Head]
+    summary: str
+
+
+HEADS: dict[str, HeadKind] = {
+    kind.name: kind
+    for kind in (
+        HeadKind("last", LastOptions, build_last, "linear head on the last layer"),
+        HeadKind("best", BestOptions, build_best, "linear head on the layer that does best on validation"),
+        HeadKind("mean", FusionOptions, build_fused, "linear head on the mean of all layers"),
+        HeadKind("weighted", FusionOptions, build_fused, "linear head on a learned weighted sum of all layers"),
+        HeadKind("mlp", MLPOptions, build_mlp, "MLP on the last layer, the mean or the weighted sum"),
+        HeadKind("set", SetOptions, build_set, "Set-Encoder: layers as a set, without order"),
+        HeadKind("fc", GraphOptions, build_fc, "graph encoder, layers on the complete graph"),
+        HeadKind("cayley", CayleyOptions, build_cayley, "graph encoder, layers on a Cayley graph of SL(2, Z_n)"),
+    )
+}
+
+
+def build_head(name: str, options: dict[str, Any] | Section | None = None, *, layers: int, dim: int, out: int) -> Head:
+    """An untrained head.
+
+    Parameters
+    ----------
+    name
+        One of `HEADS`.
+    options
+        Its options, or some of them; None for the defaults.
+    layers, dim
+        The cache's rows an example and their width.
+    out
+        Outputs: classes, or 1 for regression.
+
+    Raises
+    ------
+    UserError
+        For an unknown name or option (naming the nearest), a value out of range, or more layers than a graph holds.
+    """
+    if name not in HEADS:
+        near = difflib.get_close_matches(name, HEADS, n=1, cutoff=0.5)
+        raise UserError(
+            f"head '{name}'",
+            expected=f"one of {', '.join(HEADS)}",
+            found=f"unknown head '{name}'",
+            next_step=f"did you mean '{near[0]}'?" if near else "choose one of the heads above",
+        )
+    kind = HEADS[name]
+    checked = validate(name, kind.options, {} if options is None else options, where="head options")
+    return kind.build(HeadSpec(name, checked, layers, dim, out))
+
+
+def head_config(head: Head) -> dict[str, Any]:
+    """The arguments of `build_head` that give this head again, as JSON can hold them; weights apart."""
+    spec = head.spec
+    return {
+        "name": spec.name,
+        "options": spec.options.model_dump(mode="json"),
+        "layers": spec.layers,
+        "dim": spec.dim,
+        "out": spec.out,
+    }

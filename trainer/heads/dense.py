@@ -1,0 +1,47 @@
+"""Linear, ReLU, Dropout: the unit that the nonlinear heads are made of."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Dropout(nn.Module):
+    """Inverted dropout whose random bits cost a quarter of torch's on a CPU.
+
+    torch draws a Bernoulli number for each element, which took a third of a graph head's step. Here one 64-bit
+    draw decides four elements, so `rate` is rounded to a multiple of 2⁻¹⁶; kept elements are scaled by the
+    rounded rate, which leaves the mean exact. Identity in eval mode and at rate 0.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.dropped = min(round(rate * 2**16), 2**16 - 1)
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """`x` with elements zeroed at random, independently of one another."""
+        if not self.training or self.dropped == 0:
+            return x
+        return x * self._mask(x)
+
+    def _mask(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+        # No upper end: torch's default range would leave the sign bit of every word at 0.
+        draws = words.random_(-(2**63), None).view(torch.int16)[: x.numel()]
+        # Compared straight into floats: a boolean mask would be converted again in every product.
+        mask = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        torch.ge(draws.view(x.shape), self.dropped - 2**15, out=mask)
+        return mask.mul_(2**16 / (2**16 - self.dropped))
+
+    def extra_repr(self) -> str:
+        """The rate, for printing."""
+        return f"rate={self.dropped / 2**16:.4g}"
+
+
+def dense_stack(width: int, hidden: int, depth: int, dropout: float) -> nn.Sequential:
+    """`depth` × (Linear, ReLU, Dropout), from `width` to `hidden`; the identity at depth 0."""
+    modules: list[nn.Module] = []
+    for index in range(depth):
+        modules += [nn.Linear(hidden if index else width, hidden), nn.ReLU(), Dropout(dropout)]
+    return nn.Sequential(*modules)

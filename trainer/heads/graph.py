@@ -1,0 +1,189 @@
+"""Graph encoder: layers are nodes that exchange messages, then are pooled (heads `cayley` and `fc`).
+
+    H₀ = Dropout(ReLU(X W_p + b_p))
+    GIN, mlp_layers ≥ 1:  H ← Dropout(LN(MLP((1 + ε) H + A H)))
+    GCN, mlp_layers = 0:  H ← Dropout(ReLU(LN(Â H W + b))),  Â = D^(-1/2) (A + I) D^(-1/2)
+
+after which the real layers' nodes are pooled. Nodes beyond the layers are virtual: their input is zero, so they enter
+as ReLU(b_p). No residual connections. Source: ILSE, arXiv 2603.22665, and its published code. Two differences are
+by choice: edges count once (`doubled_edges` restores the published graph), and linear layers start from PyTorch's
+defaults, also inside the GCN.
+
+Three things are left out because they cannot change the result: products with zero inputs; nodes that no pooled node
+can hear (breadth-first numbers make those needed a prefix); and, on the complete graph, all but one of the identical
+sums that its nodes receive.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from ilse.params import Section
+from trainer.heads.base import Encoder, EncoderHead, HeadSpec
+from trainer.heads.cayley import cayley_adjacency, complete_adjacency, smallest_modulus
+from trainer.heads.dense import Dropout
+
+
+class GraphOptions(Section):
+    """Options of the graph encoder; the head `fc` has just these."""
+
+    hidden: int = Field(256, ge=1, description="width of a node, in values")
+    blocks: int = Field(2, ge=1, le=8, description="message layers; published 1 or 2")
+    mlp_layers: int = Field(1, ge=0, le=4, description="linear layers in a GIN block, published 1 or 2; 0 makes a GCN")
+    pool: Literal["mean", "sum"] = Field("mean", description="how the real layers' nodes become one vector")
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of values zeroed in training, from 0 to below 1")
+
+
+class CayleyOptions(GraphOptions):
+    """Options of the head `cayley`."""
+
+    doubled_edges: bool = Field(
+        False, description="count every edge twice (n = 2: four times) as the published code does, for comparison"
+    )
+
+
+class Mixing(nn.Module):
+    """The messages: every node's weighted sum over itself and its neighbours.
+
+    Parameters
+    ----------
+    weights
+        `[rows, nodes]`, the self weight included. Constant, so kept out of the state dict.
+    learn_epsilon
+        Add a learned ε, from 0, to every node's weight of itself.
+    """
+
+    weights: Tensor
+
+    def __init__(self, weights: Float[Tensor, "rows nodes"], learn_epsilon: bool) -> None:
+        super().__init__()
+        self.rows = len(weights)
+        self.epsilon = nn.Parameter(torch.zeros(())) if learn_epsilon else None
+        alike = self.epsilon is None and bool((weights == weights[0]).all())
+        self.register_buffer("weights", weights[:1] if alike else weights, persistent=False)
+
+    def forward(self, h: Float[Tensor, "batch nodes hidden"]) -> Float[Tensor, "batch rows hidden"]:
+        """The sums of the first `self.rows` nodes, or one row where all nodes would receive the same."""
+        weights = self.weights
+        if self.epsilon is not None:
+            weights = weights + self.epsilon * torch.eye(*weights.shape, dtype=h.dtype, device=h.device)
+        return torch.bmm(weights.expand(len(h), -1, -1), h)
+
+
+class Block(nn.Module):
+    """One message layer, a GIN or (with `mlp_layers` 0) a GCN, for the nodes that `mixing` has rows for."""
+
+    def __init__(self, mixing: Mixing, options: GraphOptions) -> None:
+        super().__init__()
+        self.mixing = mixing
+        hidden, norm = options.hidden, nn.LayerNorm(options.hidden)
+        if options.mlp_layers == 0:
+            body = [nn.Linear(hidden, hidden), norm, nn.ReLU()]
+        else:
+            pairs = ((nn.Linear(hidden, hidden), nn.ReLU()) for _ in range(options.mlp_layers))
+            body = [module for pair in pairs for module in pair] + [norm]
+        self.body = nn.Sequential(*body)
+        self.dropout = Dropout(options.dropout)
+
+    def forward(self, h: Float[Tensor, "batch nodes hidden"]) -> Float[Tensor, "batch rows hidden"]:
+        """The nodes' next states. Nodes that share one sum part here, at their own dropout."""
+        mixed = self.body(self.mixing(h))
+        updated: Tensor = self.dropout(mixed.expand(-1, self.mixing.rows, -1))
+        return updated
+
+
+class GraphEncoder(Encoder):
+    """Layers as the first nodes of a graph; see the module for the equations.
+
+    Parameters
+    ----------
+    adjacency
+        `[nodes, nodes]`, symmetric, edges may count more than once; the first `layers` nodes are real.
+    layers, dim
+        Rows of an example and their width.
+    options
+        Widths, depth, pooling and dropout.
+    learn_epsilon
+        Learn a GIN's ε, one number a block; else it is 0. Without meaning for a GCN.
+    """
+
+    def __init__(
+        self,
+        adjacency: Float[Tensor, "nodes nodes"],
+        *,
+        layers: int,
+        dim: int,
+        options: GraphOptions,
+        learn_epsilon: bool,
+    ) -> None:
+        super().__init__()
+        convolve = options.mlp_layers == 0
+        weights = gcn_weights(adjacency) if convolve else adjacency + torch.eye(len(adjacency))
+        sizes = needed_nodes(adjacency, layers, options.blocks)
+        self.width = options.hidden
+        self.pool = options.pool
+        self.virtual = sizes[0] - layers
+        self.project = nn.Linear(dim, options.hidden)
+        self.dropout = Dropout(options.dropout)
+        self.blocks = nn.ModuleList(
+            Block(Mixing(weights[:rows, :nodes].clone(), learn_epsilon and not convolve), options)
+            for nodes, rows in pairwise(sizes)
+        )
+
+    def forward(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch hidden"]:
+        """The pooled nodes of the real layers."""
+        h = self.dropout(self._nodes(x))
+        for block in self.blocks:
+            h = block(h)
+        pooled: Tensor = h.mean(1) if self.pool == "mean" else h.sum(1)
+        return pooled
+
+    def _nodes(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch nodes hidden"]:
+        real = self.project(x)
+        if self.virtual == 0:
+            return torch.relu(real)
+        virtual = self.project.bias.expand(len(x), self.virtual, -1)
+        return torch.cat([real, virtual], dim=1).relu_()
+
+
+def gcn_weights(adjacency: Float[Tensor, "nodes nodes"]) -> Float[Tensor, "nodes nodes"]:
+    """Â = D^(-1/2) (A + I) D^(-1/2), D the row sums of A + I (Kipf and Welling, arXiv 1609.02907).
+
+    On a 4-regular graph all weights are 1/5; with doubled edges 2/9 for a neighbour and 1/9 for the node itself.
+    """
+    looped = adjacency + torch.eye(len(adjacency))
+    degrees = looped.sum(1)
+    return looped / torch.sqrt(degrees[:, None] * degrees[None, :])
+
+
+def needed_nodes(adjacency: Float[Tensor, "nodes nodes"], layers: int, blocks: int) -> list[int]:
+    """How many of the first nodes the input and each block's output need, so that the last gives `layers`.
+
+    A block hears a node and its neighbours. In breadth-first order the neighbours of a prefix are a prefix again;
+    in any other order the prefix is only longer than it need be.
+    """
+    sizes = [layers]
+    for _ in range(blocks):
+        heard = adjacency[: sizes[0]].any(0).nonzero()
+        sizes.insert(0, max(sizes[0], int(heard.max()) + 1 if len(heard) else 0))
+    return sizes
+
+
+def build_cayley(spec: HeadSpec[CayleyOptions]) -> EncoderHead:
+    """Layers on the smallest Cayley graph that holds them, ε learned."""
+    adjacency = cayley_adjacency(smallest_modulus(spec.layers), doubled=spec.options.doubled_edges)
+    encoder = GraphEncoder(adjacency, layers=spec.layers, dim=spec.dim, options=spec.options, learn_epsilon=True)
+    return EncoderHead(spec, encoder)
+
+
+def build_fc(spec: HeadSpec[GraphOptions]) -> EncoderHead:
+    """Layers on the complete graph, ε fixed at 0."""
+    adjacency = complete_adjacency(spec.layers)
+    encoder = GraphEncoder(adjacency, layers=spec.layers, dim=spec.dim, options=spec.options, learn_epsilon=False)
+    return EncoderHead(spec, encoder)
