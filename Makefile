@@ -1,0 +1,62 @@
+# Front door. `make` alone lists the commands.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-train lint format types hooks bench audit clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.demo ## fetch a real model and real news, extract, train 8 heads, print the leaderboard
+	@echo "==> dvc repro: fetch, prepare, extract, train, evaluate, report (what is up to date is not run again)"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+	@echo
+	@cat results/leaderboard.txt
+	@echo
+	@echo "report: $(CURDIR)/results/report.html"
+
+test: $(VENV)/.test ## run the whole test suite
+	@echo "==> pytest"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(ARGS)
+
+test-train: .venv-train/.train ## run the trainer's tests where only the extra 'train' is installed
+	@echo "==> the trainer's tests, without transformers, dask and tokenizers"
+	@.venv-train/bin/python -m pytest tests/trainer tests/test_imports.py $(ARGS)
+
+lint: $(VENV)/.dev ## check style
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev ## mend style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(VENV)/.dev ## check types
+	@$(BIN)/mypy
+
+hooks: $(VENV)/.dev ## run the checks before each commit
+	@$(BIN)/pre-commit install
+
+bench: $(VENV)/.demo ## run the benchmarks; each prints one JSON object as its last line
+	@$(BIN)/python -m benchmarks.store
+
+clean: ## remove the environments, scratch work and caches; data, models and results stay
+	rm -rf $(VENV) .venv-train data/scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+# An environment is made once and brought up to date when its list of packages changes.
+$(VENV)/.demo: EXTRAS := extract,train,dvc
+$(VENV)/.test: EXTRAS := test
+$(VENV)/.dev:  EXTRAS := dev
+.venv-train/.train: VENV := .venv-train
+.venv-train/.train: EXTRAS := train,check
+
+$(VENV)/.demo $(VENV)/.test $(VENV)/.dev .venv-train/.train: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); try make PYTHON=python3.12" >&2; exit 2; }
+	@test -x $(BIN)/python || { echo "==> $(VENV): making the environment"; $(PYTHON) -m venv $(VENV); }
+	@echo "==> $(VENV): installing ilse-cache[$(EXTRAS)] with the tested versions (a minute or two the first time)"
+	@$(PIP) install -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@

@@ -1,0 +1,85 @@
+"""How fast a cache is written and read, against the same bytes as one plain file, in one run, A B A B.
+
+    python -m benchmarks.store [--quick]
+
+`read_fraction` and `write_fraction` are the cache's speed over the plain file's; `one_layer_fraction` is the time of
+reading a single layer over that of reading all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from pipeline import store
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="end within a minute")
+    quick = parser.parse_args().quick
+    texts, rounds = (2_048, 3) if quick else (10_240, 7)
+    spec = store.CaptureSpec(
+        model={"sha256": "0"},
+        tokenizer="0",
+        layers=tuple(f"block {i}" for i in range(31)),
+        dim=576,
+        max_tokens=128,
+        template="{text}",
+        compute_type="float32",
+        storage_type="float16",
+    )
+    header = store.CacheHeader(spec, texts, 256, "made up", 1)
+    rows = np.random.default_rng(0).normal(size=(texts, 31, 576)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(Path(folder), header, rows, rounds)))
+
+
+def measure(folder: Path, header: store.CacheHeader, rows: store.FloatRows, rounds: int) -> dict[str, float]:
+    """Medians over the rounds; bytes are those stored."""
+    times: dict[str, list[float]] = {}
+
+    def timed(name: str, job: Callable[[], object]) -> None:
+        started = time.perf_counter()
+        job()
+        times.setdefault(name, []).append(time.perf_counter() - started)
+
+    for number in range(rounds):
+        plain, path = folder / "plain", folder / f"{number}.zarr"
+        timed("plain write", lambda plain=plain: rows.astype(np.float16).tofile(plain))
+        timed("write", lambda path=path: write(path, header, rows))
+        cache = store.open_cache(path)
+        timed("plain read", lambda plain=plain: np.fromfile(plain, np.float16).astype(np.float32))
+        timed("read", lambda cache=cache: [cache.read(place) for place in cache.shards()])
+        timed("one layer", lambda cache=cache: [cache.read(place, [30]) for place in cache.shards()])
+    medians = {name: median(values) for name, values in times.items()}
+    return {
+        "megabytes": header.bytes / 1e6,
+        "write_mb_per_second": round(header.bytes / 1e6 / medians["write"], 1),
+        "read_mb_per_second": round(header.bytes / 1e6 / medians["read"], 1),
+        "write_fraction": round(medians["plain write"] / medians["write"], 3),
+        "read_fraction": round(medians["plain read"] / medians["read"], 3),
+        "one_layer_fraction": round(medians["one layer"] / medians["read"], 3),
+    }
+
+
+def write(path: Path, header: store.CacheHeader, rows: store.FloatRows) -> None:
+    """A whole cache, as the extract stage writes it."""
+    store.create(path, header, [f"{i:032x}" for i in range(header.texts)])
+    records = []
+    for shard in range(header.shards):
+        place = header.rows_of(shard)
+        count = place.stop - place.start
+        records.append(store.write_shard(path, shard, {"mean": rows[place]}, [1] * count, [False] * count))
+    store.finish(path, records)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""The command line: a subcommand a stage. Imports are lazy, so that each command needs its own extra alone."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ilse import __version__
+from ilse.errors import UserError
+
+EXTRAS = {
+    "fetch": "extract",
+    "prepare": "extract",
+    "extract": "extract",
+    "train": "train",
+    "evaluate": "train",
+    "report": "train",
+}
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+
+class _Commands(click.Group):
+    """Turns what a user can mend into a message and exit code 2, without a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the stages, not of the alphabet."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted; what is finished is kept, and the same command goes on from there", err=True)
+            sys.exit(INTERRUPTED)
+        except ModuleNotFoundError as error:
+            _fail(str(_missing_extra(ctx.invoked_subcommand or "", error)))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+                raise
+            _fail(str(_no_room(error)))
+
+
+def _fail(message: str) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(2)
+
+
+def _missing_extra(command: str, error: ModuleNotFoundError) -> UserError:
+    extra = EXTRAS.get(command)
+    if extra is None or (error.name or "").split(".")[0] in ("ilse", "pipeline", "trainer"):
+        raise error
+    return UserError(
+        f"command '{command}'",
+        expected=f"the packages of the extra '{extra}'",
+        found=f"no package '{error.name}'",
+        next_step=f"pip install 'ilse-cache[{extra}]'",
+    )
+
+
+def _no_room(error: OSError) -> UserError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    cure = "free space" if full else "change the permission"
+    return UserError(
+        f"writing {error.filename or 'a file'}",
+        expected="free space on the disk" if full else "permission to write",
+        found=error.strerror or "no space",
+        next_step=f"{cure} and run the same command again; what is finished is kept",
+    )
+
+
+def _path(default: str) -> dict[str, Any]:
+    return {"type": click.Path(path_type=Path), "default": default, "show_default": True}
+
+
+_params = click.option("--params", help="The parameter file.", **_path("params.yaml"))
+_texts = click.option("--texts", help="The table of distinct texts.", **_path("data/texts.parquet"))
+_cache = click.option("--cache", help="The activation cache.", **_path("data/cache.zarr"))
+_examples = click.option("--examples", help="The table of examples.", **_path("data/examples.parquet"))
+_models = click.option("--models", help="The folder of trained heads.", **_path("models"))
+_results = click.option("--results", help="The folder of tables and figures.", **_path("results"))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ilse")
+def main() -> None:
+    """Cache every layer of a frozen language model once, then train heads over all layers anywhere."""
+
+
+@main.command()
+@click.argument("artifact")
+@_params
+@click.option("--out", help="The folder; the artifact gets one of its own inside.", **_path("data/raw"))
+def fetch(artifact: str, params: Path, out: Path) -> None:
+    """Fetch ARTIFACT (a key of section 'fetch') by its pinned reference."""
+    from ilse.params import load_section
+    from pipeline.fetch import FetchParams
+    from pipeline.fetch import fetch as run
+
+    click.echo(run(load_section(f"fetch.{artifact}", FetchParams, params).root, out / artifact))
+
+
+@main.command()
+@_params
+@click.option("--out", help="The folder of the two tables and of prepare.json.", **_path("data"))
+def prepare(params: Path, out: Path) -> None:
+    """Turn a data set into distinct texts and examples with splits."""
+    from ilse.files import write_json
+    from ilse.params import load_section
+    from pipeline.prepare import PrepareParams
+    from pipeline.prepare import prepare as run
+
+    counts = run(load_section("prepare", PrepareParams, params), out)
+    for note in counts.pop("notes"):
+        click.echo(note)
+    write_json(out / "prepare.json", counts)
+
+
+@main.command()
+@_params
+@_texts
+@click.option("--out", help="The activation cache.", **_path("data/cache.zarr"))
+@click.option("--scratch", help="Where unfinished work is kept, on the same disk.", **_path("data/scratch"))
+@click.option("--figures", help="Where the run's figures go.", **_path("data/extract.json"))
+def extract(params: Path, texts: Path, out: Path, scratch: Path, figures: Path) -> None:
+    """Run the model over all texts and cache every layer's pooled row."""
+    from ilse.files import write_json
+    from ilse.params import load_section
+    from pipeline.config import ExtractParams
+    from pipeline.extract import extract as run
+
+    write_json(figures, run(load_section("extract", ExtractParams, params), texts, out, scratch))
+
+
+@main.command()
+@click.argument("head")
+@_params
+@_cache
+@_examples
+@_models
+@_results
+def train(head: str, params: Path, cache: Path, examples: Path, models: Path, results: Path) -> None:
+    """Train HEAD with several seeds, from the cache alone."""
+    from ilse.params import load_section
+    from trainer.config import TrainParams
+    from trainer.train import train as run
+
+    run(load_section("train", TrainParams, params), head, cache, examples, models, results)
+
+
+@main.command()
+@_params
+@_cache
+@_examples
+@_models
+@_results
+def evaluate(params: Path, cache: Path, examples: Path, models: Path, results: Path) -> None:
+    """Score the trained heads on the test split and write the leaderboard."""
+    from ilse.params import load_section
+    from trainer.config import TrainParams
+    from trainer.evaluate import evaluate as run
+    from trainer.leaderboard import as_text
+
+    click.echo(as_text(run(load_section("train", TrainParams, params).heads, cache, examples, models, results)))
+
+
+@main.command()
+@_results
+@click.option("--data", help="The folder of prepare.json and extract.json.", **_path("data"))
+@click.option("--out", help="The report.", **_path("results/report.html"))
+def report(results: Path, data: Path, out: Path) -> None:
+    """Write the report, one self-contained HTML file."""
+    from trainer.report import report as run
+
+    click.echo(run(results, {stage: data / f"{stage}.json" for stage in ("prepare", "extract")}, out))
+
+
+@main.command()
+@click.argument("cache", type=click.Path(path_type=Path), default="data/cache.zarr")
+def inspect(cache: Path) -> None:
+    """Print what CACHE is: spec, size, completeness and each layer's statistics."""
+    from pipeline.inspect import describe
+
+    click.echo(describe(cache))
+
+
+if __name__ == "__main__":
+    main()

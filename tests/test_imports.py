@@ -1,0 +1,57 @@
+"""The border between the halves, read from the import statements (style: a `sys.modules` check would prove nothing)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STORE_MAY_IMPORT = {"numpy", "zarr", "ilse.errors"}
+TRAINER_MUST_NOT_IMPORT = {"transformers", "tokenizers", "dask", "distributed", "gguf", "accelerate", "huggingface_hub"}
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, at any depth of its code."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return names
+
+
+def python_files(package: str) -> list[Path]:
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    return files
+
+
+@pytest.mark.parametrize("path", python_files("trainer"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_trainer_knows_the_store_and_nothing_else_of_the_pipeline(path: Path) -> None:
+    names = imported(path)
+    assert not {name.split(".")[0] for name in names} & TRAINER_MUST_NOT_IMPORT
+    of_pipeline = {name for name in names if name.split(".")[0] == "pipeline"}
+    assert all(name == "pipeline.store" or name.startswith("pipeline.store.") for name in of_pipeline)
+
+
+def test_the_store_imports_numpy_and_zarr_and_little_more() -> None:
+    import sys
+
+    third_party = {
+        name for name in imported(ROOT / "pipeline/store.py") if name.split(".")[0] not in sys.stdlib_module_names
+    }
+    assert all(any(name == ok or name.startswith(f"{ok}.") for ok in STORE_MAY_IMPORT) for name in third_party)
+
+
+@pytest.mark.parametrize("path", python_files("pipeline"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_pipeline_does_not_know_the_trainer(path: Path) -> None:
+    assert not {name for name in imported(path) if name.split(".")[0] == "trainer"}
+
+
+def test_only_evaluation_opens_the_test_split() -> None:
+    callers = [path.name for path in python_files("trainer") if ".held_out(" in path.read_text(encoding="utf-8")]
+    assert callers == ["evaluate.py"]
