@@ -17,9 +17,9 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, RootModel, model_validator
 
 from ilse.errors import UserError
+from ilse.files import replacing_folder
 from ilse.params import Section
 from pipeline.archives import MAX_BYTES, check_sha256, copy_member, open_archive, repack, safe_members, sha256_of
-from pipeline.folders import whole_folder
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -99,7 +99,7 @@ def fetch(artifact: Artifact, destination: Path) -> Path:
     Fetching again gives the same bytes. Raises `UserError` for what is missing, out of reach, changed or unsafe; the
     old folder then stays as it was.
     """
-    with whole_folder(destination) as folder:
+    with replacing_folder(destination) as folder:
         if isinstance(artifact, WheelArtifact):
             _from_wheel(artifact, folder)
         elif isinstance(artifact, HubArtifact):

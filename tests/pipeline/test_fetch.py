@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import http.server
 import json
-import signal
 import stat
 import struct
-import subprocess
-import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -20,7 +17,6 @@ from ilse.errors import UserError
 from ilse.params import validate
 from pipeline.archives import sha256_of
 from pipeline.fetch import FetchParams, HubArtifact, PathArtifact, WheelArtifact, fetch
-from pipeline.folders import whole_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"toys/data/b/2.txt": b"two", "toys/data/a/1.txt": b"one", "toys/model.gguf": b"GGUF" * 1000}
@@ -331,42 +327,12 @@ def test_a_path_that_is_missing_or_overlaps_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_working_directory_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").mkdir()
     (tmp_path / "project").mkdir()
     monkeypatch.chdir(tmp_path / "project")
-    for destination in (Path(), Path("..")):
-        with pytest.raises(UserError, match="a folder of its own"), whole_folder(destination):
-            pass
+    with pytest.raises(UserError, match="a folder of its own"):
+        fetch(PathArtifact(path=str(tmp_path / "source")), Path())
     assert (tmp_path / "project").is_dir()
-
-
-def test_a_killed_fetch_leaves_the_old_folder(tmp_path: Path) -> None:
-    destination = tmp_path / "model"
-    with whole_folder(destination) as folder:
-        (folder / "old").touch()
-    script = (
-        "import sys, time; from pathlib import Path; from pipeline.folders import whole_folder\n"
-        "with whole_folder(Path(sys.argv[1])) as folder:\n"
-        "    (folder / 'new').touch(); print('in', flush=True); time.sleep(60)"
-    )
-    root = Path(__file__).parents[2]
-    child = subprocess.Popen([sys.executable, "-c", script, str(destination)], stdout=subprocess.PIPE, cwd=root)
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"in\n"
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    child.stdout.close()
-    assert [path.name for path in destination.iterdir()] == ["old"]
-    with whole_folder(destination) as folder:
-        (folder / "new").touch()
-    assert [path.name for path in destination.iterdir()] == ["new"]
-
-
-def test_a_failed_swap_brings_the_old_folder_back(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "model") as folder:
-        (folder / "old").touch()
-    with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "model") as folder:
-        folder.rmdir()
-    assert [path.name for path in (tmp_path / "model").iterdir()] == ["old"]
 
 
 @pytest.mark.network
