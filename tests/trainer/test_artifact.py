@@ -1,0 +1,205 @@
+"""A head on disk: the same after loading, and never more than a head."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from ilse.errors import UserError
+from tests.trainer.conftest import DIM, LABELS, LAYERS
+from trainer.artifact import HeadFacts, TrainedHead, load_head, predict_logits, save_head
+from trainer.heads import HEADS, build_head
+from trainer.standardise import Standardise
+
+SHAPE = {"layers": len(LAYERS), "dim": DIM, "out": len(LABELS)}
+FACTS = HeadFacts(
+    labels=list(LABELS), fingerprint="f" * 64, pooling="mean", layer_names=list(LAYERS), model_name="tiny",
+    model_parameters=1000, recipe={"epochs": 3}, seed=0, best_epoch=2, val_accuracy=0.5, val_loss=1.25,
+    train_seconds=0.1, layer_accuracy=[0.1, 0.2, 0.3, 0.4],
+)  # fmt: skip
+
+
+def trained_head(name: str = "weighted") -> TrainedHead:
+    torch.manual_seed(0)
+    head = build_head(name, {"layer": 2} if name == "best" else {}, **SHAPE)
+    rows = 5 + 100 * torch.randn(50, len(head.layers_read), DIM)
+    return TrainedHead(Standardise(len(head.layers_read), DIM).fit(rows), head, FACTS).eval()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save_head(tmp_path / "head", trained_head())
+    return tmp_path / "head"
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_loaded_head_gives_the_same_bits(tmp_path: Path, name: str) -> None:
+    trained = trained_head(name)
+    save_head(tmp_path, trained)
+    loaded = load_head(tmp_path)
+    x = 5 + 100 * torch.randn(20, len(trained.head.layers_read), DIM)
+    assert torch.equal(loaded(x), trained(x))
+    assert loaded.facts == FACTS
+    assert loaded.head.spec == trained.head.spec
+    assert loaded.parameters_trained == trained.parameters_trained
+    assert not loaded.training
+
+
+def test_saving_again_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:
+    save_head(tmp_path / "again", load_head(saved))
+    for name in ("config.json", "head.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
+
+
+@pytest.mark.parametrize("batch", [1, 3, 20, 100])
+def test_many_rows_are_predicted_in_batches(batch: int) -> None:
+    trained = trained_head("cayley")
+    x = 5 + 100 * torch.randn(20, len(LAYERS), DIM)
+    torch.testing.assert_close(predict_logits(trained, x, batch), trained(x).detach())
+
+
+@pytest.mark.parametrize("name", ["config.json", "head.safetensors"])
+def test_a_missing_file_is_named(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    with pytest.raises(UserError, match=rf"head .*head\n(.|\n)*found: +no {name}\n(.|\n)*'ilse train'"):
+        load_head(saved)
+
+
+def test_another_format_version_is_refused(saved: Path) -> None:
+    edit(saved, lambda config: config.update(format_version=2))
+    with pytest.raises(UserError, match=r"head format version 1\n(.|\n)*version 2"):
+        load_head(saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000])
+def test_a_damaged_config_is_refused(saved: Path, content: bytes) -> None:
+    (saved / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"head .*head\n"):
+        load_head(saved)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, -1])
+def test_cut_weights_are_refused(saved: Path, keep: int) -> None:
+    weights = (saved / "head.safetensors").read_bytes()
+    (saved / "head.safetensors").write_bytes(weights[:keep])
+    with pytest.raises(UserError, match="a head as 'ilse train' wrote it"):
+        load_head(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.pop("head.readout.weight"),
+        lambda state: state.update({"head.readout.bias": torch.zeros(4)}),
+        lambda state: state.update({"standardise.mean": torch.zeros(1, DIM)}),
+        lambda state: state.update({"more": torch.zeros(1)}),
+    ],
+)
+def test_weights_of_another_shape_are_refused(saved: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    state = load_file(saved / "head.safetensors")
+    change(state)
+    save_file(state, saved / "head.safetensors")
+    with pytest.raises(UserError, match="a head as 'ilse train' wrote it"):
+        load_head(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["head"].update(name="weigthed"), "one of last, best(.|\n)*unknown head 'weigthed'"),
+        (lambda c: c["head"].update(name="os.system"), "one of last, best"),
+        (lambda c: c["head"].update(name="mean"), "'ilse train' wrote it"),
+        (lambda c: c["head"].update(options={"code": "print()"}), "unknown key 'code'"),
+        (lambda c: c["head"].update(layers=5), "names of 5 layers"),
+        (lambda c: c["head"].update(out=4), "and 4 labels"),
+        (lambda c: c["head"].update(dim=9), "size mismatch"),
+        (lambda c: c["head"].update(dim="8"), "'ilse train' wrote it"),
+        (lambda c: c["head"].update(build="os.system"), "unexpected keyword"),
+        (lambda c: c["head"].pop("dim"), "'ilse train' wrote it"),
+        (lambda c: c["facts"].update(labels="art"), "labels"),
+        (lambda c: c["facts"].update(labels=["art"]), "3 labels"),
+        (lambda c: c["facts"].update(seed="0"), "seed"),
+        (lambda c: c["facts"].update(more=0), "more"),
+        (lambda c: c.pop("facts"), "facts"),
+        (lambda c: c.update(head=[1]), "'ilse train' wrote it"),
+    ],
+)
+def test_an_edited_config_is_refused(saved: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
+    edit(saved, change)
+    with pytest.raises(UserError, match=message) as caught:
+        load_head(saved)
+    assert caught.value.where == f"head {saved}"
+
+
+def test_probes_without_a_chosen_layer_are_no_head(tmp_path: Path) -> None:
+    save_head(tmp_path, trained_head("best"))
+    edit(tmp_path, lambda config: config["head"]["options"].update(layer=None))
+    with pytest.raises(UserError, match="'ilse train' wrote it"):
+        load_head(tmp_path)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 40) | st.floats(-2, 2) | st.sampled_from(["", "best", "__class__"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "x"]), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=150)
+def test_whatever_stands_in_the_config_gives_a_head_or_a_users_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("head")
+    save_head(folder, trained_head("mlp"))
+    config = json.loads((folder / "config.json").read_text())
+    place = config
+    while True:
+        key = data.draw(st.sampled_from(sorted(place)))
+        if not (isinstance(place[key], dict) and place[key] and data.draw(st.booleans())):
+            break
+        place = place[key]
+    place[key] = data.draw(VALUES)
+    (folder / "config.json").write_text(json.dumps(config))
+    with suppress(UserError):
+        assert isinstance(load_head(folder), TrainedHead)
+
+
+class Bomb:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+def test_nothing_is_unpickled(saved: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+    bomb = pickle.dumps(Bomb(marker))
+    torch.save({"head.readout.bias": Bomb(marker)}, tmp_path / "bomb.pt")
+    for content in (bomb, (tmp_path / "bomb.pt").read_bytes()):
+        for name in ("head.safetensors", "config.json"):
+            intact = (saved / name).read_bytes()
+            (saved / name).write_bytes(content)
+            with pytest.raises(UserError):
+                load_head(saved)
+            (saved / name).write_bytes(intact)
+    assert not marker.exists()
+    pickle.loads(bomb)
+    assert marker.exists()

@@ -1,0 +1,115 @@
+"""The join of examples and cache, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ilse.errors import UserError
+from pipeline.store import open_cache
+from tests.trainer.conftest import LABELS, Made, write_task
+from trainer.task import Rows, Task, open_task
+
+
+def opened(made: Made) -> Task:
+    return open_task(open_cache(made.cache), made.examples)
+
+
+def obvious(made: Made, split: str) -> tuple[np.ndarray, list[int], list[str]]:
+    """The same rows by a dictionary, one example after the other."""
+    chosen = [row for row in made.table.to_dicts() if row["split"] == split]
+    values = np.stack([made.values[row["text_id"]] for row in chosen])
+    return values, [row["label_index"] for row in chosen], [row["text_id"] for row in chosen]
+
+
+def assert_is(rows: Rows, made: Made, split: str) -> None:
+    values, labels, ids = obvious(made, split)
+    np.testing.assert_array_equal(rows.x.numpy(), values)
+    assert rows.y.tolist() == labels
+    assert rows.text_ids == ids
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_example_gets_its_texts_row_whatever_the_orders(tmp_path: Path, seed: int) -> None:
+    made = write_task(tmp_path, seed=seed)
+    task = opened(made)
+    for split in ("train", "validation"):
+        assert_is(task.training_split(split), made, split)
+    assert_is(task.held_out(), made, "test")
+    assert [task.rows(split) for split in ("train", "validation", "test", "no")] == [90, 45, 45, 0]
+
+
+def test_the_chosen_layers_come_in_the_order_asked(made: Made) -> None:
+    rows = opened(made).training_split("train", (3, 1))
+    np.testing.assert_array_equal(rows.x.numpy(), obvious(made, "train")[0][:, [3, 1]])
+
+
+def test_a_text_may_be_in_two_examples(made: Made) -> None:
+    first = made.table.filter(pl.col("split") == "train").head(1)
+    pl.concat([made.table, first]).write_parquet(made.examples)
+    x = opened(made).training_split("train").x
+    assert len(x) == 91
+    np.testing.assert_array_equal(x[-1].numpy(), made.values[first["text_id"][0]])
+
+
+def test_labels_are_in_the_order_of_their_indices_over_all_splits(made: Made) -> None:
+    assert opened(made).labels == LABELS
+    only_in_test = pl.when(pl.col("split") == "test").then(pl.lit("zoo")).otherwise("label").alias("label")
+    index = pl.when(pl.col("split") == "test").then(3).otherwise("label_index").alias("label_index")
+    made.table.with_columns(only_in_test, index).write_parquet(made.examples)
+    assert opened(made).labels == (*LABELS, "zoo")
+
+
+@pytest.mark.parametrize("split", ["test", "all", ""])
+def test_training_cannot_ask_for_the_test_split(made: Made, split: str) -> None:
+    with pytest.raises(ValueError, match="no split to train or choose on"):
+        opened(made).training_split(split)
+
+
+def test_texts_that_the_cache_lacks_are_counted(made: Made) -> None:
+    ids = ["f" * 32 if i < 3 else text_id for i, text_id in enumerate(made.table["text_id"])]
+    made.table.with_columns(pl.Series("text_id", ids)).write_parquet(made.examples)
+    with pytest.raises(UserError, match=r"cache .*\n(.|\n)*3 of 180 examples(.|\n)*run 'ilse extract'"):
+        opened(made)
+
+
+def test_a_missing_table(made: Made) -> None:
+    made.examples.unlink()
+    with pytest.raises(UserError, match=r"examples .*parquet(.|\n)*no such file(.|\n)*ilse prepare"):
+        opened(made)
+
+
+def test_a_damaged_table(made: Made) -> None:
+    made.examples.write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"a Parquet table(.|\n)*ilse prepare"):
+        opened(made)
+
+
+def test_an_empty_split(made: Made) -> None:
+    made.table.filter(pl.col("split") != "validation").write_parquet(made.examples)
+    task = opened(made)
+    with pytest.raises(UserError, match=r"split 'validation'(.|\n)*at least one example(.|\n)*section 'prepare'"):
+        task.training_split("validation")
+
+
+def test_scores_are_no_labels(made: Made) -> None:
+    table = made.table.drop("label", "label_index").with_columns(score=pl.lit(0.5))
+    table.write_parquet(made.examples)
+    with pytest.raises(UserError, match=r"a column 'label'(.|\n)*a column 'score'(.|\n)*prepare.label_column"):
+        opened(made)
+
+
+def test_a_table_without_its_columns(made: Made) -> None:
+    made.table.drop("split").write_parquet(made.examples)
+    with pytest.raises(UserError, match=r"expected: columns split\n"):
+        opened(made)
+
+
+@pytest.mark.parametrize("change", [pl.col("label_index") + 1, pl.lit(0), pl.int_range(pl.len())])
+def test_a_label_map_that_is_none(made: Made, change: pl.Expr) -> None:
+    made.table.with_columns(label_index=change).write_parquet(made.examples)
+    with pytest.raises(UserError, match="one index from 0 for each label"):
+        opened(made)

@@ -1,0 +1,174 @@
+"""The train stage: what it writes, and what it leaves alone when it fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import trainer.train
+from ilse.errors import UserError
+from pipeline.store import open_cache
+from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING, Made, write_cache, write_task
+from trainer.artifact import load_head, predict_logits
+from trainer.config import TrainParams
+from trainer.task import open_task
+from trainer.train import train
+
+Params = Callable[..., TrainParams]
+
+
+def run(params: TrainParams, name: str, made: Made) -> Path:
+    """Trains into the folder of the task, and returns that folder."""
+    folder = made.cache.parent
+    train(params, name, made.cache, made.examples, folder / "models", folder / "results")
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["last", "best", "weighted", "cayley"])
+def test_what_is_written(made: Made, quick: Params, name: str) -> None:
+    params = quick(options={name: {"recipe": {"epochs": 3}}})
+    folder = run(params, name, made)
+    heads = [load_head(folder / "models" / name / f"seed-{seed}") for seed in range(2)]
+    assert sorted(path.name for path in (folder / "models" / name).iterdir()) == ["seed-0", "seed-1"]
+    assert sorted(path.name for path in (folder / "results").iterdir()) == ["curves", "train"]
+
+    curve = pl.read_csv(folder / "results" / "curves" / f"{name}.csv")
+    assert curve.columns == ["head", "seed", "epoch", "train_loss", "val_loss", "val_accuracy"]
+    assert curve.select("head", "seed", "epoch").rows() == [(name, s, e) for s in range(2) for e in range(3)]
+    figures = json.loads((folder / "results" / "train" / f"{name}.json").read_text())
+    assert figures.keys() == {"val_accuracy", "val_loss", "train_seconds", "seeds"}
+    assert figures["val_accuracy"] == median(head.facts.val_accuracy for head in heads)
+    assert figures["seeds"] == 2
+
+    for seed, head in enumerate(heads):
+        facts = head.facts
+        assert (facts.seed, facts.labels, facts.layer_names) == (seed, list(LABELS), list(LAYERS))
+        assert facts.fingerprint == open_cache(made.cache).fingerprint
+        assert facts.recipe == params.recipe_of(name).model_dump()
+        at_best = curve.filter(seed=seed, epoch=facts.best_epoch).row(0, named=True)
+        assert (facts.val_accuracy, facts.val_loss) == pytest.approx((at_best["val_accuracy"], at_best["val_loss"]))
+        assert facts.val_accuracy == curve.filter(seed=seed)["val_accuracy"].max()
+        assert (facts.layer_accuracy is not None) == (name == "best")
+
+
+@pytest.mark.parametrize("name", ["last", "best", "mlp"])
+@pytest.mark.parametrize("standardise", [True, False])
+def test_the_saved_head_does_on_raw_rows_what_training_saw(
+    made: Made, quick: Params, name: str, standardise: bool
+) -> None:
+    folder = run(quick(seeds=1, recipe={"standardise": standardise}), name, made)
+    head = load_head(folder / "models" / name / "seed-0")
+    rows = open_task(open_cache(made.cache), made.examples).training_split("validation", head.head.layers_read)
+    right = (predict_logits(head, rows.x).argmax(1) == rows.y).double().mean()
+    assert head.facts.val_accuracy == pytest.approx(float(right))
+    if name == "best":
+        assert head.head.layers_read == (TELLING,)
+        assert head.standardise.mean.shape == (1, DIM)
+
+
+def test_statistics_are_of_the_training_rows_alone(made: Made, quick: Params) -> None:
+    folder = run(quick(seeds=1), "mean", made)
+    head = load_head(folder / "models" / "mean" / "seed-0")
+    ids = made.table.filter(split="train")["text_id"]
+    values = np.stack([made.values[text_id] for text_id in ids]).astype(np.float64)
+    np.testing.assert_allclose(head.standardise.mean, values.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(head.standardise.scale, values.std(0), rtol=1e-4)
+
+
+def test_training_again_gives_the_same_files(made: Made, quick: Params) -> None:
+    folder = run(quick(), "mlp", made)
+    first = files_of(folder / "models"), (folder / "results/curves/mlp.csv").read_bytes()
+    run(quick(), "mlp", made)
+    weights = [name for name in first[0] if name.endswith(".safetensors")]
+    assert {name: files_of(folder / "models")[name] for name in weights} == {name: first[0][name] for name in weights}
+    assert (folder / "results/curves/mlp.csv").read_bytes() == first[1]
+    assert len({first[0][name] for name in weights}) == 2
+
+
+def test_fewer_seeds_leave_no_older_ones(made: Made, quick: Params) -> None:
+    run(quick(seeds=3), "last", made)
+    folder = run(quick(seeds=1), "last", made)
+    assert [path.name for path in (folder / "models" / "last").iterdir()] == ["seed-0"]
+
+
+def test_no_test_label_reaches_training(tmp_path: Path, quick: Params) -> None:
+    weights = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        made = write_task(tmp_path / name)
+        if name == "b":
+            others = {LABELS[0]: LABELS[1], LABELS[1]: LABELS[2], LABELS[2]: LABELS[0]}
+            moved = pl.when(split="test").then(pl.col("label").replace(others)).otherwise("label").alias("label")
+            index = moved.replace_strict({label: i for i, label in enumerate(LABELS)}).alias("label_index")
+            made.table.with_columns(moved, index).write_parquet(made.examples)
+        folder = run(quick(seeds=1), "best", made)
+        weights.append((folder / "models" / "best" / "seed-0" / "head.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_a_failing_run_leaves_the_old_files(made: Made, quick: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(quick(), "last", made)
+    before = files_of(folder)
+    original, seeds = trainer.train.fit, []
+
+    def failing(*given: object) -> object:
+        seeds.append(given[4])
+        if len(seeds) == 2:
+            raise KeyboardInterrupt
+        return original(*given)
+
+    monkeypatch.setattr(trainer.train, "fit", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(quick(recipe={"epochs": 1}), "last", made)
+    assert seeds == [0, 1]
+    assert files_of(folder) == before
+
+
+def test_a_diverging_run_writes_nothing(tmp_path: Path, quick: Params) -> None:
+    made = write_task(tmp_path)
+    ids = list(made.values)
+    write_cache(tmp_path / "large.zarr", ids, np.full((len(ids), len(LAYERS), DIM), 3e38, np.float32))
+    with pytest.raises(UserError, match=r"loss at epoch 0(.|\n)*train.recipe.standardise"):
+        train(
+            quick(recipe={"standardise": False}), "mean", tmp_path / "large.zarr", made.examples,
+            tmp_path / "models", tmp_path / "results",
+        )  # fmt: skip
+    assert not list((tmp_path / "models").iterdir())
+    assert not (tmp_path / "results").exists()
+
+
+def test_an_unknown_head_is_refused_with_the_nearest(made: Made, quick: Params) -> None:
+    with pytest.raises(UserError, match=r"unknown head 'cayly'(.|\n)*did you mean 'cayley'\?"):
+        run(quick(), "cayly", made)
+    assert not (made.cache.parent / "models").exists()
+
+
+def test_one_label_is_enough_to_run_and_a_single_example_too(tmp_path: Path, quick: Params) -> None:
+    made = write_task(tmp_path, {"train": 1, "validation": 1, "test": 1})
+    table = made.table.with_columns(label=pl.lit("art"), label_index=pl.lit(0))
+    table.write_parquet(made.examples)
+    folder = run(quick(seeds=1), "cayley", made)
+    assert load_head(folder / "models" / "cayley" / "seed-0").facts.val_accuracy == 1
+
+
+def test_training_takes_no_second_copy_of_the_rows(made: Made, quick: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    original = trainer.train.fit
+    monkeypatch.setattr(trainer.train, "TREATED_ROWS", 7)
+    monkeypatch.setattr(trainer.train, "fit", lambda *given: seen.append(given[1]) or original(*given))
+    run(quick(seeds=1, recipe={"epochs": 1}), "mean", made)
+    x = seen[0].x
+    assert len(x) == 90
+    torch.testing.assert_close(x.mean(0), torch.zeros(len(LAYERS), DIM), atol=1e-4, rtol=0)
+    torch.testing.assert_close(x.std(0, correction=0), torch.ones(len(LAYERS), DIM), atol=1e-3, rtol=0)

@@ -1,0 +1,131 @@
+"""A trained head on disk: a folder with `head.safetensors` and `config.json`, enough to predict from a cache's rows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ilse.errors import UserError
+from ilse.files import write_json
+from trainer.heads import Head, build_head, head_config
+from trainer.standardise import Standardise
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG = "head.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """What a head was trained on and how well it did, beside its weights."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # for loading
+
+    labels: list[str]
+    fingerprint: str
+    """Of the capture that its rows come from."""
+    pooling: str
+    layer_names: list[str]
+    model_name: str
+    model_parameters: int
+    recipe: dict[str, Any]
+    seed: int
+    best_epoch: int
+    val_accuracy: float
+    val_loss: float
+    train_seconds: float
+    layer_accuracy: list[float] | None = None
+    """For `best`: validation accuracy of every single layer."""
+
+
+_FACTS = TypeAdapter(HeadFacts)
+
+
+class TrainedHead(nn.Module):
+    """Input treatment and head together: raw rows in, logits out."""
+
+    def __init__(self, standardise: Standardise, head: Head, facts: HeadFacts) -> None:
+        super().__init__()
+        self.standardise = standardise
+        self.head = head
+        self.facts = facts
+
+    def forward(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch out"]:
+        """Logits for rows of the layers that the head reads, as the cache holds them."""
+        logits: Tensor = self.head(self.standardise(x))
+        return logits
+
+    @property
+    def parameters_trained(self) -> int:
+        """Trained values of the head; the statistics of the standardisation are not trained."""
+        return sum(p.numel() for p in self.head.parameters())
+
+
+def save_head(folder: Path, trained: TrainedHead) -> None:
+    """Writes the artifact into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.contiguous().cpu() for name, value in trained.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+    config = {"format_version": FORMAT_VERSION, "head": head_config(trained.head), "facts": asdict(trained.facts)}
+    write_json(folder / CONFIG, config)
+
+
+def load_head(folder: Path) -> TrainedHead:
+    """The head in `folder`, in evaluation mode. Nothing is unpickled, and no name in it is looked up but the head's.
+
+    Raises `UserError` for a missing or damaged file, for another format version, and where the two files or the
+    facts and the head's shape disagree.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        version = config.get("format_version") if isinstance(config, dict) else None
+        if version != FORMAT_VERSION:
+            raise _refused(folder, f"head format version {FORMAT_VERSION}", f"version {version}")
+        facts = _FACTS.validate_json(json.dumps(config["facts"]))
+        head = build_head(**config["head"])
+        _check_facts(folder, head, facts)
+        trained = TrainedHead(Standardise(len(head.layers_read), head.spec.dim), head, facts)
+        trained.load_state_dict(load_file(folder / WEIGHTS))
+    except FileNotFoundError as error:
+        raise _refused(folder, f"{CONFIG} and {WEIGHTS}", f"no {_missing(folder)}") from error
+    except UserError as error:  # of building a head, which knows no folder
+        raise _refused(folder, error.expected, error.found) from error
+    except ValidationError as error:
+        place = ".".join(map(str, ("facts", *error.errors()[0]["loc"])))
+        raise _refused(folder, "facts as 'ilse train' wrote them", f"{place}: {error.errors()[0]['msg']}") from error
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise _refused(folder, "a head as 'ilse train' wrote it", " ".join(str(error).split())[:200]) from error
+    return trained.eval()
+
+
+@torch.inference_mode()
+def predict_logits(
+    trained: TrainedHead, x: Float[Tensor, "rows layers dim"], batch: int = 256
+) -> Float[Tensor, "rows out"]:
+    """Logits of many rows, a batch at a time."""
+    return torch.cat([trained(part) for part in x.split(batch)])
+
+
+def _check_facts(folder: Path, head: Head, facts: HeadFacts) -> None:
+    found = (len(facts.layer_names), len(facts.labels))
+    if found != (head.spec.layers, head.spec.out):
+        expected = f"names of {head.spec.layers} layers and {head.spec.out} labels, as the head is built"
+        raise _refused(folder, expected, "{} and {}".format(*found))
+
+
+def _missing(folder: Path) -> str:
+    return " and no ".join(name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file())
+
+
+def _refused(folder: Path, expected: str, found: str) -> UserError:
+    return UserError(
+        f"head {folder}", expected=expected, found=found, next_step="run 'ilse train' again, or pull the head again"
+    )

@@ -1,0 +1,76 @@
+"""Parameters of the train stage, section `train` of `params.yaml`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic_core import PydanticCustomError
+
+from ilse.params import Section
+from trainer.heads import HEADS
+
+
+class Recipe(Section):
+    """How a head is trained; the same for every head unless a head's own `recipe` says otherwise."""
+
+    epochs: int = Field(30, ge=1, description="Passes over the training examples; the best one on validation is kept.")
+    batch_size: int = Field(64, ge=1, description="Examples of a step.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(1e-2, ge=0, description="Decoupled weight decay of AdamW.")
+    schedule: Literal["one_cycle", "constant"] = Field("one_cycle", description="Learning rate over the steps.")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Share of the target spread over all labels.")
+    gradient_clip: float = Field(1.0, ge=0, description="Largest norm of a step's gradient; 0 turns clipping off.")
+    standardise: bool = Field(True, description="Standardise each coordinate of each layer by the training rows.")
+
+
+if TYPE_CHECKING:
+    HeadSections = Section
+else:
+    _RECIPE = (Recipe, Field(Recipe(), description="What this head trains otherwise than `train.recipe`."))
+    _OF_HEAD = {
+        name: create_model(f"Train{name.title()}", __base__=kind.options, __doc__=kind.options.__doc__, recipe=_RECIPE)
+        for name, kind in HEADS.items()
+    }
+    HeadSections = create_model(
+        "HeadSections",
+        __base__=Section,
+        __doc__="What one head has of its own: a section for each, with its options and its `recipe`.",
+        **{name: (section, Field(section(), description=HEADS[name].summary)) for name, section in _OF_HEAD.items()},
+    )
+
+
+def _known_head(name: str) -> str:
+    if name not in HEADS:
+        # The message of an unknown key names the nearest one.
+        raise PydanticCustomError("unknown_key", "unknown head", {"key": name, "known": list(HEADS)})
+    return name
+
+
+class TrainParams(Section):
+    """Which heads are trained, and how."""
+
+    heads: list[Annotated[str, AfterValidator(_known_head)]] = Field(
+        list(HEADS), min_length=1, description="Heads of the comparison, by name, each once."
+    )
+    seeds: int = Field(3, ge=1, description="Independent runs of each head, with seeds 0, 1, …")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
+    pooling: Literal["mean"] = Field("mean", description="Which pooled array of the cache is read.")
+    recipe: Recipe = Field(Recipe(), description="How every head is trained.")
+    options: HeadSections = Field(HeadSections(), description="By head: its own options, also of heads not trained.")
+
+    @model_validator(mode="after")
+    def _each_head_once(self) -> TrainParams:
+        if len(set(self.heads)) != len(self.heads):
+            raise ValueError("heads: each one once")
+        return self
+
+    def head_options(self, name: str) -> dict[str, Any]:
+        """The options of one head, without its recipe."""
+        section: Section = getattr(self.options, name)
+        return section.model_dump(exclude={"recipe"})
+
+    def recipe_of(self, name: str) -> Recipe:
+        """The shared recipe with this head's differences."""
+        differences = getattr(self.options, name).recipe.model_dump(exclude_unset=True)
+        return self.recipe.model_copy(update=differences)

@@ -1,0 +1,128 @@
+"""The evaluate stage: the only reader of the test split, after every choice has been made on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ilse.errors import UserError
+from ilse.files import replacing, replacing_folder, write_json, write_text
+from ilse.tables import TEST, TRAIN, VALIDATION
+from pipeline.store import open_cache
+from trainer.artifact import TrainedHead, load_head, predict_logits
+from trainer.leaderboard import Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
+from trainer.task import Rows, Task, open_task
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One trained head on the test split."""
+
+    run: Run
+    probabilities: Float[Tensor, "rows out"]
+    y: Int[Tensor, " rows"]
+    text_ids: list[str]
+
+
+def evaluate(heads: list[str], cache: Path, examples: Path, models: Path, results: Path) -> pl.DataFrame:
+    """Scores every seed of every head on the test split, writes `results/` and returns the leaderboard.
+
+    Raises `UserError` for a head that is missing or was trained on another capture or other labels.
+    """
+    task = open_task(open_cache(cache), examples)
+    trained = {name: _load_seeds(models / name, task) for name in heads}
+    # Most heads read all layers: the last rows are kept for the next head.
+    held_out = lru_cache(maxsize=1)(lambda layers, pooling: task.held_out(layers, pooling))
+    predictions = [_predict(name, one, held_out) for name, seeds in trained.items() for one in seeds]
+    runs = [prediction.run for prediction in predictions]
+    table = leaderboard(runs)
+    counts = {f"{split}_rows": task.rows(split) for split in (TRAIN, VALIDATION, TEST)}
+    _write_tables(results, table, runs, task.labels, counts)
+    with replacing_folder(results / "predictions") as folder:
+        for name in heads:
+            of_head = [prediction for prediction in predictions if prediction.run.head == name]
+            _predictions_table(of_head, task.labels).write_parquet(folder / f"{name}.parquet")
+    chosen = table["head"][0]
+    _write_confusion(results, [p for p in predictions if p.run.head == chosen], task.labels)
+    return table
+
+
+def _load_seeds(folder: Path, task: Task) -> list[TrainedHead]:
+    named = [(path, path.name.removeprefix("seed-")) for path in folder.glob("seed-*")]
+    seeds = sorted((path for path, number in named if number.isdecimal()), key=lambda path: int(path.name[5:]))
+    if not seeds:
+        raise UserError(
+            f"head {folder}",
+            expected="a folder seed-<n> for each seed",
+            found="none",
+            next_step=f"run 'ilse train {folder.name}' first, or take it out of train.heads",
+        )
+    heads = [load_head(path) for path in seeds]
+    for path, head in zip(seeds, heads, strict=True):
+        _require_same(path, "capture", head.facts.fingerprint[:16], task.cache.fingerprint[:16])
+        _require_same(path, "labels", ", ".join(head.facts.labels), ", ".join(task.labels))
+    return heads
+
+
+def _require_same(path: Path, what: str, trained: str, found: str) -> None:
+    if trained != found:
+        raise UserError(
+            f"head {path}",
+            expected=f"the {what} it was trained on ({trained})",
+            found=found,
+            next_step="train the head again on this cache and data set",
+        )
+
+
+def _predict(name: str, trained: TrainedHead, held_out: Callable[[tuple[int, ...], str], Rows]) -> Prediction:
+    rows = held_out(trained.head.layers_read, trained.facts.pooling)
+    probabilities = predict_logits(trained, rows.x).softmax(-1)
+    accuracy = float((probabilities.argmax(-1) == rows.y).double().mean())
+    return Prediction(Run.of(name, trained, accuracy), probabilities, rows.y, rows.text_ids)
+
+
+def _write_tables(
+    results: Path, table: pl.DataFrame, runs: list[Run], labels: tuple[str, ...], counts: dict[str, int]
+) -> None:
+    tables = {
+        "leaderboard.csv": table,
+        "runs.csv": runs_table(runs),
+        "layers.csv": layer_table(runs),
+        "weights.csv": weight_table(runs),
+    }
+    for name, frame in tables.items():
+        with replacing(results / name) as file:
+            frame.write_csv(file, float_precision=6)
+    write_text(results / "leaderboard.txt", as_text(table) + "\n")
+    write_json(results / "metrics.json", metrics(table, labels, counts))
+
+
+def _predictions_table(predictions: list[Prediction], labels: tuple[str, ...]) -> pl.DataFrame:
+    frames = [
+        pl.DataFrame(
+            {
+                "seed": pl.Series([p.run.seed] * len(p.y), dtype=pl.Int32),
+                "text_id": p.text_ids,
+                "label": [labels[i] for i in p.y.tolist()],
+                "prediction": [labels[i] for i in p.probabilities.argmax(-1).tolist()],
+                "probability": p.probabilities.amax(-1).numpy(),
+                "probabilities": p.probabilities.numpy(),
+            }
+        )
+        for p in predictions
+    ]
+    return pl.concat(frames)
+
+
+def _write_confusion(results: Path, predictions: list[Prediction], labels: tuple[str, ...]) -> None:
+    actual = torch.cat([p.y for p in predictions]).tolist()
+    guessed = torch.cat([p.probabilities.argmax(-1) for p in predictions]).tolist()
+    with replacing(results / "confusion.csv") as file:
+        pl.DataFrame({"actual": [labels[i] for i in actual], "predicted": [labels[i] for i in guessed]}).write_csv(file)

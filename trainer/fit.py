@@ -1,0 +1,241 @@
+"""The one training loop: AdamW on a head over rows in memory, best epoch chosen on validation. Lightning runs it."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from ilse.errors import UserError
+from trainer.config import Recipe
+from trainer.heads import Head, LayerProbes
+from trainer.task import Rows
+
+# Lightning tells which accelerators are unused, and that data in memory has no loader workers: neither helps here.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", module="lightning", message=".*(does not have many workers|LeafSpec).*")
+
+VALIDATION_ROWS = 256
+"""Examples that are validated at a time."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of a training curve."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained head in its best state, and how it got there."""
+
+    head: Head
+    best: Epoch
+    curve: list[Epoch]
+    seconds: float
+    layer_accuracy: list[float] | None
+    """For `best`: the validation accuracy of every layer's probe at its own best epoch."""
+
+
+class IndexBatches:
+    """Shuffled batches of rows that are in memory: a batch is an index, without per-example work or processes."""
+
+    def __init__(self, rows: Rows, batch_size: int, seed: int) -> None:
+        self._rows = rows
+        self._batch_size = batch_size
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return -(-len(self._rows.y) // self._batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self._rows.y), generator=self._generator)
+        for chosen in order.split(self._batch_size):
+            yield self._rows.x[chosen], self._rows.y[chosen]
+
+
+class BestStates:
+    """The best state of each candidate so far: highest accuracy, then lowest loss.
+
+    A head is one candidate. `LayerProbes` are one a layer, each with its own best epoch, as if trained alone; their
+    parameters stand along the first axis.
+    """
+
+    def __init__(self, candidates: int) -> None:
+        self.accuracy = torch.full((candidates,), -1.0, dtype=torch.float64)
+        self.loss = torch.full((candidates,), float("inf"), dtype=torch.float64)
+        self.epoch = torch.zeros(candidates, dtype=torch.long)
+        self.state: dict[str, Tensor] = {}
+
+    def offer(self, epoch: int, accuracy: Tensor, loss: Tensor, state: dict[str, Tensor]) -> None:
+        """Keeps the state of the candidates that are better than before."""
+        better = (accuracy > self.accuracy) | ((accuracy == self.accuracy) & (loss < self.loss))
+        self.accuracy[better], self.loss[better], self.epoch[better] = accuracy[better], loss[better], epoch
+        for name, value in state.items():
+            if len(better) == 1:
+                if bool(better):
+                    self.state[name] = value.detach().clone()
+            else:
+                self.state.setdefault(name, value.detach().clone())[better] = value.detach()[better]
+
+
+class _Training(pl.LightningModule):
+    def __init__(self, head: Head, recipe: Recipe, validation: Rows, candidates: int, steps: int) -> None:
+        super().__init__()
+        self.head = head
+        self.recipe = recipe
+        self.steps = steps
+        self.validation_rows = validation
+        self.best = BestStates(candidates)
+        self.history: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._losses: list[Tensor] = []
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(
+            self.head.parameters(), lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay, fused=True
+        )
+        if self.recipe.schedule == "constant":
+            return optimizer
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=self.recipe.learning_rate, total_steps=self.steps
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
+        x, y = batch
+        losses = candidate_losses(self.head(x), y, self.recipe.label_smoothing)
+        self._losses.append(losses.detach())
+        # The sum, so that each candidate's gradient is what it would be alone.
+        return losses.sum()
+
+    def configure_gradient_clipping(self, *_given: Any, **_more: Any) -> None:
+        clip_gradients(self.head, len(self.best.loss), self.recipe.gradient_clip)
+
+    def on_train_epoch_end(self) -> None:
+        train_loss = torch.stack(self._losses).mean(0).cpu()
+        self._losses.clear()
+        _refuse_nan("training loss", train_loss, self.current_epoch)
+        loss, accuracy = validate(self.head, self.validation_rows)
+        _refuse_nan("validation loss", loss, self.current_epoch)
+        self.history.append((train_loss, loss, accuracy))
+        self.best.offer(self.current_epoch, accuracy, loss, self.head.state_dict())
+
+
+def fit(head: Head, train: Rows, validation: Rows, recipe: Recipe, seed: int, device: str = "auto") -> Fit:
+    """Trains `head` on `train` and returns it in the state of its best validation epoch.
+
+    The rows hold the layers that the head reads. `device` is auto, cpu or cuda. With `LayerProbes` the best layer on
+    validation is chosen too, and its `SingleLayer` head is returned. Raises `UserError` for a loss that is not finite.
+    """
+    started = time.perf_counter()
+    candidates = head.spec.layers if isinstance(head, LayerProbes) else 1
+    batches = IndexBatches(train, recipe.batch_size, seed)
+    training = _Training(head.train(), recipe, validation, candidates, recipe.epochs * len(batches))
+    # barebones: without logging, checkpoints, progress bar and a first look at validation.
+    trainer = pl.Trainer(max_epochs=recipe.epochs, accelerator=_accelerator(device), devices=1, barebones=True)
+    torch.manual_seed(seed)  # dropout; the caller seeded the head's weights
+    try:
+        trainer.fit(training, batches)
+    except SystemExit as error:  # how Lightning ends upon Ctrl-C
+        raise KeyboardInterrupt from error
+    return _result(head, training, time.perf_counter() - started)
+
+
+def _accelerator(device: str) -> str:
+    present = torch.cuda.is_available()
+    if device == "cuda" and not present:
+        raise UserError(
+            "parameter train.device",
+            expected="a CUDA device",
+            found="none that PyTorch can use",
+            next_step="set train.device to auto, or install a PyTorch with CUDA",
+        )
+    return "cuda" if present and device != "cpu" else "cpu"
+
+
+@torch.no_grad()
+def validate(head: Head, rows: Rows) -> tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]:
+    """Loss and accuracy of each candidate over `rows`, float64, in evaluation mode and a batch at a time."""
+    device = next(head.parameters()).device
+    sums = torch.zeros(())
+    head.eval()
+    for x, y in zip(rows.x.split(VALIDATION_ROWS), rows.y.split(VALIDATION_ROWS), strict=True):
+        logits, y = head(x.to(device)), y.to(device)
+        both = torch.stack([candidate_losses(logits, y), candidate_accuracy(logits, y)])
+        sums = sums + len(y) * both.double().cpu()
+    head.train()
+    loss, right = sums
+    # Counts are whole, so that equal ones are equal accuracies however they were batched.
+    return loss / len(rows.y), right.round() / len(rows.y)
+
+
+def clip_gradients(head: Head, candidates: int, largest: float) -> None:
+    """Scales each candidate's gradient down to the norm `largest`; 0 leaves all as they are.
+
+    By candidate, because a joint norm would couple `LayerProbes` that are trained as if alone.
+    """
+    if largest == 0:
+        return
+    gradients = [p.grad.view(candidates, -1) for p in head.parameters() if p.grad is not None]
+    norms = torch.stack([gradient.norm(dim=1) for gradient in gradients]).norm(dim=0)
+    scale = (largest / (norms + 1e-6)).clamp(max=1)  # 1e-6 as torch.nn.utils.clip_grad_norm_ has it
+    for gradient in gradients:
+        gradient.mul_(scale[:, None])
+
+
+def candidate_losses(
+    logits: Float[Tensor, "batch ..."], y: Int[Tensor, " batch"], smoothing: float = 0.0
+) -> Float[Tensor, " candidates"]:
+    """Mean cross-entropy of each candidate; logits are [batch, out] or [batch, candidates, out]."""
+    stacked = logits if logits.ndim == 3 else logits.unsqueeze(1)
+    spread = y.unsqueeze(1).expand(stacked.shape[:2])
+    each = functional.cross_entropy(stacked.transpose(1, 2), spread, label_smoothing=smoothing, reduction="none")
+    return each.mean(0)
+
+
+def candidate_accuracy(logits: Float[Tensor, "batch ..."], y: Int[Tensor, " batch"]) -> Float[Tensor, " candidates"]:
+    """Share of right answers of each candidate; logits as for `candidate_losses`."""
+    stacked = logits if logits.ndim == 3 else logits.unsqueeze(1)
+    return (stacked.argmax(-1) == y.unsqueeze(1)).float().mean(0)
+
+
+def _result(head: Head, training: _Training, seconds: float) -> Fit:
+    best = training.best
+    head.cpu().load_state_dict(best.state)
+    ranked = sorted(range(len(best.accuracy)), key=lambda k: (-float(best.accuracy[k]), float(best.loss[k])))
+    chosen = ranked[0]
+    curve = [
+        Epoch(epoch, *(float(values[chosen]) for values in triple)) for epoch, triple in enumerate(training.history)
+    ]
+    probes = isinstance(head, LayerProbes)
+    return Fit(
+        head=(head.probe(chosen) if isinstance(head, LayerProbes) else head).eval(),
+        best=curve[int(best.epoch[chosen])],
+        curve=curve,
+        seconds=seconds,
+        layer_accuracy=[float(a) for a in best.accuracy] if probes else None,
+    )
+
+
+def _refuse_nan(what: str, losses: Tensor, epoch: int) -> None:
+    bad = losses[~torch.isfinite(losses)]
+    if len(bad):
+        raise UserError(
+            f"{what} at epoch {epoch}",
+            expected="a finite number",
+            found=str(float(bad[0])),
+            next_step="lower train.recipe.learning_rate, or keep train.recipe.standardise on",
+        )

@@ -1,0 +1,165 @@
+"""The tables of a comparison: medians over seeds with their range, ordered by validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import polars as pl
+
+from trainer.artifact import TrainedHead
+from trainer.heads import HEADS
+
+BASELINE = "last"
+WIDTHS = (12, 8, 19, 7, 12, 9)
+"""Of the printed leaderboard's columns after the head's name, in characters."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One head with one seed. Accuracies are shares from 0 to 1."""
+
+    head: str
+    seed: int
+    best_epoch: int
+    val_accuracy: float
+    val_loss: float
+    test_accuracy: float
+    parameters: int
+    model_parameters: int
+    train_seconds: float
+    layer_names: list[str]
+    layer_accuracy: list[float] | None
+    layer_weights: list[float] | None
+
+    @classmethod
+    def of(cls, name: str, trained: TrainedHead, test_accuracy: float) -> Run:
+        """The run of a trained head whose test accuracy is known."""
+        facts = trained.facts
+        weights = trained.head.layer_weights()
+        return cls(
+            head=name,
+            seed=facts.seed,
+            best_epoch=facts.best_epoch,
+            val_accuracy=facts.val_accuracy,
+            val_loss=facts.val_loss,
+            test_accuracy=test_accuracy,
+            parameters=trained.parameters_trained,
+            model_parameters=facts.model_parameters,
+            train_seconds=facts.train_seconds,
+            layer_names=facts.layer_names,
+            layer_accuracy=facts.layer_accuracy,
+            layer_weights=None if weights is None else weights.tolist(),
+        )
+
+
+def leaderboard(runs: list[Run]) -> pl.DataFrame:
+    """A row a head, best median validation accuracy first (ties: lower validation loss, then fewer parameters).
+
+    `chosen` marks the first row. The test figures are reported beside, and order nothing.
+    """
+    rows = [_head_row([run for run in runs if run.head == head]) for head in dict.fromkeys(run.head for run in runs)]
+    rows.sort(key=lambda row: (-row["val_accuracy"], row["val_loss"], row["parameters"]))
+    baseline = next((row["test_accuracy"] for row in rows if row["head"] == BASELINE), None)
+    for rank, row in enumerate(rows, start=1):
+        gain = None if baseline is None else 100 * (row["test_accuracy"] - baseline)
+        row.update(rank=rank, gain_points=gain, chosen=rank == 1)
+    order = ["rank", "head", "summary", "seeds", *_accuracy_columns("val"), *_accuracy_columns("test")]
+    order += ["gain_points", "parameters", "share_percent", "train_seconds", "chosen"]
+    return pl.DataFrame(rows).select(order)
+
+
+def runs_table(runs: list[Run]) -> pl.DataFrame:
+    """A row a head and seed."""
+    columns = ("head", "seed", "best_epoch", "val_accuracy", "val_loss", "test_accuracy", "parameters", "train_seconds")
+    return pl.DataFrame([{name: getattr(run, name) for name in columns} for run in runs])
+
+
+def layer_table(runs: list[Run]) -> pl.DataFrame:
+    """Validation accuracy of a linear probe on each single layer, from the runs of `best`; empty without them."""
+    probed = [run for run in runs if run.layer_accuracy is not None]
+    return _by_layer([("best", run.layer_names, run.layer_accuracy or []) for run in probed], "val").drop("head")
+
+
+def weight_table(runs: list[Run]) -> pl.DataFrame:
+    """Learned weight of each layer, for the heads that learn one; empty without them."""
+    table = _by_layer([(run.head, run.layer_names, run.layer_weights) for run in runs if run.layer_weights], "weight")
+    return table.rename({"weight_accuracy": "weight", "weight_low": "low", "weight_high": "high"})
+
+
+def metrics(table: pl.DataFrame, labels: tuple[str, ...], counts: dict[str, int]) -> dict[str, Any]:
+    """The comparison as a DVC metric."""
+    first = table.row(0, named=True)
+    shown = ("seeds", *_accuracy_columns("val"), *_accuracy_columns("test"), "parameters", "train_seconds")
+    return {
+        "chosen": {
+            "head": first["head"],
+            "val_accuracy": first["val_accuracy"],
+            "test_accuracy": first["test_accuracy"],
+            "gain_over_last_points": first["gain_points"],
+        },
+        **counts,
+        "labels": list(labels),
+        "heads": {row["head"]: {name: row[name] for name in shown} for row in table.iter_rows(named=True)},
+    }
+
+
+def as_text(table: pl.DataFrame) -> str:
+    """The leaderboard for a terminal, 80 columns wide."""
+    lines = [_line("head", "validation", "test", "range over seeds", "gain", "params", "train s")]
+    for row in table.iter_rows(named=True):
+        gain = "" if row["gain_points"] is None else f"{row['gain_points']:+.1f}"
+        spread = f"{100 * row['test_low']:.1f} to {100 * row['test_high']:.1f}"
+        shares = (f"{100 * row[f'{split}_accuracy']:.1f}" for split in ("val", "test"))
+        lines.append(_line(row["head"], *shares, spread, gain, _count(row["parameters"]), _seconds(row)))
+    fewest, most = min(table["seeds"].to_list()), max(table["seeds"].to_list())
+    seeds = f"{most} seed{'s' * (most > 1)}" if fewest == most else f"{fewest} to {most} seeds"
+    return "\n".join([*lines, f"In %, median over {seeds}; gain: points of test accuracy over 'last'."])
+
+
+def _line(head: str, *cells: str) -> str:
+    return f"{head:<10}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters:,}" if parameters < 1e8 else f"{parameters / 1e6:,.0f}M"
+
+
+def _seconds(row: dict[str, Any]) -> str:
+    seconds = row["train_seconds"]
+    return f"{seconds:.1f}" if seconds < 1e5 else f"{seconds:.0f}"
+
+
+def _head_row(runs: list[Run]) -> dict[str, Any]:
+    share = 100 * runs[0].parameters / runs[0].model_parameters
+    return {
+        "head": runs[0].head,
+        "summary": HEADS[runs[0].head].summary,
+        "seeds": len(runs),
+        **_spread("val", [run.val_accuracy for run in runs]),
+        **_spread("test", [run.test_accuracy for run in runs]),
+        "val_loss": median(run.val_loss for run in runs),
+        "parameters": runs[0].parameters,
+        "share_percent": share,
+        "train_seconds": median(run.train_seconds for run in runs),
+    }
+
+
+def _accuracy_columns(prefix: str) -> tuple[str, str, str]:
+    return f"{prefix}_accuracy", f"{prefix}_low", f"{prefix}_high"
+
+
+def _spread(prefix: str, values: list[float]) -> dict[str, float]:
+    return dict(zip(_accuracy_columns(prefix), (median(values), min(values), max(values)), strict=True))
+
+
+def _by_layer(profiles: list[tuple[str, list[str], list[float]]], prefix: str) -> pl.DataFrame:
+    rows = []
+    for head in dict.fromkeys(head for head, _, _ in profiles):
+        same = [(names, values) for name, names, values in profiles if name == head]
+        for layer, layer_name in enumerate(same[0][0]):
+            spread = _spread(prefix, [values[layer] for _, values in same])
+            rows.append({"head": head, "layer": layer, "name": layer_name, **spread})
+    schema = ["head", "layer", "name", *_accuracy_columns(prefix)]
+    return pl.DataFrame(rows, schema=None if rows else schema)

@@ -1,0 +1,111 @@
+"""The train stage: one head, several seeds, from the cache and the tables alone."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import polars as pl
+import torch
+
+from ilse.files import replacing, replacing_folder, write_json
+from ilse.tables import TRAIN, VALIDATION
+from pipeline.store import open_cache
+from trainer.artifact import HeadFacts, TrainedHead, save_head
+from trainer.config import TrainParams
+from trainer.fit import Fit, fit
+from trainer.heads import build_head
+from trainer.standardise import Standardise
+from trainer.task import Rows, Task, open_task
+
+TREATED_ROWS = 256
+"""Examples that are standardised at a time."""
+
+
+def train(params: TrainParams, name: str, cache: Path, examples: Path, models: Path, results: Path) -> dict[str, Any]:
+    """Trains head `name` with seeds 0, 1, … and returns its validation figures.
+
+    Writes `models/<name>/seed-<n>/`, `results/train/<name>.json` and `results/curves/<name>.csv`. Raises `UserError`
+    for a head that there is not, and for what `open_cache`, `open_task` and `fit` refuse; the old ones then stay.
+    """
+    build_head(name, layers=2, dim=1, out=1)  # refuses a wrong name before anything is read
+    task = open_task(open_cache(cache), examples)
+    options, recipe = params.head_options(name), params.recipe_of(name)
+    shape = {"layers": len(task.cache.layers), "dim": task.cache.dim, "out": len(task.labels)}
+    reads = build_head(name, options, **shape).layers_read
+    train_rows = task.training_split(TRAIN, reads, params.pooling)
+    validation_rows = task.training_split(VALIDATION, reads, params.pooling)
+    standardise = Standardise(len(reads), task.cache.dim)
+    if recipe.standardise:
+        standardise.fit(train_rows.x)
+    for rows in (train_rows, validation_rows):
+        _treat(standardise, rows)
+    fits = []
+    with replacing_folder(models / name) as folder:
+        for seed in range(params.seeds):
+            torch.manual_seed(seed)
+            head = build_head(name, options, **shape)
+            result = fit(head, train_rows, validation_rows, recipe, seed, params.device)
+            facts = _facts(task, params, recipe.model_dump(), seed, result)
+            trained = TrainedHead(_for_head(standardise, reads, result), result.head, facts)
+            save_head(folder / f"seed-{seed}", trained)
+            fits.append(result)
+            print(f"{name} seed {seed}: {_line(result)}", file=sys.stderr, flush=True)
+    return _write_figures(name, fits, results)
+
+
+def _treat(standardise: Standardise, rows: Rows) -> None:
+    """Standardises in place, once and not once a batch; in pieces, because a whole second copy might not fit."""
+    for part in rows.x.split(TREATED_ROWS):
+        part.copy_(standardise(part))
+
+
+def _for_head(standardise: Standardise, reads: tuple[int, ...], result: Fit) -> Standardise:
+    """The statistics of the rows that the trained head reads: `best` trains on all layers and keeps one."""
+    kept = [reads.index(layer) for layer in result.head.layers_read]
+    part = Standardise(len(kept), standardise.mean.shape[1])
+    part.load_state_dict({"mean": standardise.mean[kept], "scale": standardise.scale[kept]})
+    return part
+
+
+def _facts(task: Task, params: TrainParams, recipe: dict[str, Any], seed: int, result: Fit) -> HeadFacts:
+    header = task.cache.header
+    return HeadFacts(
+        labels=list(task.labels),
+        fingerprint=task.cache.fingerprint,
+        pooling=params.pooling,
+        layer_names=list(task.cache.layers),
+        model_name=header.model_name,
+        model_parameters=header.model_parameters,
+        recipe=recipe,
+        seed=seed,
+        best_epoch=result.best.epoch,
+        val_accuracy=result.best.val_accuracy,
+        val_loss=result.best.val_loss,
+        train_seconds=result.seconds,
+        layer_accuracy=result.layer_accuracy,
+    )
+
+
+def _write_figures(name: str, fits: list[Fit], results: Path) -> dict[str, Any]:
+    curves = [
+        {"head": name, "seed": seed, **asdict(epoch)} for seed, result in enumerate(fits) for epoch in result.curve
+    ]
+    with replacing(results / "curves" / f"{name}.csv") as file:
+        pl.DataFrame(curves).write_csv(file)
+    figures = {
+        "val_accuracy": median(result.best.val_accuracy for result in fits),
+        "val_loss": median(result.best.val_loss for result in fits),
+        "train_seconds": round(median(result.seconds for result in fits), 2),
+        "seeds": len(fits),
+    }
+    write_json(results / "train" / f"{name}.json", figures)
+    return figures
+
+
+def _line(result: Fit) -> str:
+    best = result.best
+    return f"validation {best.val_accuracy:.4f} at epoch {best.epoch}, {result.seconds:.1f} s"
