@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
+import io
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -76,24 +78,28 @@ def choose_compute_type(requested: str, device: str) -> str:
     return "bfloat16" if native else "float32"
 
 
-@functools.lru_cache(maxsize=1)
 def load_model(params: ModelParams, compute_type: str, device: str, threads: int) -> FrozenModel:
-    """The model, loaded once a process.
+    """The model, loaded once a process; `threads` are the CPU threads that it then uses.
 
     Raises `UserError` when it is missing, unreadable, without a tokenizer, or only there as a pickle.
     """
-    if device == "cpu" and threads:
-        torch.set_num_threads(threads)  # a Dask worker starts with one, whatever the machine has
+    torch.set_num_threads(threads)  # a Dask worker starts with one, whatever the machine has
     device = choose_device(device)
-    compute_type = choose_compute_type(compute_type, device)
+    return _load(params, choose_compute_type(compute_type, device), device)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(params: ModelParams, compute_type: str, device: str) -> FrozenModel:
     source, arguments = _source(params)
     try:
-        config = AutoConfig.from_pretrained(source, **arguments)
-        tokenizer = AutoTokenizer.from_pretrained(source, config=config, **arguments)
-        weights = {} if "gguf_file" in arguments else {"use_safetensors": True}
-        model = AutoModel.from_pretrained(
-            source, config=config, dtype=COMPUTE_TYPES[compute_type], **weights, **arguments
-        )
+        # Reading GGUF shows bars of its own, which would run into ours.
+        with contextlib.redirect_stderr(io.StringIO()):
+            config = AutoConfig.from_pretrained(source, **arguments)
+            tokenizer = AutoTokenizer.from_pretrained(source, config=config, **arguments)
+            weights = {} if "gguf_file" in arguments else {"use_safetensors": True}
+            model = AutoModel.from_pretrained(
+                source, config=config, dtype=COMPUTE_TYPES[compute_type], **weights, **arguments
+            )
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise UserError(
             f"model {params.hub or params.path}",

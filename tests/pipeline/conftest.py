@@ -20,7 +20,27 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = "the of market film game vote phone wins falls rises new minister club star profit chip law song cup".split()
+WORDS = [
+    "the",
+    "of",
+    "market",
+    "film",
+    "game",
+    "vote",
+    "phone",
+    "wins",
+    "falls",
+    "rises",
+    "new",
+    "minister",
+    "club",
+    "star",
+    "profit",
+    "chip",
+    "law",
+    "song",
+    "cup",
+]
 VOCABULARY = 64
 
 TINY: dict[str, Callable[[], Any]] = {

@@ -99,7 +99,7 @@ def test_a_model_that_capture_misreads_is_refused_by_name(tiny_model: Callable[[
 
 def test_a_model_without_a_list_of_blocks_is_refused() -> None:
     class Odd(torch.nn.Module):
-        class config:  # noqa: N801
+        class config:
             model_type = "odd"
             num_hidden_layers = 3
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
+import pipeline.extract as stage
 from ilse.errors import UserError
 from pipeline import store
 from pipeline.batching import tokenise
@@ -63,8 +65,6 @@ def test_the_cache_holds_each_text_as_if_computed_alone(
     cache = store.open_cache(tmp_path / "cache.zarr")
     frozen = load_model(params.model, "float32", "cpu", 1)
     tokens = tokenise(build_tokenizer(), texts, cache.text_ids(), "{text}", 10)
-    import torch
-
     for row, ids in enumerate(tokens.ids):
         alone = pooled_layers(frozen.model, torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
         np.testing.assert_allclose(cache.read(slice(row, row + 1)), alone.numpy(), atol=1e-5)
@@ -92,9 +92,8 @@ class Stop(Exception):
     """Stands for a crash in the middle of the work."""
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
-    import pipeline.extract as stage
-
+def run_until(monkeypatch: pytest.MonkeyPatch, shards: int, params: ExtractParams, texts: Path, folder: Path) -> None:
+    """A run that crashes after some shards."""
     original, done = stage.compute_shard, []
 
     def compute(job: Any, shard: int) -> Any:
@@ -103,7 +102,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
         done.append(shard)
         return original(job, shard)
 
-    monkeypatch.setattr(stage, "compute_shard", compute)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "compute_shard", compute)
+        with pytest.raises(Stop):
+            run(params, texts, folder)
 
 
 def test_a_rerun_computes_the_missing_shards_only(
@@ -111,9 +113,7 @@ def test_a_rerun_computes_the_missing_shards_only(
 ) -> None:
     texts = texts_table(TEXTS)
     run(params_for(llama), texts, tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        stop_after(patch, 3)
-        run(params_for(llama), texts, tmp_path / "broken")
+    run_until(monkeypatch, 3, params_for(llama), texts, tmp_path / "broken")
     assert not (tmp_path / "broken" / "cache.zarr").exists()
     figures = run(params_for(llama), texts, tmp_path / "broken")
     assert figures["texts_computed"] == TEXTS - 3 * 8
@@ -126,9 +126,7 @@ def test_a_damaged_shard_is_computed_again(
 ) -> None:
     texts = texts_table(TEXTS)
     run(params_for(llama), texts, tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        stop_after(patch, 3)
-        run(params_for(llama), texts, tmp_path / "broken")
+    run_until(monkeypatch, 3, params_for(llama), texts, tmp_path / "broken")
     (work,) = (tmp_path / "broken" / "scratch").glob("*-*")
     shard, record = work / "cache.zarr/pooled/mean/c/1/0/0", work / "records/1.json"
     content = bytearray(shard.read_bytes())
@@ -150,9 +148,7 @@ def test_a_damaged_shard_is_computed_again(
 def test_work_on_other_texts_or_settings_is_not_mistaken_for_this(
     llama: Path, texts_table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        stop_after(patch, 3)
-        run(params_for(llama), texts_table(TEXTS), tmp_path)
+    run_until(monkeypatch, 3, params_for(llama), texts_table(TEXTS), tmp_path)
     assert run(params_for(llama, template="news {text}"), texts_table(TEXTS), tmp_path)["texts_computed"] == TEXTS
     assert run(params_for(llama), texts_table(TEXTS + 1), tmp_path)["texts_computed"] == TEXTS + 1
     assert run(params_for(llama), texts_table(TEXTS), tmp_path)["texts_computed"] == TEXTS - 24
@@ -248,8 +244,6 @@ def test_a_missing_or_unreadable_model(texts_table: Callable[..., Path], tmp_pat
 def test_weights_that_are_a_pickle_are_not_loaded(
     llama: Path, texts_table: Callable[..., Path], tmp_path: Path
 ) -> None:
-    import torch
-
     folder = tmp_path / "pickled"
     shutil.copytree(llama, folder)
     (folder / "model.safetensors").unlink()
