@@ -1,0 +1,50 @@
+"""The committed documents that are written by programs are up to date."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+for package in ("polars", "pydantic", "torch"):
+    pytest.importorskip(package, reason="the parameters' structures need the extras 'params' and 'torch'")
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Any]:
+    return runpy.run_path(str(DOCS / "make_parameters.py"))
+
+
+def test_the_parameters_document_is_up_to_date(made: dict[str, Any]) -> None:
+    found = (DOCS / "parameters.md").read_text(encoding="utf-8")
+    assert found == made["document"](), "run: python docs/make_parameters.py"
+
+
+def test_every_key_of_params_yaml_is_documented() -> None:
+    text = (DOCS / "parameters.md").read_text(encoding="utf-8")
+    document = yaml.safe_load((DOCS.parent / "params.yaml").read_text(encoding="utf-8"))
+    assert document.keys() == {"fetch", "prepare", "extract", "train"}
+    for section in document.values():
+        for key in section.keys() - document["fetch"].keys():
+            assert f"| `{key}` |" in text
+
+
+def test_every_key_says_what_it_means(made: dict[str, Any]) -> None:
+    rows = [line for line in made["document"]().splitlines() if line.startswith("| `")]
+    assert len(rows) > 60
+    silent = [row for row in rows if not row.rstrip("| ").split("|")[-1].strip() or row.endswith("|  |")]
+    assert not [row for row in silent if not row.startswith("| `kind` |")]
+
+
+def test_every_link_leads_to_a_heading(made: dict[str, Any]) -> None:
+    text = made["document"]()
+    headings = {re.sub(r"[^\w -]", "", line.lstrip("# ").lower()) for line in text.splitlines() if line[:1] == "#"}
+    links = set(re.findall(r"\]\(#([^)]+)\)", text))
+    assert links
+    assert links <= {heading.replace(" ", "-") for heading in headings}

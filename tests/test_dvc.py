@@ -1,0 +1,134 @@
+"""The stages under DVC as its users work with it: a real repository, real `dvc` commands, a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+pytest.importorskip("dvc", reason="needs the extra 'dvc'")
+pytest.importorskip("transformers", reason="needs the extra 'extract'")
+
+from tests.pipeline.conftest import sentence, tiny_model  # noqa: E402, F401
+
+PARAMS = {
+    "prepare": {"path": "news.csv", "splits": {"train": 0.5, "validation": 0.25, "test": 0.25}},
+    "extract": {
+        "compute_type": "float32",
+        "max_tokens": 16,
+        "shard_rows": 32,
+        "threads": 1,
+        "cluster": {"kind": "synchronous"},
+    },
+    "train": {
+        "heads": ["last", "best", "cayley"],
+        "seeds": 1,
+        "device": "cpu",
+        "pooling": "mean",
+        "recipe": {"epochs": 2},
+        "options": {"last": {}, "best": {}, "cayley": {"hidden": 8}},
+    },
+}
+
+
+class Project:
+    """A git and DVC repository with the project's own stages and code."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *command: str) -> str:
+        """What the command printed; it must succeed."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+        result = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
+        return result.stdout + result.stderr
+
+    def set(self, section: str, key: str, value: object) -> None:
+        """Changes one parameter in the file, as a person would."""
+        path = self.folder / "params.yaml"
+        document = yaml.safe_load(path.read_text())
+        document[section][key] = value
+        path.write_text(yaml.safe_dump(document))
+
+    def commit(self, message: str) -> None:
+        """Commits everything that git does not ignore."""
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", message)
+
+
+def write_texts(path: Path, count: int) -> None:
+    lines = [f'"{sentence(i)} {" ".join(str(i))}",{"even" if i % 2 == 0 else "odd"}' for i in range(count)]
+    path.write_text("text,label\n" + "\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path]) -> Project:  # noqa: F811
+    folder = tmp_path_factory.mktemp("project")
+    for package in ("ilse", "pipeline", "trainer"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    write_texts(folder / "news.csv", 120)
+    fetch = {"model": {"kind": "path", "path": str(tiny_model("llama"))}}
+    extract = {**PARAMS["extract"], "model": {"path": "data/raw/model"}}
+    (folder / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "fetch": fetch, "extract": extract}))
+    project = Project(folder)
+    project.run("git", "init", "-q")
+    project.run("dvc", "init", "-q")
+    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
+    return project
+
+
+@pytest.mark.slow
+def test_the_stages_under_dvc(project: Project) -> None:
+    """One story, because each step starts from the state that the step before left."""
+    first = project.run("dvc", "repro")
+    assert "Running stage 'extract'" in first
+    assert (project.folder / "results" / "report.html").is_file()
+    project.commit("first result")
+    assert project.run("git", "status", "--porcelain") == "", "DVC's outputs are ignored by git"
+
+    assert "Data and pipelines are up to date" in project.run("dvc", "repro")
+
+    project.set("train", "seeds", 2)
+    again = project.run("dvc", "repro")
+    assert "Running stage 'train@last'" in again
+    assert "Running stage 'extract'" not in again
+    assert "Running stage 'prepare'" not in again
+
+    project.set("train", "options", {"last": {}, "best": {}, "cayley": {"hidden": 12}})
+    one = project.run("dvc", "repro")
+    assert "Running stage 'train@cayley'" in one
+    assert "Running stage 'train@last'" not in one
+
+    difference = json.loads(project.run("dvc", "metrics", "diff", "--json"))
+    assert difference["results/metrics.json"]["heads.last.seeds"] == {"old": 1, "new": 2, "diff": 1}
+    project.run("dvc", "plots", "show", "--out", "plots")
+    assert "val_accuracy" in (project.folder / "plots" / "index.html").read_text()
+
+    project.commit("two seeds")
+    project.run("dvc", "exp", "run", "-S", "train.seeds=3", "-n", "three")
+    shown = project.run("dvc", "exp", "show", "--csv")
+    assert "three" in shown
+    runs = (project.folder / "results" / "runs.csv").read_text().strip().split("\n")
+    assert len(runs) == 1 + 3 * 3
+
+    project.set("train", "seeds", 2)
+    restored = project.run("dvc", "repro")
+    assert "Running stage 'train@last'" not in restored, "the run-cache gives the earlier result back"
+
+    write_texts(project.folder / "news.csv", 130)
+    changed = project.run("dvc", "repro")
+    assert "Running stage 'extract'" in changed
+    figures = json.loads((project.folder / "data" / "extract.json").read_text())
+    assert figures["texts"] == 130
