@@ -2,15 +2,16 @@
 
     python -m benchmarks.learning_rates [--quick]
 
-It made the heads' own learning rates in `params.yaml`: a comparison with an untuned baseline says nothing. Needs the
-demo's cache (`make demo`). The last line is JSON: head -> rate -> median validation accuracy over the seeds, and
-`chosen`: the rate with the highest one (ties: lower validation loss).
+A comparison with an untuned baseline says nothing. Needs the demo's cache (`make demo`). The last line is JSON: head ->
+rate -> median validation accuracy over the seeds, and `chosen`: the recipe's rate, unless another is better by more than
+one standard error of the validation accuracy (Breiman's rule: smaller differences are noise of the few rows).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from math import sqrt
 from pathlib import Path
 from statistics import median
 
@@ -39,10 +40,12 @@ def main() -> None:
     for name in ["last", "mean"] if quick else params.heads:
         bests = {rate: run(params, task, name, rate, train, validation) for rate in (RATES[1:3] if quick else RATES)}
         accuracy = {rate: median(best.val_accuracy for best in of_rate) for rate, of_rate in bests.items()}
-        loss = {rate: median(best.val_loss for best in of_rate) for rate, of_rate in bests.items()}
-        chosen = min(bests, key=lambda rate: (-accuracy[rate], loss[rate]))
+        shared = params.recipe.learning_rate
+        highest = max(accuracy, key=lambda rate: accuracy[rate])
+        error = sqrt(accuracy[highest] * (1 - accuracy[highest]) / len(validation.y))
+        chosen = highest if accuracy[highest] > accuracy[shared] + error else shared
         figures[name] = {**{str(rate): round(value, 4) for rate, value in accuracy.items()}, "chosen": chosen}
-        print(name, figures[name], {rate: round(value, 3) for rate, value in loss.items()}, flush=True)
+        print(name, figures[name], flush=True)
     print(json.dumps(figures))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +115,9 @@ def _require_space(job: Job, missing: int) -> None:
         )
 
 
-def _only_extraction(scratch_root: Path) -> FileLock:
+@contextmanager
+def _only_extraction(scratch_root: Path) -> Iterator[None]:
+    """Holds the scratch folder's lock, which the system takes back from a process that dies."""
     scratch_root.mkdir(parents=True, exist_ok=True)
     lock = FileLock(scratch_root / "lock", blocking=False)
     try:
@@ -125,7 +129,10 @@ def _only_extraction(scratch_root: Path) -> FileLock:
             found="another one that is running",
             next_step="wait for it, or end it; its finished shards are kept",
         ) from error
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _summary(header: store.CacheHeader, facts: ModelFacts) -> str:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +295,37 @@ def test_parameters_are_checked(change: dict[str, Any], message: str) -> None:
 
     with pytest.raises(UserError, match=message):
         validate("extract", ExtractParams, {"model": {"path": "x"}, **change})
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 160 kB, on which the activations fit and the files around them do not."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_loses_nothing(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path, small_disk: Path
+) -> None:
+    texts = texts_table(240)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"extract": params_for(llama).model_dump(mode="json")}))
+    command = [sys.executable, "-m", "ilse.cli", "extract", "--params", "params.yaml", "--texts", str(texts)]
+    command += ["--scratch", str(small_disk / "scratch"), "--out", str(small_disk / "cache.zarr")]
+    full = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert full.returncode == 2, full.stderr
+    assert "No space left on device" in full.stderr
+    assert "run the same command again" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert not (small_disk / "cache.zarr").exists()
+    subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
+    again = subprocess.run([*command, "--figures", "again.json"], cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "shards are there from an earlier run" in again.stderr
+    run(params_for(llama), texts, tmp_path / "whole")
+    assert files_of(small_disk / "cache.zarr") == files_of(tmp_path / "whole" / "cache.zarr")
