@@ -2,9 +2,9 @@
 
     python -m benchmarks.learning_rates [--quick]
 
-A comparison with an untuned baseline says nothing. Needs the demo's cache (`make demo`). The last line is JSON: head ->
-rate -> median validation accuracy over the seeds, and `chosen`: the recipe's rate, unless another is better by more than
-one standard error of the validation accuracy (Breiman's rule: smaller differences are noise of the few rows).
+A comparison with an untuned baseline says nothing. Needs the demo's cache (`make demo`). The last line is JSON: head,
+then rate, then median validation accuracy over the seeds; and `chosen`: the recipe's rate, unless another is better by
+more than one standard error of the validation accuracy (Breiman's rule: less is noise of the few rows).
 """
 
 from __future__ import annotations
