@@ -241,6 +241,17 @@ def test_a_missing_or_unreadable_model(texts_table: Callable[..., Path], tmp_pat
         run(params_for(tmp_path / "empty"), texts, tmp_path)
 
 
+def test_an_error_reads_the_same_when_it_comes_from_a_dask_worker(
+    texts_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    said = []
+    for kind in ("synchronous", "local"):
+        with pytest.raises(UserError) as caught:
+            run(params_for(tmp_path / "nowhere", cluster={"kind": kind}), texts_table(8), tmp_path)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
 def test_weights_that_are_a_pickle_are_not_loaded(
     llama: Path, texts_table: Callable[..., Path], tmp_path: Path
 ) -> None:
