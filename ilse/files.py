@@ -60,6 +60,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         _swap(new, path, aside=work / "old")
 
 
+def move_folder(folder: Path, path: Path) -> None:
+    """Puts `folder` in the place of `path`, on the same disk; an older `path` goes when the new one stands."""
+    with _beside(path) as work:
+        _swap(folder, path, aside=work / "old")
+
+
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ilse.files import move_folder, write_json
 from pipeline import store
 
 
@@ -37,18 +37,20 @@ class Scratch:
 
     def record(self, record: store.ShardRecord) -> None:
         """Puts a shard's record on disk in one step: a record is there whole or not at all."""
-        final = self.records / f"{record.shard}.json"
-        temporary = final.with_suffix(f".{os.getpid()}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(asdict(record), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(final)
+        write_json(self.records / f"{record.shard}.json", asdict(record))
 
     def recorded(self) -> dict[int, store.ShardRecord]:
         """Records of the shards whose stored bytes are still what was recorded."""
-        records = [store.ShardRecord(**json.loads(file.read_text())) for file in sorted(self.records.glob("*.json"))]
+        records = [record for file in sorted(self.records.glob("*.json")) if (record := _parse(file))]
         return {record.shard: record for record in records if store.verify_shard(self.cache, record)}
+
+
+def _parse(file: Path) -> store.ShardRecord | None:
+    """The record in a file, or None for one that a power cut left empty: its shard is computed again."""
+    try:
+        return store.ShardRecord(**json.loads(file.read_bytes()))
+    except (ValueError, TypeError):
+        return None
 
 
 def open_scratch(root: Path, header: store.CacheHeader, text_ids: Sequence[str]) -> Scratch:
@@ -59,7 +61,8 @@ def open_scratch(root: Path, header: store.CacheHeader, text_ids: Sequence[str])
     """
     texts = hashlib.sha256(f"{header.shard_rows}\n{''.join(text_ids)}".encode()).hexdigest()
     scratch = Scratch(root / f"{header.capture.fingerprint[:16]}-{texts[:8]}")
-    if not scratch.records.is_dir():
+    # A run that was killed just after its cache had moved into place leaves records of a cache that is gone.
+    if not (scratch.records.is_dir() and scratch.cache.is_dir()):
         # Laid out under another name first: a kill in between leaves nothing that looks usable.
         shutil.rmtree(scratch.folder, ignore_errors=True)
         building = scratch.folder.with_name(f"{scratch.folder.name}.building")
@@ -71,19 +74,12 @@ def open_scratch(root: Path, header: store.CacheHeader, text_ids: Sequence[str])
 
 
 def sweep(scratch: Scratch) -> None:
-    """Removes what a killed writer left half-written beside the shards and records."""
-    for pattern in ("cache.zarr/**/*.partial*", "cache.zarr/**/*.tmp", "records/*.tmp"):
-        for file in scratch.folder.glob(pattern):
-            file.unlink(missing_ok=True)
+    """Removes what a killed writer left half-written beside the shards: it would move into place with them."""
+    for file in scratch.cache.rglob("*.partial"):
+        file.unlink(missing_ok=True)
 
 
 def move_into_place(scratch: Scratch, out: Path) -> None:
     """Puts the finished cache at `out`, replacing an older one, and removes the scratch folder."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    scratch.cache.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    move_folder(scratch.cache, out)
     shutil.rmtree(scratch.folder, ignore_errors=True)

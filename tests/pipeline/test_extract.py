@@ -145,6 +145,23 @@ def test_a_damaged_shard_is_computed_again(
     assert files_of(tmp_path / "whole" / "cache.zarr") == files_of(tmp_path / "broken" / "cache.zarr")
 
 
+@pytest.mark.parametrize("left", ["a record that is empty", "records of a cache that has moved away"])
+def test_what_an_unlucky_moment_leaves_behind_is_no_obstacle(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    texts = texts_table(TEXTS)
+    run(params_for(llama), texts, tmp_path / "whole")
+    run_until(monkeypatch, 3, params_for(llama), texts, tmp_path / "broken")
+    (work,) = (tmp_path / "broken" / "scratch").glob("*-*")
+    if left == "a record that is empty":
+        (work / "records" / "1.json").write_bytes(b"")
+    else:
+        shutil.rmtree(work / "cache.zarr")
+    figures = run(params_for(llama), texts, tmp_path / "broken")
+    assert figures["texts_computed"] == (TEXTS - 16 if "empty" in left else TEXTS)
+    assert files_of(tmp_path / "whole" / "cache.zarr") == files_of(tmp_path / "broken" / "cache.zarr")
+
+
 def test_work_on_other_texts_or_settings_is_not_mistaken_for_this(
     llama: Path, texts_table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
