@@ -40,8 +40,8 @@ types: $(VENV)/.dev ## check types
 hooks: $(VENV)/.dev ## run the checks before each commit
 	@$(BIN)/pre-commit install
 
-bench: $(VENV)/.demo ## run the benchmarks; each prints one JSON object as its last line
-	@$(BIN)/python -m benchmarks.store
+bench: $(VENV)/.test ## run the benchmarks; each prints one JSON object as its last line (ARGS=--quick)
+	@for name in store extraction scale storage_types faults; do echo "==> $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
 clean: ## remove the environments, scratch work and caches; data, models and results stay
 	rm -rf $(VENV) .venv-train data/scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -70,15 +70,18 @@ def measure(folder: Path, header: store.CacheHeader, rows: store.FloatRows, roun
     }
 
 
-def write(path: Path, header: store.CacheHeader, rows: store.FloatRows) -> None:
+def write(folder: Path, header: store.CacheHeader, rows: store.FloatRows) -> None:
     """A whole cache, as the extract stage writes it."""
-    store.create(path, header, [f"{i:032x}" for i in range(header.texts)])
+    path = store.Location(folder)
+    ids = [f"{i:032x}" for i in range(header.texts)]
+    store.create(path, header, ids)
     records = []
     for shard in range(header.shards):
         place = header.rows_of(shard)
         count = place.stop - place.start
-        records.append(store.write_shard(path, shard, {"mean": rows[place]}, [1] * count, [False] * count))
-    store.finish(path, records)
+        content = store.ShardRows(ids[place], [1] * count, [False] * count, {"mean": rows[place]})
+        records.append(store.write_shard(path, header, shard, content))
+    store.finish(path, header, ids, records)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from ilse.errors import UserError
 EXTRAS = {
     "fetch": "extract",
     "prepare": "extract",
+    "plan": "extract",
     "extract": "extract",
     "train": "train",
     "evaluate": "train",
@@ -82,7 +83,9 @@ def _path(default: str) -> dict[str, Any]:
 
 _params = click.option("--params", help="The parameter file.", **_path("params.yaml"))
 _texts = click.option("--texts", help="The table of distinct texts.", **_path("data/texts.parquet"))
-_cache = click.option("--cache", help="The activation cache.", **_path("data/cache.zarr"))
+_cache = click.option(
+    "--cache", help="The activation cache, a folder or a URL.", default="data/cache.zarr", show_default=True
+)
 _examples = click.option("--examples", help="The table of examples.", **_path("data/examples.parquet"))
 _models = click.option("--models", help="The folder of trained heads.", **_path("models"))
 _results = click.option("--results", help="The folder of tables and figures.", **_path("results"))
@@ -126,10 +129,41 @@ def prepare(params: Path, out: Path) -> None:
 @main.command()
 @_params
 @_texts
-@click.option("--out", help="The activation cache.", **_path("data/cache.zarr"))
+@click.option("--model-config", type=click.Path(path_type=Path), help="Plan for this config.json, or its folder.")
+@click.option("--parameters", help="Plan for a model of so many parameters (7B), with --layers and --dim.")
+@click.option("--layers", help="Layers of such a model: its blocks and one.")
+@click.option("--dim", help="Width of such a model.")
+@click.option("--texts-count", help="Texts of a plan for another model; 100M without it.")
+@click.option("--tokens-per-text", help="Tokens of each of them; 128 without it.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan(params: Path, texts: Path, as_json: bool, **elsewhere: Any) -> None:
+    """Say what an extraction will cost: disk, memory, time.
+
+    For the model and texts that are here, from a few seconds of calibration; or with --model-config or --parameters
+    for any model, on a table of machines and without its weights.
+    """
+    import json
+
+    if any(value is not None for value in elsewhere.values()):
+        from pipeline.elsewhere import quote
+
+        found: Any = quote(**elsewhere)
+    else:
+        from ilse.params import load_section
+        from pipeline.config import ExtractParams
+        from pipeline.plan import plan as run
+
+        found = run(load_section("extract", ExtractParams, params), texts)
+    click.echo(json.dumps(found.document(), indent=2) if as_json else "\n".join(found.lines()))
+
+
+@main.command()
+@_params
+@_texts
+@click.option("--out", help="The activation cache, a folder or a URL.", default="data/cache.zarr", show_default=True)
 @click.option("--scratch", help="Where unfinished work is kept, on the same disk.", **_path("data/scratch"))
 @click.option("--figures", help="Where the run's figures go.", **_path("data/extract.json"))
-def extract(params: Path, texts: Path, out: Path, scratch: Path, figures: Path) -> None:
+def extract(params: Path, texts: Path, out: str, scratch: Path, figures: Path) -> None:
     """Run the model over all texts and cache every layer's pooled row."""
     from ilse.files import write_json
     from ilse.params import load_section
@@ -146,7 +180,7 @@ def extract(params: Path, texts: Path, out: Path, scratch: Path, figures: Path) 
 @_examples
 @_models
 @_results
-def train(head: str, params: Path, cache: Path, examples: Path, models: Path, results: Path) -> None:
+def train(head: str, params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
     """Train HEAD with several seeds, from the cache alone."""
     from ilse.params import load_section
     from trainer.config import TrainParams
@@ -161,7 +195,7 @@ def train(head: str, params: Path, cache: Path, examples: Path, models: Path, re
 @_examples
 @_models
 @_results
-def evaluate(params: Path, cache: Path, examples: Path, models: Path, results: Path) -> None:
+def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
     """Score the trained heads on the test split and write the leaderboard."""
     from ilse.params import load_section
     from trainer.config import TrainParams
@@ -183,12 +217,21 @@ def report(results: Path, data: Path, out: Path) -> None:
 
 
 @main.command()
-@click.argument("cache", type=click.Path(path_type=Path), default="data/cache.zarr")
-def inspect(cache: Path) -> None:
+@click.argument("cache", default="data/cache.zarr")
+def inspect(cache: str) -> None:
     """Print what CACHE is: spec, size, completeness and each layer's statistics."""
     from pipeline.inspect import describe
 
     click.echo(describe(cache))
+
+
+@main.command()
+@click.argument("cache", default="data/cache.zarr")
+def verify(cache: str) -> None:
+    """Read every byte of CACHE and name what is damaged; exit code 2 when anything is."""
+    from pipeline.verify import verify as run
+
+    click.echo(run(cache))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from ilse.params import Section
 
 ComputeType = Literal["auto", "float32", "bfloat16", "float16"]
+StorageType = Literal["float16", "bfloat16", "float32", "int8"]
+Capture = Literal["hooks", "hidden_states"]
+Pooling = Literal[
+    "mean",
+    "mean_without_first",
+    "last",
+    "first",
+    "max",
+    "mean_content",
+    "last_content",
+    "first_content",
+    "max_content",
+]
 
 
 class ModelParams(Section):
@@ -34,28 +47,70 @@ class ModelParams(Section):
 class ClusterParams(Section):
     """Where shards are computed. Every kind gives the same bytes."""
 
-    kind: Literal["synchronous", "local"] = Field(
-        "local", description="`local`: Dask worker processes on this machine; `synchronous`: in this process, no Dask."
+    kind: Literal["synchronous", "local", "address", "slurm", "cuda"] = Field(
+        "local",
+        description="`synchronous`: in this process, no Dask; `local`: Dask worker processes on this machine; "
+        "`address`: a scheduler that runs already; `slurm`: dask-jobqueue; `cuda`: dask-cuda, a worker a GPU.",
     )
-    workers: int = Field(1, ge=1, description="Worker processes, each with a copy of the model.")
+    workers: int = Field(
+        1,
+        ge=1,
+        description="Worker processes or jobs, each with a copy of the model. Kind `cuda` takes every GPU without it.",
+    )
+    address: str | None = Field(None, description="Of the running scheduler, such as `tcp://10.0.0.1:8786`.")
+    options: dict[str, Any] = Field(
+        {}, description="Passed to dask-jobqueue's SLURMCluster or dask-cuda's LocalCUDACluster as they are."
+    )
+
+    @model_validator(mode="after")
+    def _address_goes_with_its_kind(self) -> ClusterParams:
+        if (self.kind == "address") != (self.address is not None):
+            raise ValueError("'address' with kind 'address', and with no other kind")
+        if self.options and self.kind not in ("slurm", "cuda"):
+            raise ValueError("'options' with kind 'slurm' or 'cuda', and with no other kind")
+        return self
 
 
 class ExtractParams(Section):
     """How the cache is made from `texts.parquet`."""
 
     model: ModelParams
-    pooling: Literal["mean"] = Field("mean", description="How a layer's token states become one row.")
+    layers: list[int | str] | None = Field(
+        None,
+        description="Which layers are kept, by number from 0 (the embedding) or as ranges such as `0..12`; negative "
+        "numbers count from the last. All without it. Blocks behind the last one kept are not run.",
+    )
+    poolings: list[Pooling] = Field(
+        ["mean"], min_length=1, description="How a layer's token states become one row; several in one pass."
+    )
+    token_states: bool = Field(
+        False, description="Keep the state of every token too. Its size is announced before the run starts."
+    )
     max_tokens: int = Field(128, ge=1, description="Longer texts are cut, in tokens with special tokens; counted.")
     template: str = Field("{text}", description="What the model reads; `{text}` stands for the text.")
     compute_type: ComputeType = Field(
         "auto", description="Type of weights and activations; `auto` is bfloat16 where the hardware multiplies it."
     )
-    storage_type: Literal["float16", "float32"] = Field("float16", description="Type of the stored values.")
+    storage_type: StorageType = Field("float16", description="Type of the stored values.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
     threads: int = Field(0, ge=0, description="CPU threads of each worker; 0 shares the cores among the workers.")
     batch_tokens: int = Field(1024, ge=1, description="Tokens of a batch, padding included.")
+    compile: bool = Field(
+        False,
+        description="Compile the blocks with torch.compile: half a minute at the start, then some per cent faster.",
+    )
+    capture: Capture = Field(
+        "hooks",
+        description="`hooks` holds one layer's token states at a time; `hidden_states` is the slow way that holds "
+        "those of all layers, for an architecture that hooks do not know.",
+    )
     shard_rows: int = Field(
         256, ge=1, description="Texts of a shard: the unit of work, of resuming and of versioning. Keep it for good."
+    )
+    donors: list[str] = Field(
+        [],
+        description="Caches, folders or URLs, that give their rows for texts they already hold, where everything that "
+        "a value depends on is equal. The cache that this run replaces is one without being named.",
     )
     cluster: ClusterParams = ClusterParams()
 
@@ -63,4 +118,6 @@ class ExtractParams(Section):
     def _template_takes_the_text(self) -> ExtractParams:
         if "{text}" not in self.template:
             raise ValueError("a template with a place for {text}")
+        if len(set(self.poolings)) < len(self.poolings):
+            raise ValueError("each pooling once")
         return self

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from ilse.errors import UserError
+from pipeline.cluster import OWN_DEVICE, no_workers, open_client, seconds_without_workers
 from pipeline.config import ClusterParams
 
 T = TypeVar("T")
+Item = TypeVar("Item")
+
+A_WORKER = 2
+"""Tasks sent ahead for each worker: one that it computes, and one so that it need not wait for the next."""
+PULSE_SECONDS = 5.0
+"""How often the scheduler is asked who its workers are: new ones get work, and silence is noticed."""
+SILENCE_SECONDS = 30.0
+"""How long the scheduler may take to answer that."""
+
+_ALONE = threading.Lock()
 
 
 @runtime_checkable
@@ -20,8 +35,11 @@ class Executor(Protocol):
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """The result of one call on one worker."""
 
-    def each(self, function: Callable[[Any, int], T], job: Any, items: Sequence[int]) -> Iterator[T]:
-        """`function(job, item)` for every item, in the order in which they finish."""
+    def each(self, function: Callable[[Any, Item], T], job: Any, items: Iterable[Item]) -> Iterator[T]:
+        """`function(job, item)` for every item, in the order in which they finish.
+
+        The function must be idempotent: an item whose worker is lost is computed again on another.
+        """
 
 
 class Serial:
@@ -31,61 +49,207 @@ class Serial:
         """The function's result."""
         return function(*args)
 
-    def each(self, function: Callable[[Any, int], T], job: Any, items: Sequence[int]) -> Iterator[T]:
+    def each(self, function: Callable[[Any, Item], T], job: Any, items: Iterable[Item]) -> Iterator[T]:
         """The results in the items' order."""
         return (function(job, item) for item in items)
 
 
 class DaskExecutor:
-    """Sends work to a Dask scheduler's workers."""
+    """Sends work to a Dask scheduler's workers, a bounded number of tasks at a time.
 
-    def __init__(self, client: Any) -> None:
+    Attributes
+    ----------
+    largest_graph
+        Most bytes of pickled tasks (function, job, item) that were in flight at once.
+    """
+
+    def __init__(self, client: Any, seconds_without_workers: float) -> None:
+        self.largest_graph = 0
         self._client = client
+        self._address = client.scheduler.address
+        self._patience = seconds_without_workers
+        self._workers: set[str] = set()
+        self._last_pulse = -PULSE_SECONDS
+        self._last_worker = time.monotonic()
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """The result of one call on any worker."""
-        result: T = self._client.submit(function, *args, pure=False).result()
-        return result
+        self._pulse()
+        return self._result(self._submit(function, *args), function.__name__)  # type: ignore[no-any-return]
 
-    def each(self, function: Callable[[Any, int], T], job: Any, items: Sequence[int]) -> Iterator[T]:
-        """Results as they come; the first failure is raised and the rest is cancelled."""
-        from distributed import as_completed
+    def each(self, function: Callable[[Any, Item], T], job: Any, items: Iterable[Item]) -> Iterator[T]:
+        """Results as they come; the first failure is raised, and the tasks that wait are withdrawn.
 
-        futures = [self._client.submit(function, job, item, pure=False) for item in items]
+        Raises `UserError` for a lost scheduler, a cluster without workers and an item on which workers die.
+        """
+        rest = iter(items)
+        flying: dict[Any, tuple[Item, int]] = {}
         try:
-            for future in as_completed(futures):
-                yield future.result()
+            while self._fill(flying, rest, function, job):
+                for future in self._finished(flying):
+                    item, _ = flying.pop(future)
+                    yield self._result(future, f"item {item}")
         finally:
-            self._client.cancel(futures)
+            for future in flying:
+                future.release()
+
+    def _fill(
+        self, flying: dict[Any, tuple[Item, int]], rest: Iterator[Item], function: Callable[..., Any], job: Any
+    ) -> int:
+        """Sends tasks until the window is full or no item is left; returns how many are in flight."""
+        from distributed.protocol.pickle import dumps
+
+        self._pulse()
+        while len(flying) < A_WORKER * max(1, len(self._workers)):
+            for item in rest:
+                flying[self._submit(function, job, item)] = item, len(dumps((function, job, item)))
+                break
+            else:
+                break
+        self.largest_graph = max(self.largest_graph, sum(size for _, size in flying.values()))
+        return len(flying)
+
+    def _submit(self, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return self._client.submit(_alone, function, *args, pure=False)
+        except Exception as error:
+            if self._client.status == "running":
+                raise
+            raise self._scheduler_lost(error) from error
+
+    def _finished(self, flying: Iterable[Any]) -> Iterable[Any]:
+        """Futures that are done; none when the time for a pulse has come first."""
+        from distributed import wait
+
+        try:
+            with self._client.as_current():
+                done: Iterable[Any] = wait(list(flying), PULSE_SECONDS, "FIRST_COMPLETED").done
+        except TimeoutError:
+            return ()
+        except CancelledError as error:
+            raise self._scheduler_lost(error) from error
+        return done
+
+    def _result(self, future: Any, what: str) -> Any:
+        from distributed import KilledWorker
+
+        while True:
+            try:
+                return future.result(timeout=PULSE_SECONDS)
+            except KilledWorker as error:
+                raise _workers_died(what, error) from error
+            except CancelledError as error:
+                raise self._scheduler_lost(error) from error
+            except Exception as error:
+                if future.status == "error":
+                    _refuse_environment(error)
+                    raise
+                if not isinstance(error, TimeoutError):
+                    raise self._scheduler_lost(error) from error
+            self._pulse()
+
+    def _pulse(self) -> None:
+        """Asks the scheduler who its workers are, now and then."""
+        now = time.monotonic()
+        if now < self._last_pulse + PULSE_SECONDS:
+            return
+        try:
+            workers = set(self._client.sync(self._client.scheduler.ncores, callback_timeout=SILENCE_SECONDS))
+        except Exception as error:
+            raise self._scheduler_lost(error) from error
+        self._last_pulse = time.monotonic()
+        if lost := len(self._workers - workers):
+            print(f"{lost} of {len(self._workers)} workers lost; their shards go elsewhere", file=sys.stderr)
+        self._workers = workers
+        if workers:
+            self._last_worker = self._last_pulse
+        elif self._last_pulse > self._last_worker + self._patience:
+            raise no_workers(self._address, self._last_pulse - self._last_worker)
+
+    def _scheduler_lost(self, error: Exception) -> UserError:
+        return UserError(
+            f"scheduler {self._address}",
+            expected="a connection that lasts as long as the run",
+            found=f"it was lost ({getattr(error, 'reason', None) or type(error).__name__})",
+            next_step="start the scheduler and its workers again and run the same command: finished shards are kept, "
+            "and it goes on from there",
+        )
 
 
 @contextmanager
 def open_executor(params: ClusterParams) -> Iterator[Executor]:
-    """An executor of the kind asked for; its worker processes end with the block."""
+    """An executor of the kind asked for; the worker processes that it started end with the block."""
     if params.kind == "synchronous":
         yield Serial()
         return
-    import dask
-    from distributed import Client, LocalCluster
-
-    with (
-        # Dask hands freed memory back at once and gives each worker one OpenMP thread. Measured on the demo, two cores:
-        # 630 tokens/s so, 1,270 without, most of the difference in page faults.
-        dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),
-        LocalCluster(
-            n_workers=params.workers,
-            threads_per_worker=1,  # a worker holds one model, which uses the cores by itself
-            processes=True,
-            dashboard_address=None,
-            memory_limit=0,
-            silence_logs=logging.ERROR,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield DaskExecutor(client)
+    with open_client(params) as client:
+        yield DaskExecutor(client, seconds_without_workers(params))
 
 
 def threads_of(requested: int, params: ClusterParams) -> int:
-    """CPU threads of one worker; with 0 the machine's cores are shared among the workers."""
+    """CPU threads of one worker; 0 where only the worker can tell, by `cores`.
+
+    On this machine its cores are shared among the workers. Of the machines behind an address, of Slurm's and of a
+    machine with one worker a GPU nothing is known here.
+    """
+    if requested or params.kind in ("address", "slurm", "cuda"):
+        return requested
     workers = params.workers if params.kind == "local" else 1
-    return requested or max(1, len(os.sched_getaffinity(0)) // workers)
+    return max(1, cores() // workers)
+
+
+def cores() -> int:
+    """CPU cores that this process may use: those of its Slurm job, container or `taskset`, or the machine's.
+
+    Several workers on one machine that all see all cores should be given theirs, or `extract.threads` be named. The
+    environment's OMP_NUM_THREADS is not asked: Dask sets it to 1 for every worker that it starts.
+    """
+    return len(os.sched_getaffinity(0))
+
+
+def worker_device(requested: str) -> str:
+    """The device of the worker that calls: where workers of kind `local` share CUDA devices, the one of its index.
+
+    dask-cuda's workers see their own device as the first, those elsewhere are given theirs by who starts them.
+    """
+    if requested != "cuda" or OWN_DEVICE not in os.environ:
+        return requested
+    import torch
+    from distributed import get_worker
+
+    return f"cuda:{_device_number(int(get_worker().name), torch.cuda.device_count())}"
+
+
+def _device_number(index: int, devices: int) -> int:
+    return index % max(1, devices)
+
+
+def _alone(function: Callable[..., T], *args: Any) -> T:
+    """One task at a time in a worker process, whatever its number of threads: it holds one model."""
+    with _ALONE:
+        return function(*args)
+
+
+def _workers_died(what: str, error: Any) -> UserError:
+    return UserError(
+        f"{what} on {error.last_worker.address}",
+        expected="a worker that lives as long as its task",
+        found=f"every worker that computed it died, {error.allowed_failures + 1} in all; out of memory is the usual "
+        "cause",
+        next_step="give workers more memory, or set a smaller 'extract.batch_tokens' or fewer workers a machine, and "
+        "run the same command again; finished shards are kept",
+    )
+
+
+def _refuse_environment(error: Exception) -> None:
+    """Raises `UserError` where a worker or scheduler could not read the task; returns for the task's own errors."""
+    missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
+    unread = isinstance(error, RuntimeError) and "deserialization" in str(error)
+    ours = isinstance(missing, ModuleNotFoundError) and (missing.name or "").split(".")[0] in ("ilse", "pipeline")
+    if unread or ours:
+        raise UserError(
+            "the cluster's environment",
+            expected="this package, of this version, on the scheduler and on every worker",
+            found=str(missing) if missing else "tasks that it could not read",
+            next_step="pip install 'ilse-cache[extract]' of the same version there, and start them again",
+        ) from error

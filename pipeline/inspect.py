@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.store import CacheHeader, open_cache, peek
+from pipeline.store import CacheHeader, Location, open_cache, peek
 
 
-def describe(path: Path) -> str:
-    """A text of the cache at `path`; of an unfinished one, its spec alone."""
+def describe(place: str | Path) -> str:
+    """A text of the cache in a folder or at a URL; of an unfinished one, its spec alone."""
+    path = Location(place)
     header, complete = peek(path)
     lines = [f"{path}: {'complete' if complete else 'UNFINISHED'}", *_spec_lines(header), *_size_lines(path, header)]
     if complete:
@@ -26,20 +27,20 @@ def _spec_lines(header: CacheHeader) -> list[str]:
         f"  tokenizer     sha256 {capture.tokenizer}",
         f"  template      {capture.template!r}, cut at {capture.max_tokens} tokens",
         f"  types         computed in {capture.compute_type}, stored as {capture.storage_type}",
-        f"  poolings      {', '.join(capture.poolings)}",
+        f"  poolings      {', '.join(capture.poolings)}" + (", and token states" if capture.token_states else ""),
         f"  versions      {', '.join(f'{name} {number}' for name, number in header.versions.items())}",
     ]
 
 
-def _size_lines(path: Path, header: CacheHeader) -> list[str]:
-    disk = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+def _size_lines(path: Location, header: CacheHeader) -> list[str]:
+    disk = sum(size for _, size in path.list())
     shape = f"{header.texts:,} texts × {len(header.capture.layers)} layers × {header.capture.dim}"
     return [
         f"  size          {shape}, {header.shards} shards of {header.shard_rows} texts, {disk / 1e6:,.1f} MB on disk"
     ]
 
 
-def _layer_lines(path: Path, pooling: str) -> list[str]:
+def _layer_lines(path: Location, pooling: str) -> list[str]:
     cache = open_cache(path)
     statistics = cache.statistics(pooling)
     counts = cache.token_counts()

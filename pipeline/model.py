@@ -2,32 +2,77 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
-import inspect
-import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from ilse import __version__
 from ilse.errors import UserError
+from pipeline.architecture import find_blocks, text_part, width, window
+from pipeline.compiled import compile_blocks
 from pipeline.config import ModelParams
+from pipeline.identity import model_identity, stored_bytes, tokenizer_identity
+from pipeline.linear import use_onednn
+from pipeline.origin import find_source, named_errors, quantisation, require_bitsandbytes
+from pipeline.witness import Witness, call_witness
 
 COMPUTE_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What a checksum of a model folder covers: weights, configuration and tokenizer, never a README or a cache file.
-MODEL_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.gguf")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a worker runs the model: what decides the last bits of a value.
+
+    Parameters
+    ----------
+    type
+        `auto`, `float32`, `bfloat16` or `float16`.
+    device
+        `auto`, `cpu` or `cuda`.
+    threads
+        CPU threads.
+    batch_tokens
+        Tokens of a batch, padding included.
+    compile
+        Whether the blocks are compiled.
+    capture
+        `hooks` or `hidden_states`.
+    """
+
+    type: str
+    device: str
+    threads: int
+    batch_tokens: int
+    compile: bool
+    capture: str
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the main process needs to know of a model that only workers load."""
+    """What the main process needs to know of a model that only workers load.
+
+    Parameters
+    ----------
+    layers
+        Name of every layer, in the order of Hugging Face's `hidden_states`.
+    parameters, bytes
+        Of the part that reads text, in memory and as computed.
+    stored_bytes
+        Size of the files that the weights were read from; 0 for a Hub id.
+    quantised
+        How those files hold them, such as `GGUF`, or an empty string.
+    window
+        Longest text in tokens.
+    flops_per_token
+        Twice the entries of the blocks' weight matrices.
+    """
 
     name: str
     identity: dict[str, str]
@@ -36,19 +81,29 @@ class ModelFacts:
     layers: tuple[str, ...]
     dim: int
     parameters: int
+    bytes: int
+    stored_bytes: int
+    quantised: str
     window: int
+    flops_per_token: int
     compute_type: str
     device: str
+    compiled: bool
     versions: dict[str, str]
 
 
 @dataclass(frozen=True)
 class FrozenModel:
-    """A base model in evaluation mode, without a vocabulary head, and its tokenizer."""
+    """The part of a base model that reads text, in evaluation mode, and its tokenizer.
+
+    `witness` holds its hidden states of made-up texts, and `again` loads the model once more.
+    """
 
     model: Any
     tokenizer: Any
     facts: ModelFacts
+    witness: Witness
+    again: Callable[[], Any]
 
 
 def choose_device(requested: str) -> str:
@@ -69,7 +124,7 @@ def choose_compute_type(requested: str, device: str) -> str:
     """`auto` is bfloat16 where the hardware multiplies it natively, else float32."""
     if requested != "auto":
         return requested
-    if device == "cuda":
+    if device.startswith("cuda"):
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         # Private to torch, and its only word on the matter; a release without them means float32, which is right.
@@ -78,103 +133,90 @@ def choose_compute_type(requested: str, device: str) -> str:
     return "bfloat16" if native else "float32"
 
 
-def load_model(params: ModelParams, compute_type: str, device: str, threads: int) -> FrozenModel:
-    """The model, loaded once a process; `threads` are the CPU threads that it then uses.
+def load_model(params: ModelParams, compute: Compute) -> FrozenModel:
+    """The model, loaded once a process; `compute.threads` are the CPU threads that it then uses.
 
-    Raises `UserError` when it is missing, unreadable, without a tokenizer, or only there as a pickle.
+    Raises `UserError` when it is missing, unreadable, without a tokenizer, only there as a pickle, or runs code of
+    its own without leave.
     """
-    torch.set_num_threads(threads)  # a Dask worker starts with one, whatever the machine has
-    device = choose_device(device)
-    return _load(params, choose_compute_type(compute_type, device), device)
+    torch.set_num_threads(compute.threads)  # a Dask worker starts with one, whatever the machine has
+    device = choose_device(compute.device)
+    return _load(params, choose_compute_type(compute.type, device), device, compute.compile)
 
 
 @functools.lru_cache(maxsize=1)
-def _load(params: ModelParams, compute_type: str, device: str) -> FrozenModel:
-    source, arguments = _source(params)
-    try:
-        # Reading GGUF shows bars of its own, which would run into ours.
-        with contextlib.redirect_stderr(io.StringIO()):
-            config = AutoConfig.from_pretrained(source, **arguments)
-            tokenizer = AutoTokenizer.from_pretrained(source, config=config, **arguments)
-            weights = {} if "gguf_file" in arguments else {"use_safetensors": True}
-            model = AutoModel.from_pretrained(
-                source, config=config, dtype=COMPUTE_TYPES[compute_type], **weights, **arguments
-            )
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise UserError(
-            f"model {params.hub or params.path}",
-            expected="a model and a tokenizer that transformers can load from safetensors or GGUF",
-            found=" ".join(str(error).split())[:300],
-            next_step="correct extract.model, or run 'ilse fetch' first",
-        ) from error
-    model = model.eval().requires_grad_(False).to(device)
-    return FrozenModel(model, tokenizer, _facts(params, model, tokenizer, compute_type, device))
+def _load(params: ModelParams, compute_type: str, device: str, compiled: bool) -> FrozenModel:
+    source, arguments = find_source(params)
+    with named_errors(params):
+        config = AutoConfig.from_pretrained(source, **arguments)
+        tokenizer = AutoTokenizer.from_pretrained(source, config=config, **arguments)
+    read = functools.partial(_read, params, config, compute_type, device)
+    model = read()
+    witness = call_witness(model, device)
+    if compiled:
+        compile_blocks(model)
+    facts = _facts(params, model, tokenizer, witness, compute_type, device, compiled)
+    return FrozenModel(model, tokenizer, facts, witness, lambda: compile_blocks(read()) if compiled else read())
 
 
-def _source(params: ModelParams) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` takes for these parameters."""
-    arguments: dict[str, Any] = {"trust_remote_code": params.trust_remote_code}
-    if params.hub is not None:
-        return params.hub, {**arguments, "revision": params.revision}
-    assert params.path is not None
-    if not params.path.exists():
-        raise UserError(
-            f"model {params.path}",
-            expected="a model folder or a GGUF file",
-            found="nothing there",
-            next_step="run 'ilse fetch', or correct extract.model.path",
-        )
-    if params.path.is_dir():
-        return str(params.path), {**arguments, "local_files_only": True}
-    if params.path.suffix != ".gguf":
-        raise UserError(
-            f"model {params.path}",
-            expected="a folder, or a file that ends in .gguf",
-            found="another kind of file",
-            next_step="name the folder that holds config.json and the weights",
-        )
-    return str(params.path.parent), {**arguments, "gguf_file": params.path.name, "local_files_only": True}
+def _read(params: ModelParams, config: Any, compute_type: str, device: str) -> Any:
+    source, arguments = find_source(params)
+    if "gguf_file" in arguments:
+        # Newer releases may leave the weights packed; always dense, so that every machine computes the same.
+        packed = getattr(transformers, "GgufConfig", None)
+        arguments |= {"quantization_config": packed(dequantize=True)} if packed else {}
+    else:
+        arguments["use_safetensors"] = True
+    quantised = quantisation(params, config)
+    if quantised not in ("", "GGUF"):
+        require_bitsandbytes(params, quantised)
+        arguments["device_map"] = {"": device}  # such weights are placed while they are read, and never moved
+    with named_errors(params):
+        model = AutoModel.from_pretrained(source, config=config, dtype=COMPUTE_TYPES[compute_type], **arguments)
+    model = text_part(model).eval().requires_grad_(False)
+    if "device_map" not in arguments:
+        model = model.to(device)
+    use_onednn(model)
+    return model
 
 
-def _facts(params: ModelParams, model: Any, tokenizer: Any, compute_type: str, device: str) -> ModelFacts:
-    config = model.config
-    blocks = int(config.num_hidden_layers)
-    serialised = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(sorted(tokenizer.get_vocab()))
+def _facts(
+    params: ModelParams,
+    model: Any,
+    tokenizer: Any,
+    witness: Witness,
+    compute_type: str,
+    device: str,
+    compiled: bool,
+) -> ModelFacts:
     packages = ("torch", "transformers", "tokenizers", "zarr", "numpy")
+    weights = list(model.parameters())
     return ModelFacts(
         name=params.hub or (params.path.name if params.path else ""),
-        identity=_identity(params),
-        tokenizer=hashlib.sha256(serialised.encode()).hexdigest(),
-        architecture=config.model_type,
-        layers=("embedding", *(f"block {i}" for i in range(1, blocks)), "final"),
-        dim=int(config.hidden_size),
-        parameters=sum(p.numel() for p in model.parameters()),
-        window=int(getattr(config, "max_position_embeddings", None) or 2**31 - 1),
+        identity=model_identity(params),
+        tokenizer=tokenizer_identity(tokenizer),
+        architecture=model.config.model_type,
+        layers=witness.layers,
+        dim=width(model.config),
+        parameters=sum(weight.numel() for weight in weights),
+        bytes=sum(weight.numel() * weight.element_size() for weight in weights),
+        stored_bytes=stored_bytes(params),
+        quantised=quantisation(params, model.config),
+        window=window(model.config),
+        flops_per_token=_flops_per_token(model),
         compute_type=compute_type,
         device=device,
+        compiled=compiled,
         versions={"ilse-cache": __version__, **{name: version(name) for name in packages}},
     )
 
 
-def _identity(params: ModelParams) -> dict[str, str]:
-    if params.hub is not None:
-        return {"hub": params.hub, "revision": str(params.revision)}
-    assert params.path is not None
-    if params.path.is_file():
-        return {"sha256": _file_sha256(params.path)}
-    files = sorted({file for pattern in MODEL_FILES for file in params.path.glob(pattern)})
-    listing = "".join(f"{_file_sha256(file)}  {file.name}\n" for file in files)
-    return {"sha256": hashlib.sha256(listing.encode()).hexdigest()}
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def accepts(model: Any, argument: str) -> bool:
-    """Whether the model's forward pass takes this argument."""
-    return argument in inspect.signature(model.forward).parameters
+def _flops_per_token(model: Any) -> int:
+    try:
+        part: nn.Module = find_blocks(model)
+    except UserError:  # read through hidden_states: the whole model is near enough
+        part = model
+    return 2 * sum(weight.numel() for weight in part.parameters() if weight.dim() >= 2)
 
 
 def quieten() -> None:

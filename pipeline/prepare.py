@@ -36,6 +36,8 @@ from pipeline.splits import SplitFractions, assign, split_name
 from pipeline.targets import Conflicts, as_labels, as_scores, label_names, settle
 
 Use = Literal["whole", "first_line"]
+# What reading one shard's texts decodes: small enough that a table of millions is read a few thousand at a time.
+ROW_GROUP = 8_192
 
 
 class PrepareParams(Section):
@@ -142,7 +144,7 @@ def write_tables(out: Path, texts: pl.DataFrame, examples: pl.DataFrame) -> None
     out.mkdir(parents=True, exist_ok=True)
     part = {name: out / f".{name}.partial" for name in (TEXTS_FILE, EXAMPLES_FILE)}
     try:
-        texts.write_parquet(part[TEXTS_FILE])
+        texts.write_parquet(part[TEXTS_FILE], row_group_size=ROW_GROUP)
         examples.write_parquet(part[EXAMPLES_FILE])
         # Killed between the two renames, a run leaves texts without examples, which nothing takes for whole.
         (out / EXAMPLES_FILE).unlink(missing_ok=True)

@@ -1,7 +1,15 @@
 """Unfinished work: an incomplete cache, a record file a finished shard, and the move into place at the end.
 
-    <scratch>/<fingerprint>-<texts>/cache.zarr       what store.create laid out
-    <scratch>/<fingerprint>-<texts>/records/N.json   written after shard N was written and read back
+On disk, under the scratch folder, so that `out` is the old cache or the new one and never half of one:
+
+    <scratch>/<name>/cache.zarr          what store.create laid out
+    <scratch>/<name>/records/N.json      written after shard N was written and read back
+    <scratch>/previous                   hard links to the last finished cache: it gives its rows to the next
+
+In an object store, which cannot rename, the cache is written where it will stay, and counts when it says `complete`:
+
+    <out>                                the cache
+    <out>.unfinished/<name>/records/N.json
 
 A shard counts as done when its record is there and its bytes have the recorded checksum, and at no other time.
 """
@@ -9,77 +17,120 @@ A shard counts as done when its record is there and its bytes have the recorded 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from ilse.files import move_folder, write_json
+from ilse.errors import UserError
+from ilse.files import move_folder
 from pipeline import store
+
+PREVIOUS = "previous"
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """The folder of one unfinished cache, named by what it will hold."""
+    """The place of one unfinished cache, named by what it will hold."""
 
-    folder: Path
-
-    @property
-    def cache(self) -> Path:
-        """The cache that is being written."""
-        return self.folder / "cache.zarr"
-
-    @property
-    def records(self) -> Path:
-        """The folder of the shards' records."""
-        return self.folder / "records"
+    cache: store.Location
+    """The cache that is being written."""
+    work: store.Location
+    """Where the records are kept meanwhile."""
 
     def record(self, record: store.ShardRecord) -> None:
-        """Puts a shard's record on disk in one step: a record is there whole or not at all."""
-        write_json(self.records / f"{record.shard}.json", asdict(record))
+        """Keeps a shard's record, in one step: a record is there whole or not at all."""
+        self.work.put(_name(record.shard), store.record_to_json(record))
 
-    def recorded(self) -> dict[int, store.ShardRecord]:
-        """Records of the shards whose stored bytes are still what was recorded."""
-        records = [record for file in sorted(self.records.glob("*.json")) if (record := _parse(file))]
-        return {record.shard: record for record in records if store.verify_shard(self.cache, record)}
+    def recorded(self, shard: int) -> store.ShardRecord | None:
+        """The record of a shard, or None where there is none to read."""
+        try:
+            return store.record_from_json(self.work.get(_name(shard)))
+        except FileNotFoundError:
+            return None
+
+    def forget(self, shard: int) -> None:
+        """Drops the record of a shard whose bytes are not what it says."""
+        self.work.delete(_name(shard))
+
+    def intact(self) -> set[int]:
+        """The shards whose stored bytes are still what was recorded."""
+        found = set()
+        for name, _ in sorted(self.work.list("records")):
+            record = store.record_from_json(self.work.get(name))
+            if record is not None and name == _name(record.shard) and store.verify_shard(self.cache, record):
+                found.add(record.shard)
+        return found
+
+    def records(self, shards: int) -> Iterator[store.ShardRecord]:
+        """The records of all shards in their order; one at a time in memory."""
+        for shard in range(shards):
+            record = self.recorded(shard)
+            if record is not None:
+                yield record
 
 
-def _parse(file: Path) -> store.ShardRecord | None:
-    """The record in a file, or None for one that a power cut left empty: its shard is computed again."""
-    try:
-        return store.ShardRecord(**json.loads(file.read_bytes()))
-    except (ValueError, TypeError):
-        return None
+def scratch_name(header: store.CacheHeader, text_ids: store.TextIds, compute: str) -> str:
+    """Names work by its capture, its texts in their order, and what decides the last bits of a value.
 
-
-def open_scratch(root: Path, header: store.CacheHeader, text_ids: Sequence[str]) -> Scratch:
-    """The scratch folder for this cache under `root`, laid out if it is not there yet.
-
-    Its name comes from the capture's fingerprint and from the texts in their order: work on another model,
-    another setting or another list of texts is never mistaken for this one.
+    Work on another model, another setting or another list of texts is never mistaken for this one.
     """
-    texts = hashlib.sha256(f"{header.shard_rows}\n{''.join(text_ids)}".encode()).hexdigest()
-    scratch = Scratch(root / f"{header.capture.fingerprint[:16]}-{texts[:8]}")
+    digest = hashlib.sha256(f"{header.shard_rows}\n{compute}\n{sorted(header.versions.items())}\n".encode())
+    digest.update(text_ids.tobytes())
+    return f"{header.capture.fingerprint[:16]}-{digest.hexdigest()[:16]}"
+
+
+def open_scratch(
+    root: Path, out: store.Location, header: store.CacheHeader, text_ids: store.TextIds, name: str
+) -> Scratch:
+    """The scratch place of this cache, laid out if it is not there yet.
+
+    In an object store the layout goes to `out` itself. A finished cache there is this very one, being mended: it goes
+    on to count, and lends its own intact rows.
+    """
+    if not out.is_local:
+        if not _is_finished(out, header):
+            store.create(out, header, text_ids)
+        return Scratch(out, out.sibling(f".unfinished/{name}"))
+    folder = store.Location(root / name)
+    scratch = Scratch(folder.child("cache.zarr"), folder)
     # A run that was killed just after its cache had moved into place leaves records of a cache that is gone.
-    if not (scratch.records.is_dir() and scratch.cache.is_dir()):
-        # Laid out under another name first: a kill in between leaves nothing that looks usable.
-        shutil.rmtree(scratch.folder, ignore_errors=True)
-        building = scratch.folder.with_name(f"{scratch.folder.name}.building")
-        shutil.rmtree(building, ignore_errors=True)
-        (building / "records").mkdir(parents=True)
-        store.create(building / "cache.zarr", header, text_ids)
-        building.rename(scratch.folder)
+    if not (scratch.cache.path / "zarr.json").is_file():
+        # The group's own file is put last: a kill in between leaves nothing that looks usable.
+        shutil.rmtree(folder.path, ignore_errors=True)
+        store.create(scratch.cache, header, text_ids)
+    folder.sweep()
     return scratch
 
 
-def sweep(scratch: Scratch) -> None:
-    """Removes what a killed writer left half-written beside the shards: it would move into place with them."""
-    for file in scratch.cache.rglob("*.partial"):
-        file.unlink(missing_ok=True)
+def _is_finished(out: store.Location, header: store.CacheHeader) -> bool:
+    try:
+        return store.peek(out) == (header, True)
+    except UserError:
+        return False
 
 
-def move_into_place(scratch: Scratch, out: Path) -> None:
-    """Puts the finished cache at `out`, replacing an older one, and removes the scratch folder."""
-    move_folder(scratch.cache, out)
-    shutil.rmtree(scratch.folder, ignore_errors=True)
+def move_into_place(scratch: Scratch, out: store.Location, root: Path) -> None:
+    """Puts the finished cache at `out`, and removes the scratch."""
+    if not out.is_local:
+        for name, _ in list(scratch.work.list()):
+            scratch.work.delete(name)
+        return
+    _link(scratch.cache.path, root / PREVIOUS)
+    move_folder(scratch.cache.path, out.path)
+    shutil.rmtree(scratch.work.path, ignore_errors=True)
+
+
+def _link(folder: Path, copy: Path) -> None:
+    """Keeps the cache's bytes reachable under a second name, which costs no space; DVC deletes an output that it
+    is about to make again. Where the file system has no hard links there is no second name.
+    """
+    shutil.rmtree(copy, ignore_errors=True)
+    with suppress(OSError):
+        shutil.copytree(folder, copy, copy_function=os.link)
+
+
+def _name(shard: int) -> str:
+    return f"records/{shard}.json"

@@ -22,6 +22,7 @@ from tests.pipeline.conftest import sentence, tiny_model  # noqa: E402, F401
 PARAMS = {
     "prepare": {"path": "news.csv", "splits": {"train": 0.5, "validation": 0.25, "test": 0.25}},
     "extract": {
+        "poolings": ["mean"],
         "compute_type": "float32",
         "max_tokens": 16,
         "shard_rows": 32,
@@ -131,4 +132,4 @@ def test_the_stages_under_dvc(project: Project) -> None:
     changed = project.run("dvc", "repro")
     assert "Running stage 'extract'" in changed
     figures = json.loads((project.folder / "data" / "extract.json").read_text())
-    assert figures["texts"] == 130
+    assert (figures["texts"], figures["texts_computed"], figures["texts_reused"]) == (130, 10, 120)

@@ -31,7 +31,7 @@ class Prediction:
     text_ids: list[str]
 
 
-def evaluate(heads: list[str], cache: Path, examples: Path, models: Path, results: Path) -> pl.DataFrame:
+def evaluate(heads: list[str], cache: str | Path, examples: Path, models: Path, results: Path) -> pl.DataFrame:
     """Scores every seed of every head on the test split, writes `results/` and returns the leaderboard.
 
     Raises `UserError` for a head that is missing or was trained on another capture or other labels.

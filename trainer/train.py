@@ -25,7 +25,9 @@ TREATED_ROWS = 256
 """Examples that are standardised at a time."""
 
 
-def train(params: TrainParams, name: str, cache: Path, examples: Path, models: Path, results: Path) -> dict[str, Any]:
+def train(
+    params: TrainParams, name: str, cache: str | Path, examples: Path, models: Path, results: Path
+) -> dict[str, Any]:
     """Trains head `name` with seeds 0, 1, … and returns its validation figures.
 
     Writes `models/<name>/seed-<n>/`, `results/train/<name>.json` and `results/curves/<name>.csv`. Raises `UserError`

@@ -14,10 +14,19 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import (
     AutoModel,
     BertConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    ModernBertConfig,
+    OPTConfig,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    RobertaConfig,
+    T5Config,
 )
 
 WORDS = [
@@ -43,33 +52,42 @@ WORDS = [
 ]
 VOCABULARY = 64
 
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+FEW_KEYS = {**SHAPE, "num_key_value_heads": 2, "head_dim": 8}
+# Ids inside the small vocabulary, where an architecture's own are not.
+SPECIAL = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
+
 TINY: dict[str, Callable[[], Any]] = {
-    "llama": lambda: LlamaConfig(
+    "llama": lambda: LlamaConfig(**SHAPE, num_key_value_heads=2),
+    "qwen3": lambda: Qwen3Config(**FEW_KEYS),
+    "gemma2": lambda: Gemma2Config(**FEW_KEYS, sliding_window=8),
+    "gemma3_text": lambda: Gemma3TextConfig(**FEW_KEYS, sliding_window=8, sliding_window_pattern=2),
+    "gpt_neox": lambda: GPTNeoXConfig(**SHAPE),
+    "gpt2": lambda: GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=64, **SPECIAL),
+    "mistral": lambda: MistralConfig(**FEW_KEYS, sliding_window=8),  # shorter than the texts
+    "opt": lambda: OPTConfig(
         vocab_size=VOCABULARY,
         hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-    ),
-    "gpt_neox": lambda: GPTNeoXConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-    ),
-    "gpt2": lambda: GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=64),
-    "bert": lambda: BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
+        ffn_dim=64,
         num_hidden_layers=3,
         num_attention_heads=4,
         max_position_embeddings=64,
+        word_embed_proj_dim=32,
     ),
+    "mamba": lambda: MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=3, state_size=4),
+    "bert": lambda: BertConfig(**SHAPE),
+    "roberta": lambda: RobertaConfig(**{**SHAPE, "max_position_embeddings": 66}),
+    "modernbert": lambda: ModernBertConfig(
+        **SHAPE, **SPECIAL, cls_token_id=2, sep_token_id=3, global_attn_every_n_layers=2, local_attention=8
+    ),
+    "t5": lambda: T5Config(vocab_size=VOCABULARY, d_model=32, d_ff=64, num_layers=3, num_heads=4, d_kv=8),
 }
 
 

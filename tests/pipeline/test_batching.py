@@ -2,32 +2,70 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import processors
+from transformers import ByT5Tokenizer
 
 from ilse.errors import UserError
-from pipeline.batching import LENGTH_STEP, batches, tokenise
+from pipeline.batching import Tokens, batches, rounded, tokenise
 from tests.pipeline.conftest import build_tokenizer
 
 
-@given(lengths=st.lists(st.integers(1, 70), min_size=1, max_size=60), budget=st.integers(1, 300))
+def tokens_of(lengths: list[int]) -> Tokens:
+    ids = [[i + 1] * length for i, length in enumerate(lengths)]
+    return Tokens(ids, [[place > 0 for place in range(length)] for length in lengths], [False] * len(lengths))
+
+
+@given(lengths=st.lists(st.integers(1, 400), min_size=1, max_size=60), budget=st.integers(1, 1000))
 def test_every_row_comes_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    rows = [[i + 1] * length for i, length in enumerate(lengths)]
+    tokens = tokens_of(lengths)
     seen: list[int] = []
     widths = []
-    for batch in batches(rows, budget, pad=0):
+    for batch in batches(tokens, budget, pad=0):
         count, width = batch.ids.shape
-        assert width % LENGTH_STEP == 0
         assert count == 1 or count * width <= budget
+        assert width == rounded(int(batch.mask.sum(1).max()))
         widths.append(width)
         for place, position in enumerate(batch.positions.tolist()):
-            kept = batch.ids[place][batch.mask[place].bool()].tolist()
-            assert kept == rows[position]
-            assert not batch.ids[place][~batch.mask[place].bool()].any()
+            length = lengths[position]
+            assert batch.ids[place].tolist() == tokens.ids[position] + [0] * (width - length)
+            assert batch.mask[place].tolist() == [1] * length + [0] * (width - length)
+            assert batch.content[place].tolist() == tokens.content[position] + [False] * (width - length)
             seen.append(position)
-    assert sorted(seen) == list(range(len(rows)))
+    assert sorted(seen) == list(range(len(lengths)))
     assert widths == sorted(widths, reverse=True)
+
+
+@given(lengths=st.lists(st.integers(1, 100), min_size=1, max_size=60), budget=st.integers(100, 1000))
+def test_evening_out_costs_no_batch(lengths: list[int], budget: int) -> None:
+    full, start, order = 0, 0, sorted(lengths, reverse=True)
+    while start < len(order):
+        start, full = start + max(1, budget // rounded(order[start])), full + 1
+    assert len(list(batches(tokens_of(lengths), budget, pad=0))) == full
+
+
+def test_no_small_batch_is_left_over() -> None:
+    sizes = [len(batch.ids) for batch in batches(tokens_of([8] * 130), 1024, pad=0)]
+    assert sizes == [80, 50]  # 128 and 2 without evening out; the budget goes down in eighths
+
+
+@given(length=st.integers(1, 4000))
+def test_rounding_adds_an_eighth_at_most_and_gives_few_widths(length: int) -> None:
+    assert length <= rounded(length) <= max(length + 1, length * 9 / 8)
+    assert rounded(rounded(length)) == rounded(length)
+
+
+def test_few_widths_occur() -> None:
+    assert len({rounded(length) for length in range(1, 513)}) == 64
+
+
+def test_batches_of_headlines_are_nearly_full() -> None:
+    lengths = np.random.default_rng(0).integers(5, 13, 1024).tolist()
+    made = list(batches(tokens_of(lengths), 1024, pad=0))
+    assert sum(lengths) / sum(batch.ids.numel() for batch in made) > 0.95
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +88,28 @@ def test_the_template_surrounds_the_text(tokenizer: Any) -> None:
 def test_a_text_without_tokens_is_named(tokenizer: Any) -> None:
     with pytest.raises(UserError, match=r"text bbb(.|\n)*at least one token"):
         tokenise(tokenizer, ["film", "   "], ["aaa", "bbb"], "{text}", 8)
+
+
+def test_tokens_that_the_tokenizer_adds_are_no_content() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[UNK] $A [PAD]", special_tokens=[("[UNK]", 0), ("[PAD]", 1)]
+    )
+    tokens = tokenise(tokenizer, ["film game", "film game vote phone wins"], ["a", "b"], "{text}", 6)
+    assert [len(row) for row in tokens.ids] == [4, 6]
+    assert tokens.content == [[False, True, True, False], [False, True, True, True, True, False]]
+    assert tokens.truncated == [False, True]
+
+
+def test_a_tokenizer_in_python_works_as_a_fast_one_does() -> None:
+    tokens = tokenise(ByT5Tokenizer(), ["ab", "abcdef"], ["a", "b"], "{text}", 4)
+    assert tokens.ids == [[100, 101, 1], [100, 101, 102, 1]]
+    assert tokens.content == [[True, True, False], [True, True, True, False]]
+    assert tokens.truncated == [False, True]
+
+
+def test_a_tokenizer_without_padding_works() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.pad_token = None
+    assert tokenizer.pad_token_id is None
+    assert [len(row) for row in tokenise(tokenizer, ["film", "film game"], ["a", "b"], "{text}", 8).ids] == [1, 2]

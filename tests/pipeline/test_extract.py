@@ -20,10 +20,10 @@ import yaml
 import pipeline.extract as stage
 from ilse.errors import UserError
 from pipeline import store
-from pipeline.batching import tokenise
-from pipeline.capture import pooled_layers
+from pipeline.batching import Tokens, batches, tokenise
+from pipeline.capture import Reader
 from pipeline.config import ExtractParams
-from pipeline.extract import extract
+from pipeline.extract import compute_of, extract, request_of
 from pipeline.model import load_model
 from tests.pipeline.conftest import build_tokenizer, sentence
 
@@ -63,10 +63,12 @@ def test_the_cache_holds_each_text_as_if_computed_alone(
     params = params_for(llama, storage_type="float32")
     figures = run(params, texts_table(TEXTS), tmp_path)
     cache = store.open_cache(tmp_path / "cache.zarr")
-    frozen = load_model(params.model, "float32", "cpu", 1)
+    frozen = load_model(params.model, compute_of(params))
+    reader = Reader(frozen, request_of(params, frozen.facts))
     tokens = tokenise(build_tokenizer(), texts, cache.text_ids(), "{text}", 10)
-    for row, ids in enumerate(tokens.ids):
-        alone = pooled_layers(frozen.model, torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
+    for row in range(TEXTS):
+        (batch,) = batches(Tokens([tokens.ids[row]], [tokens.content[row]], [False]), 64, 0)
+        alone = reader.read(batch).pooled["mean"]
         np.testing.assert_allclose(cache.read(slice(row, row + 1)), alone.numpy(), atol=1e-5)
     assert cache.token_counts().tolist() == [len(ids) for ids in tokens.ids]
     assert cache.truncated().tolist() == tokens.truncated
@@ -85,7 +87,8 @@ def test_dask_workers_write_the_same_bytes(llama: Path, texts_table: Callable[..
 
 def test_nothing_is_left_in_the_scratch_folder(llama: Path, texts_table: Callable[..., Path], tmp_path: Path) -> None:
     run(params_for(llama), texts_table(TEXTS), tmp_path)
-    assert [path.name for path in (tmp_path / "scratch").iterdir()] in ([], ["lock"])
+    left = {path.name for path in (tmp_path / "scratch").iterdir()}
+    assert left - {"lock", "holder.json"} == {"previous"}
 
 
 class Stop(Exception):
@@ -94,16 +97,18 @@ class Stop(Exception):
 
 def run_until(monkeypatch: pytest.MonkeyPatch, shards: int, params: ExtractParams, texts: Path, folder: Path) -> None:
     """A run that crashes after some shards."""
-    original, done = stage.compute_shard, []
+    original, done = stage.compute_shards, []
 
-    def compute(job: Any, shard: int) -> Any:
-        if len(done) == shards:
+    def compute(job: Any, some: tuple[int, ...]) -> Any:
+        left = some[: shards - len(done)]
+        done.extend(left)
+        finished = original(job, left)
+        if left != some:
             raise Stop
-        done.append(shard)
-        return original(job, shard)
+        return finished
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "compute_shard", compute)
+        patch.setattr(stage, "compute_shards", compute)
         with pytest.raises(Stop):
             run(params, texts, folder)
 
@@ -167,8 +172,141 @@ def test_work_on_other_texts_or_settings_is_not_mistaken_for_this(
 ) -> None:
     run_until(monkeypatch, 3, params_for(llama), texts_table(TEXTS), tmp_path)
     assert run(params_for(llama, template="news {text}"), texts_table(TEXTS), tmp_path)["texts_computed"] == TEXTS
-    assert run(params_for(llama), texts_table(TEXTS + 1), tmp_path)["texts_computed"] == TEXTS + 1
+    assert run(params_for(llama, batch_tokens=32), texts_table(TEXTS), tmp_path / "other")["texts_computed"] == TEXTS
     assert run(params_for(llama), texts_table(TEXTS), tmp_path)["texts_computed"] == TEXTS - 24
+
+
+def read_all(path: Path) -> np.ndarray[Any, Any]:
+    cache = store.open_cache(path)
+    return np.concatenate([cache.read(place) for place in cache.shards()])
+
+
+@pytest.mark.parametrize("storage_type", ["float32", "bfloat16", "float16"])
+def test_added_texts_are_the_only_ones_computed(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], storage_type: str
+) -> None:
+    params = params_for(llama, storage_type=storage_type)
+    run(params, texts_table(TEXTS), tmp_path)
+    old = read_all(tmp_path / "cache.zarr")
+    figures = run(params, texts_table(TEXTS + 20), tmp_path)
+    assert (figures["texts_computed"], figures["texts_reused"]) == (20, TEXTS)
+    assert "20 texts computed, 50 reused" in capsys.readouterr().err
+    np.testing.assert_array_equal(read_all(tmp_path / "cache.zarr")[:TEXTS], old)
+    run(params, texts_table(TEXTS + 20), tmp_path / "afresh")
+    tolerance = 1e-5 if storage_type == "float32" else 0.02
+    afresh = read_all(tmp_path / "afresh" / "cache.zarr")
+    np.testing.assert_allclose(read_all(tmp_path / "cache.zarr"), afresh, rtol=tolerance, atol=tolerance)
+
+
+def test_an_output_that_dvc_has_deleted_still_gives_its_rows(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    run(params_for(llama), texts_table(TEXTS), tmp_path)
+    shutil.rmtree(tmp_path / "cache.zarr")
+    assert run(params_for(llama), texts_table(TEXTS + 3), tmp_path)["texts_computed"] == 3
+
+
+def test_rows_move_with_their_texts(llama: Path, texts_table: Callable[..., Path], tmp_path: Path) -> None:
+    texts = [f"{sentence(i)} {' '.join(str(i))}" for i in range(TEXTS)]
+    run(params_for(llama), texts_table(TEXTS), tmp_path)
+    old = read_all(tmp_path / "cache.zarr")
+    figures = run(params_for(llama), texts_table(0, [*texts[::-1], "a new film"]), tmp_path)
+    assert figures["texts_computed"] == 1
+    np.testing.assert_array_equal(read_all(tmp_path / "cache.zarr")[:TEXTS], old[::-1])
+
+
+def test_a_named_donor_gives_rows_and_another_capture_does_not(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    run(params_for(llama), texts_table(TEXTS), tmp_path / "donor")
+    donors = [str(tmp_path / "donor" / "cache.zarr")]
+    assert run(params_for(llama, donors=donors), texts_table(TEXTS + 5), tmp_path / "a")["texts_computed"] == 5
+    other = params_for(llama, donors=donors, template="news {text}")
+    assert run(other, texts_table(TEXTS), tmp_path / "b")["texts_computed"] == TEXTS
+    with pytest.raises(UserError, match="nothing there"):
+        run(params_for(llama, donors=[str(tmp_path / "none")]), texts_table(TEXTS), tmp_path / "c")
+
+
+def test_an_int8_donor_gives_whole_shards_alone(llama: Path, texts_table: Callable[..., Path], tmp_path: Path) -> None:
+    params = params_for(llama, storage_type="int8")
+    run(params, texts_table(TEXTS), tmp_path)
+    before = files_of(tmp_path / "cache.zarr")
+    figures = run(params, texts_table(TEXTS + 8), tmp_path)
+    assert figures["texts_computed"] == TEXTS + 8 - TEXTS // 8 * 8
+    after = files_of(tmp_path / "cache.zarr")
+    shards = [name for name in before if "/c/" in name and name.startswith(("pooled", "scale"))]
+    assert len([name for name in shards if before[name] == after[name]]) == 2 * (TEXTS // 8)
+
+
+def test_a_finished_cache_is_left_alone(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = texts_table(TEXTS)
+    run(params_for(llama), texts, tmp_path)
+    inode = (tmp_path / "cache.zarr").stat().st_ino
+    figures = run(params_for(llama), texts, tmp_path)
+    assert (figures["texts_computed"], figures["texts_reused"]) == (0, TEXTS)
+    assert "nothing to compute" in capsys.readouterr().err
+    assert (tmp_path / "cache.zarr").stat().st_ino == inode
+
+
+@pytest.mark.parametrize("storage_type", ["float16", "int8"])
+@pytest.mark.parametrize(
+    "victim",
+    [
+        "pooled/mean/c/1/0/0",
+        "pooled/mean/zarr.json",
+        "zarr.json",
+        "text_id/c/0/0",
+        "token_count/c/0",
+        "statistics/mean/c/0/0",
+        "SHA256SUMS",
+    ],
+)
+def test_damage_in_a_finished_cache_is_mended_by_computing_the_damaged_shards_alone(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path, victim: str, storage_type: str
+) -> None:
+    texts, params = texts_table(TEXTS), params_for(llama, storage_type=storage_type)
+    run(params, texts, tmp_path)
+    shutil.rmtree(tmp_path / "scratch")  # or the second copy of the cache would give the rows
+    whole = files_of(tmp_path / "cache.zarr")
+    file = tmp_path / "cache.zarr" / victim
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 1
+    file.write_bytes(content)
+    assert files_of(tmp_path / "cache.zarr") != whole
+    figures = run(params, texts, tmp_path)
+    assert figures["texts_computed"] == (8 if victim == "pooled/mean/c/1/0/0" else 0)
+    assert files_of(tmp_path / "cache.zarr") == whole
+
+
+def test_chosen_layers_and_poolings_are_those_of_the_whole(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    poolings = ["mean", "mean_without_first", "last", "max"]
+    texts = texts_table(TEXTS)
+    run(params_for(llama, poolings=poolings), texts, tmp_path / "all")
+    run(params_for(llama, poolings=poolings, layers=["0..1", 2]), texts, tmp_path / "some")
+    whole, part = (store.open_cache(tmp_path / name / "cache.zarr") for name in ("all", "some"))
+    assert part.layers == whole.layers[:3]
+    for pooling in poolings:
+        np.testing.assert_array_equal(
+            part.read(slice(0, TEXTS), pooling=pooling), whole.read(slice(0, TEXTS), range(3), pooling)
+        )
+    assert not np.array_equal(whole.read(slice(0, TEXTS)), whole.read(slice(0, TEXTS), pooling="last"))
+
+
+def test_token_states_are_kept_text_by_text(llama: Path, texts_table: Callable[..., Path], tmp_path: Path) -> None:
+    params = params_for(llama, token_states=True, storage_type="float32")
+    run(params, texts_table(TEXTS), tmp_path)
+    cache = store.open_cache(tmp_path / "cache.zarr")
+    for text in (0, 7, 8, TEXTS - 1):
+        states = cache.token_states(text)
+        assert len(states) == cache.token_counts()[text]
+        np.testing.assert_allclose(states.mean(0), cache.read(slice(text, text + 1))[0], atol=1e-5)
+    old = cache.token_states(7)
+    assert run(params, texts_table(TEXTS + 4), tmp_path)["texts_computed"] == 4
+    np.testing.assert_array_equal(store.open_cache(tmp_path / "cache.zarr").token_states(7), old)
 
 
 @pytest.mark.slow
@@ -304,7 +442,7 @@ def test_an_overflow_in_float16_names_layer_and_text(
     state = load_file(folder / "model.safetensors")
     state["layers.0.mlp.down_proj.weight"] *= 1e9
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"layer 'block 1', text [0-9a-f]{32}(.|\n)*storage_type to float32"):
+    with pytest.raises(UserError, match=r"layer 'block 1', text [0-9a-f]{32}(.|\n)*storage_type to bfloat16"):
         run(params_for(folder), texts_table(TEXTS), tmp_path)
 
 

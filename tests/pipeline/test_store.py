@@ -3,62 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ilse.errors import UserError
 from pipeline import store
+from tests.pipeline.caches import files_of, header, ids_of, random_rows, shard_rows, token_counts, token_states, write
+
+ALL = {"poolings": ("mean", "last"), "token_states": True}
 
 
-def header(texts: int = 10, shard_rows: int = 4, layers: int = 3, dim: int = 5, **capture: Any) -> store.CacheHeader:
-    values: dict[str, Any] = {
-        "model": {"sha256": "00"},
-        "tokenizer": "11",
-        "layers": tuple(f"block {i}" for i in range(layers)),
-        "dim": dim,
-        "max_tokens": 16,
-        "template": "{text}",
-        "compute_type": "float32",
-        "storage_type": "float32",
-        **capture,
-    }
-    return store.CacheHeader(store.CaptureSpec(**values), texts, shard_rows, "tiny", 100, {"torch": "2"})
+def rounded(values: store.FloatRows, kind: str, shard_rows: int) -> store.FloatRows:
+    """What a cache of this type holds of `values`, by NumPy and torch alone."""
+    if kind == "bfloat16":
+        return torch.from_numpy(values).bfloat16().float().numpy()
+    if kind == "int8":
+        shards = [values[start : start + shard_rows] for start in range(0, len(values), shard_rows)]
+        return np.concatenate([by_steps(shard) for shard in shards])
+    return values.astype(kind).astype(np.float32)
 
 
-def ids_of(count: int) -> list[str]:
-    return [f"{i + 1:032x}" for i in range(count)]
-
-
-def write(path: Path, head: store.CacheHeader, values: store.FloatRows, order: list[int] | None = None) -> store.Cache:
-    store.create(path, head, ids_of(head.texts))
-    records = []
-    for shard in order if order is not None else range(head.shards):
-        place = head.rows_of(shard)
-        count = place.stop - place.start
-        records.append(store.write_shard(path, shard, {"mean": values[place]}, [3] * count, [False] * count))
-    store.finish(path, records)
-    return store.open_cache(path)
-
-
-def random_rows(head: store.CacheHeader, seed: int = 0) -> store.FloatRows:
-    shape = (head.texts, len(head.capture.layers), head.capture.dim)
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+def by_steps(values: store.FloatRows) -> store.FloatRows:
+    """127 steps to the largest magnitude; a step is rounded up to 16 bits."""
+    bits = (np.abs(values).max(0) / np.float32(127)).view(np.uint32)
+    steps = ((bits.astype(np.uint64) + 255) // 256 * 256).astype(np.uint32).view(np.float32)
+    return np.rint(values / steps).astype(np.float32) * steps
 
 
 @settings(max_examples=25, deadline=None)
 @given(
     texts=st.integers(1, 30),
     shard_rows=st.integers(1, 12),
-    layers=st.integers(2, 5),
+    layers=st.integers(1, 5),
     dim=st.integers(1, 9),
     storage_type=st.sampled_from(list(store.STORAGE_TYPES)),
+    poolings=st.lists(st.sampled_from(store.POOLINGS), min_size=1, max_size=3, unique=True),
     data=st.data(),
 )
 def test_what_is_written_is_read(
@@ -68,35 +57,96 @@ def test_what_is_written_is_read(
     layers: int,
     dim: int,
     storage_type: str,
+    poolings: list[str],
     data: st.DataObject,
 ) -> None:
-    head = header(texts, shard_rows, layers, dim, storage_type=storage_type)
+    head = header(texts, shard_rows, layers, dim, storage_type=storage_type, poolings=tuple(poolings))
     rows = random_rows(head)
     order = data.draw(st.permutations(range(head.shards)))
     cache = write(tmp_path_factory.mktemp("cache") / "c.zarr", head, rows, order)
-    stored = rows.astype(store.STORAGE_TYPES[storage_type]).astype(np.float32)
-
+    assert cache.header == head
     assert cache.text_ids() == ids_of(texts)
-    np.testing.assert_array_equal(np.concatenate([cache.read(place) for place in cache.shards()]), stored)
-    chosen = np.array(data.draw(st.lists(st.integers(0, texts - 1), max_size=20)), np.int64)
-    some = data.draw(st.lists(st.integers(0, layers - 1), min_size=1, max_size=layers))
-    np.testing.assert_array_equal(cache.gather(chosen), stored[chosen])
-    np.testing.assert_array_equal(cache.gather(chosen, some), stored[chosen][:, some])
+    assert cache.token_counts().tolist() == token_counts(texts)
+    assert cache.truncated().tolist() == [n > 4 for n in token_counts(texts)]
+    for factor, pooling in enumerate(poolings, 1):
+        stored = rounded(rows * np.float32(factor), storage_type, shard_rows)
+        check_reads(cache, pooling, stored, data)
+        check_statistics(cache.statistics(pooling), stored)
 
-    statistics = cache.statistics()
+
+def check_reads(cache: store.Cache, pooling: str, stored: store.FloatRows, data: st.DataObject) -> None:
+    texts, layers, _ = stored.shape
+    whole = np.concatenate([cache.read(place, pooling=pooling) for place in cache.shards()])
+    np.testing.assert_array_equal(whole, stored)
+    start, stop = sorted(data.draw(st.lists(st.integers(0, texts), min_size=2, max_size=2)))
+    some = data.draw(st.lists(st.integers(-layers, layers - 1), min_size=1, max_size=layers))
+    np.testing.assert_array_equal(cache.read(slice(start, stop), pooling=pooling), stored[start:stop])
+    np.testing.assert_array_equal(cache.read(slice(start, stop), some, pooling), stored[start:stop][:, some])
+    chosen = np.array(data.draw(st.lists(st.integers(0, texts - 1), max_size=20)), np.int64)
+    np.testing.assert_array_equal(cache.gather(chosen, pooling=pooling), stored[chosen])
+    np.testing.assert_array_equal(cache.gather(chosen, some, pooling), stored[chosen][:, some])
+
+
+def check_statistics(statistics: dict[str, Any], stored: store.FloatRows) -> None:
     wide = stored.astype(np.float64)
     np.testing.assert_allclose(statistics["norm"], np.linalg.norm(wide, axis=2).mean(0))
     np.testing.assert_allclose(statistics["mean"], wide.mean((0, 2)), atol=1e-12)
-    np.testing.assert_allclose(statistics["std"], wide.std((0, 2)), atol=1e-9)
+    np.testing.assert_allclose(statistics["std"], wide.std((0, 2)), atol=1e-7)
     np.testing.assert_allclose(statistics["max_abs"], np.abs(wide).max((0, 2)))
 
 
-def files_of(path: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32"])
+def test_token_states_are_each_texts_own(tmp_path: Path, kind: str) -> None:
+    head = header(texts=10, storage_type=kind, token_states=True)
+    cache = write(tmp_path / "c", head, random_rows(head), [2, 0, 1])
+    for text in [3, 4, 9, 0, 8, 1, 2, 5, 6, 7]:
+        expected = rounded(token_states(head)[text], kind, 4)
+        np.testing.assert_array_equal(cache.token_states(text), expected)
+        np.testing.assert_array_equal(cache.token_states(text, [2, 0]), expected[:, [2, 0]])
+
+
+def test_a_text_is_read_without_the_tokens_of_its_whole_shard(tmp_path: Path) -> None:
+    head = header(texts=200, shard_rows=200, dim=2, token_states=True)
+    write(tmp_path / "c", head, random_rows(head))
+    array = zarr.open_array(tmp_path / "c/tokens/0", mode="r")
+    assert array.shape == (sum(token_counts(200)), 3, 2)
+    assert array.chunks == (256, 1, 2)
+    assert len([name for name in files_of(tmp_path / "c") if name.startswith("tokens/")]) == 2
+
+
+def test_token_states_are_refused_where_there_are_none(tmp_path: Path) -> None:
+    cache = write(tmp_path / "c", header(), random_rows(header()))
+    with pytest.raises(UserError, match=r"expected: token states(.|\n)*extract.token_states to true"):
+        cache.token_states(0)
+
+
+def test_a_pooling_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
+    cache = write(tmp_path / "c", header(poolings=("mean", "max")), random_rows(header()))
+    with pytest.raises(UserError, match=r"pooling 'last'(.|\n)*mean, max(.|\n)*train.pooling"):
+        cache.read(slice(0, 1), pooling="last")
+    with pytest.raises(UserError, match="pooling 'last'"):
+        cache.statistics("last")
+
+
+@pytest.mark.parametrize("kind", list(store.STORAGE_TYPES))
+def test_plain_zarr_opens_a_cache(tmp_path: Path, kind: str) -> None:
+    head = header(storage_type=kind, poolings=("mean", "last"))
+    cache = write(tmp_path / "c", head, random_rows(head))
+    group = zarr.open_group(tmp_path / "c", mode="r")
+    array = group["pooled/last"]
+    assert isinstance(array, zarr.Array)
+    assert array.attrs.get("encoding", kind) == kind
+    assert ("encoding" in array.attrs) == (kind in ("bfloat16", "int8"))
+    values = np.asarray(array[4:8])
+    if kind == "bfloat16":
+        values = torch.from_numpy(values.astype(np.int16)).view(torch.bfloat16).float().numpy()
+    if kind == "int8":
+        values = values * np.asarray(group["scale/last"][1])  # type: ignore[index]
+    np.testing.assert_array_equal(values.astype(np.float32), cache.read(slice(4, 8), pooling="last"))
 
 
 def test_the_order_of_writing_does_not_show_in_the_bytes(tmp_path: Path) -> None:
-    head = header()
+    head = header(**ALL)
     rows = random_rows(head)
     write(tmp_path / "a", head, rows, [0, 1, 2])
     write(tmp_path / "b", head, rows, [2, 0, 1])
@@ -115,6 +165,18 @@ def test_appending_texts_leaves_full_shards_as_they_were(tmp_path: Path) -> None
     assert len(same) == 2
 
 
+def test_what_an_unfinished_cache_left_in_the_same_place_is_gone_when_another_is_finished(tmp_path: Path) -> None:
+    larger = header(texts=40, **ALL)
+    store.create(store.Location(tmp_path / "c"), larger, ids_of(40))
+    store.write_shard(store.Location(tmp_path / "c"), larger, 9, shard_rows(larger, 9, random_rows(larger)))
+    (tmp_path / "c" / "notes.txt").write_text("somebody else's")
+    write(tmp_path / "c", header(), random_rows(header()))
+    write(tmp_path / "fresh", header(), random_rows(header()))
+    left = files_of(tmp_path / "c")
+    assert left.pop("notes.txt") == b"somebody else's"
+    assert left == files_of(tmp_path / "fresh")
+
+
 def test_a_single_layer_reads_a_fraction_of_the_bytes(tmp_path: Path) -> None:
     head = header(texts=8, shard_rows=8, layers=4, dim=64)
     write(tmp_path / "c", head, random_rows(head))
@@ -126,7 +188,16 @@ def test_a_single_layer_reads_a_fraction_of_the_bytes(tmp_path: Path) -> None:
 def test_shards_are_few_and_large(tmp_path: Path) -> None:
     head = header(texts=100, shard_rows=40)
     write(tmp_path / "c", head, random_rows(head))
-    assert len([name for name in files_of(tmp_path / "c") if "/c/" in name]) == 3 + 5
+    assert len([name for name in files_of(tmp_path / "c") if "/c/" in name]) == 3 + 4
+
+
+@pytest.mark.parametrize("kind", list(store.STORAGE_TYPES))
+def test_the_size_is_known_before(tmp_path: Path, kind: str) -> None:
+    head = header(texts=100, shard_rows=40, dim=64, storage_type=kind, poolings=("mean", "max"))
+    write(tmp_path / "c", head, random_rows(head))
+    big = [data for name, data in files_of(tmp_path / "c").items() if name.startswith(("pooled/", "scale/"))]
+    stored = sum(len(data) for data in big if not data.startswith(b"{"))
+    assert head.bytes <= stored <= head.bytes * 1.05
 
 
 @pytest.mark.parametrize("value", [70_000.0, -70_000.0])
@@ -140,46 +211,77 @@ def test_a_value_that_float16_cannot_hold_is_named(tmp_path: Path, value: float)
     assert f"layer 'block 1', text {ids_of(10)[6]}, dimension 4" in text
     assert "65504" in text
     assert f"{value:g}" in text
-    assert "extract.storage_type to float32" in text
+    assert "extract.storage_type to bfloat16 or float32" in text
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_value_that_is_not_finite_is_named(tmp_path: Path, value: float) -> None:
-    head = header()
+@pytest.mark.parametrize("kind", list(store.STORAGE_TYPES))
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_named(tmp_path: Path, kind: str, value: float) -> None:
+    head = header(storage_type=kind)
     rows = random_rows(head)
     rows[0, 2, 0] = value
     with pytest.raises(UserError, match=rf"layer 'block 2'(.|\n)*found: +{value:g}(.|\n)*compute_type to float32"):
         write(tmp_path / "c", head, rows)
 
 
+def test_a_token_state_that_cannot_be_held_names_its_text(tmp_path: Path) -> None:
+    head = header(storage_type="float16", token_states=True)
+    content = shard_rows(head, 1, random_rows(head))
+    assert content.token_states is not None
+    content.token_states[content.token_count[0]] = 1e5  # the first token of the shard's second text
+    with pytest.raises(UserError, match=rf"layer 'block 0', text {ids_of(10)[5]}, dimension 0"):
+        store.write_shard(store.Location(tmp_path), head, 1, content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pooled": {"mean": np.zeros((1, 3, 5), np.float32)}},
+        {"pooled": {}},
+        {"pooled": {"mean": np.zeros((4, 3, 5), np.float32), "last": np.zeros((4, 3, 5), np.float32)}},
+        {"token_count": [3]},
+        {"text_ids": []},
+        {"truncated": [True]},
+        {"token_states": np.zeros((3, 3, 5), np.float32)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_rows_that_do_not_fill_their_shard_are_not_written(tmp_path: Path, change: dict[str, Any]) -> None:
+    content = dataclasses.replace(shard_rows(header(), 0, random_rows(header())), **change)
+    with pytest.raises(ValueError, match="shard 0 takes"):
+        store.write_shard(store.Location(tmp_path), header(), 0, content)
+    assert files_of(tmp_path) == {}
+
+
 def test_an_unfinished_cache_is_refused(tmp_path: Path) -> None:
-    head = header()
-    store.create(tmp_path / "c", head, ids_of(10))
+    head, place = header(), store.Location(tmp_path / "c")
+    store.create(place, head, ids_of(10))
     with pytest.raises(UserError, match=r"expected: a finished cache(.|\n)*unfinished(.|\n)*goes on where it stopped"):
-        store.open_cache(tmp_path / "c")
-    place = head.rows_of(0)
-    record = store.write_shard(tmp_path / "c", 0, {"mean": random_rows(head)[place]}, [1] * 4, [False] * 4)
-    with pytest.raises(UserError, match=r"a record of each of its 3 shards(.|\n)*1 records"):
-        store.finish(tmp_path / "c", [record])
+        store.open_cache(place)
+    records = [store.write_shard(place, head, shard, shard_rows(head, shard, random_rows(head))) for shard in (0, 2)]
+    with pytest.raises(UserError, match=r"a record of each of its 3 shards(.|\n)*none of shard 1"):
+        store.finish(place, head, ids_of(10), records)
+    assert store.peek(place) == (head, False)
 
 
 def test_files_alone_do_not_make_a_cache_complete(tmp_path: Path) -> None:
-    write(tmp_path / "c", header(), random_rows(header()))
-    edit_attributes(tmp_path / "c", complete=False)
+    head = header()
+    write(tmp_path / "c", head, random_rows(head))
+    store.create(store.Location(tmp_path / "c"), head, ids_of(10))
     with pytest.raises(UserError, match="record says that it is unfinished"):
         store.open_cache(tmp_path / "c")
 
 
 def edit_attributes(path: Path, **changes: Any) -> None:
     document = json.loads((path / "zarr.json").read_text())
-    document["attributes"][store.ATTRIBUTE].update(changes)
+    document["attributes"]["ilse_cache"].update(changes)
     (path / "zarr.json").write_text(json.dumps(document))
 
 
 def test_another_format_version_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "c", header(), random_rows(header()))
-    edit_attributes(tmp_path / "c", format_version=2)
-    with pytest.raises(UserError, match=r"cache format version 1(.|\n)*version 2(.|\n)*extract again"):
+    edit_attributes(tmp_path / "c", format_version=1)
+    with pytest.raises(UserError, match=r"cache format version 2(.|\n)*version 1(.|\n)*extract again"):
         store.open_cache(tmp_path / "c")
 
 
@@ -190,28 +292,40 @@ def test_another_capture_than_expected_is_refused(tmp_path: Path) -> None:
         store.open_cache(tmp_path / "c", other)
 
 
-def test_an_edited_spec_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [{"texts": 9}, {"shard_rows": 5}, {"model_name": "other"}, {"complete": 1}, {"versions": {}}, {"fingerprint": "0"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_an_edited_header_is_noticed(tmp_path: Path, change: dict[str, Any]) -> None:
     write(tmp_path / "c", header(), random_rows(header()))
-    document = json.loads((tmp_path / "c" / "zarr.json").read_text())
-    document["attributes"][store.ATTRIBUTE]["capture"]["max_tokens"] = 99
-    (tmp_path / "c" / "zarr.json").write_text(json.dumps(document))
-    with pytest.raises(UserError, match="does not have the fingerprint beside it"):
+    edit_attributes(tmp_path / "c", **change)
+    with pytest.raises(UserError, match="does not have the checksum beside it"):
+        store.open_cache(tmp_path / "c")
+
+
+def test_a_header_that_does_not_parse_is_damage(tmp_path: Path) -> None:
+    write(tmp_path / "c", header(), random_rows(header()))
+    edit_attributes(tmp_path / "c", capture={"layers": ["a"]})
+    with pytest.raises(UserError, match=r"do not parse \(KeyError\)(.|\n)*ilse verify"):
         store.open_cache(tmp_path / "c")
 
 
 def test_no_cache_at_all(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"found: +nothing there(.|\n)*ilse extract"):
-        store.open_cache(tmp_path / "none")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="no Zarr group"):
-        store.open_cache(tmp_path / "folder")
+    (tmp_path / "file").write_text("")
+    for place in ("none", "folder", "file"):
+        with pytest.raises(UserError, match=r"found: +nothing there(.|\n)*ilse extract"):
+            store.open_cache(tmp_path / place)
     zarr.create_group(tmp_path / "other")
     with pytest.raises(UserError, match="attribute 'ilse_cache'"):
         store.open_cache(tmp_path / "other")
 
 
-def test_a_missing_shard_never_reads_as_numbers(tmp_path: Path) -> None:
-    cache = write(tmp_path / "c", header(), random_rows(header()))
+@pytest.mark.parametrize("kind", list(store.STORAGE_TYPES))
+def test_a_missing_shard_never_reads_as_numbers(tmp_path: Path, kind: str) -> None:
+    head = header(storage_type=kind)
+    cache = write(tmp_path / "c", head, random_rows(head))
     (tmp_path / "c/pooled/mean/c/1/0/0").unlink()
     with pytest.raises(UserError, match=r"rows 4 to 8(.|\n)*missing"):
         cache.read(slice(4, 8))
@@ -219,25 +333,141 @@ def test_a_missing_shard_never_reads_as_numbers(tmp_path: Path) -> None:
         cache.gather(np.array([0, 5]), [1])
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut"])
+@pytest.mark.parametrize("name", ["text_id", "token_count", "truncated", "statistics/mean"])
+def test_a_missing_index_file_never_reads_as_numbers(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "c", header(), random_rows(header()))
+    (chunk,) = [file for file in (tmp_path / "c" / name / "c").rglob("*") if file.is_file()]
+    chunk.unlink()
+    with pytest.raises(UserError, match=rf"'{name}' with 0 of its chunks"):
+        everything(store.open_cache(tmp_path / "c"))
+
+
+def test_missing_scales_never_read_as_numbers(tmp_path: Path) -> None:
+    head = header(storage_type="int8")
+    cache = write(tmp_path / "c", head, random_rows(head))
+    (tmp_path / "c/scale/mean/c/2/0/0").unlink()
+    cache.read(slice(0, 8))
+    with pytest.raises(UserError, match=r"rows 8 to 10(.|\n)*scales that are missing"):
+        cache.read(slice(6, 10))
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
 def test_a_damaged_shard_is_noticed_when_read_and_when_verified(tmp_path: Path, damage: str) -> None:
-    head = header()
-    path = tmp_path / "c"
-    store.create(path, head, ids_of(10))
-    rows = random_rows(head)
-    records = [
-        store.write_shard(path, s, {"mean": rows[head.rows_of(s)]}, [1] * n, [False] * n)
-        for s, n in enumerate((4, 4, 2))
-    ]
-    store.finish(path, records)
-    shard = path / "pooled/mean/c/1/0/0"
-    content = bytearray(shard.read_bytes())
-    if damage == "flip":
-        content[7] ^= 1
-    shard.write_bytes(content if damage == "flip" else content[:-20])
-    assert [store.verify_shard(path, record) for record in records] == [True, False, True]
-    with pytest.raises(UserError, match="rows 4 to 8"):
-        store.open_cache(path).read(slice(4, 8))
+    head, place = header(), store.Location(tmp_path / "c")
+    store.create(place, head, ids_of(10))
+    records = [store.write_shard(place, head, s, shard_rows(head, s, random_rows(head))) for s in range(3)]
+    store.finish(place, head, ids_of(10), records)
+    shard = tmp_path / "c/pooled/mean/c/1/0/0"
+    content = shard.read_bytes()
+    flipped = content[:7] + bytes([content[7] ^ 1]) + content[8:]
+    shard.write_bytes({"flip": flipped, "cut": content[:-20], "empty": b""}[damage])
+    assert [store.verify_shard(place, record) for record in records] == [True, False, True]
+    with pytest.raises(UserError, match=rf"rows 4 to 8(.|\n)*'ilse verify {place}' names all damage"):
+        store.open_cache(place).read(slice(4, 8))
+
+
+def everything(cache: store.Cache) -> list[bytes]:
+    """All that a reader can ask for."""
+    found: list[Any] = [cache.text_id_rows(), cache.token_counts(), cache.truncated()]
+    for pooling in cache.header.capture.poolings:
+        found += [cache.read(place, pooling=pooling) for place in cache.shards()]
+        found += [cache.read(slice(2, 9), [1], pooling), cache.gather(np.array([9, 0, 5]), pooling=pooling)]
+        found += list(cache.statistics(pooling).values())
+    if cache.header.capture.token_states:
+        found += [cache.token_states(text) for text in range(cache.header.texts)]
+    return [repr(cache.header).encode(), *(np.ascontiguousarray(values).tobytes() for values in found)]
+
+
+def flips(name: str, data: bytes, every: int) -> list[tuple[int, int]]:
+    """Positions and masks: of metadata every digit into a few others and each bit in turn, of the rest a sample."""
+    random = np.random.default_rng(len(data))
+    if not name.endswith("zarr.json"):
+        return [(int(at), 1 << int(random.integers(8))) for at in random.integers(0, len(data), 6)]
+    digits = [(at, mask) for at, byte in enumerate(data) if chr(byte).isdigit() for mask in (1, 2, 4)]
+    return [*digits[:: max(1, every // 4)], *((at, 1 << at // every % 8) for at in range(0, len(data), every))]
+
+
+def damage_everywhere(path: Path, head: store.CacheHeader, every: int) -> None:
+    place = store.Location(path)
+    whole = everything(write(path, head, random_rows(head)))
+    content = files_of(path)
+    refused = same = 0
+    for name, data in content.items():
+        if every == 1 and name.startswith(("pooled/last", "statistics/last", "tokens/1", "tokens/2")):
+            continue  # of the same kind as others
+        for at, mask in flips(name, data, every):
+            place.put(name, data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :])
+            try:
+                assert everything(store.open_cache(path)) == whole, f"{name}, byte {at}, mask {mask}"
+                same += 1
+            except UserError:
+                refused += 1
+            assert [damage.file for damage in store.verify(place)] == [name], f"{name}, byte {at}, mask {mask}"
+        place.put(name, data)
+    assert everything(store.open_cache(path)) == whole
+    assert refused > same  # what reads as it did is white space, names of dimensions and the list of checksums
+
+
+DAMAGED = {
+    "several": header(poolings=("mean", "last"), token_states=True, storage_type="float16", dim=3),
+    "int8": header(storage_type="int8", dim=3),
+}
+
+
+@pytest.mark.parametrize("kind", list(DAMAGED))
+def test_a_flipped_bit_is_refused_or_changes_nothing_and_is_always_named(tmp_path: Path, kind: str) -> None:
+    damage_everywhere(tmp_path / "c", DAMAGED[kind], every=97)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(DAMAGED))
+def test_a_flipped_bit_anywhere_in_the_metadata_is_refused_or_changes_nothing(tmp_path: Path, kind: str) -> None:
+    damage_everywhere(tmp_path / "c", DAMAGED[kind], every=1)
+
+
+def test_sha256sum_checks_a_cache(tmp_path: Path) -> None:
+    write(tmp_path / "c", header(**ALL), random_rows(header()))
+    listed = set(files_of(tmp_path / "c")) - {"SHA256SUMS"}
+
+    def check() -> subprocess.CompletedProcess[str]:
+        command = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
+        return subprocess.run(command, cwd=tmp_path / "c", capture_output=True, text=True)
+
+    intact = check()
+    assert intact.returncode == 0, intact.stderr
+    assert {line.removesuffix(": OK") for line in intact.stdout.splitlines()} == listed
+    shard = tmp_path / "c/pooled/mean/c/1/0/0"
+    shard.write_bytes(shard.read_bytes() + b"\0")
+    assert "pooled/mean/c/1/0/0: FAILED" in check().stdout
+
+
+def test_a_record_reads_as_it_was_written_or_not_at_all(tmp_path: Path) -> None:
+    head = header(texts=3)
+    record = store.write_shard(store.Location(tmp_path), head, 0, shard_rows(head, 0, random_rows(head)))
+    data = store.record_to_json(record)
+    assert store.record_from_json(data) == record
+    for at in range(len(data)):
+        for mask in (1, 0x80):
+            damaged = store.record_from_json(data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :])
+            assert damaged in (None, record)
+    for broken in (b"", b"[]", b"3", b"{}", data[:-1], data[: len(data) // 2]):
+        assert store.record_from_json(broken) is None
+
+
+def test_damaged_metadata_is_put_back(tmp_path: Path) -> None:
+    head, place = header(**ALL), store.Location(tmp_path / "c")
+    write(tmp_path / "c", head, random_rows(head))
+    before = files_of(place.path)
+    sums = store.listed_sums(place)
+    assert sums is not None
+    assert {name: hashlib.sha256(data).hexdigest() for name, data in before.items() if name != "SHA256SUMS"} == sums
+    assert store.is_same_cache(sums, head, ids_of(10))
+    assert not store.is_same_cache(sums, head, ids_of(11)[1:])
+    assert not store.is_same_cache(sums, dataclasses.replace(head, texts=11), ids_of(11))
+    for name in ("zarr.json", "pooled/mean/zarr.json", "text_id/c/0/0"):
+        place.put(name, b"")
+    store.restore_metadata(place, head, ids_of(10))
+    assert files_of(place.path) == before
 
 
 def test_every_part_of_the_capture_is_in_the_fingerprint() -> None:
@@ -251,10 +481,12 @@ def test_every_part_of_the_capture_is_in_the_fingerprint() -> None:
         "template": "x {text}",
         "compute_type": "bfloat16",
         "storage_type": "float16",
+        "poolings": ("last",),
+        "token_states": True,
     }
     prints = {dataclasses.replace(base, **{name: value}).fingerprint for name, value in changed.items()}
     assert len(prints | {base.fingerprint}) == len(changed) + 1
-    assert {field.name for field in dataclasses.fields(base)} == {*changed, "poolings"}
+    assert {field.name for field in dataclasses.fields(base)} == set(changed)
 
 
 def test_versions_and_names_are_outside_the_fingerprint() -> None:
@@ -266,10 +498,14 @@ def test_versions_and_names_are_outside_the_fingerprint() -> None:
     ("change", "message"),
     [
         ({"storage_type": "int3"}, "storage_type"),
-        ({"layers": ("one",)}, "layers"),
+        ({"layers": ()}, "layers"),
+        ({"layers": ("a", "a")}, "layers"),
         ({"dim": 0}, "dim"),
+        ({"max_tokens": 0}, "max_tokens"),
         ({"template": "no place"}, "template"),
         ({"poolings": ("median",)}, "poolings"),
+        ({"poolings": ()}, "poolings"),
+        ({"storage_type": "int8", "token_states": True}, "storage_type"),
     ],
 )
 def test_a_spec_cannot_exist_invalid(change: dict[str, Any], message: str) -> None:

@@ -52,14 +52,17 @@ def write_cache(path: Path, ids: list[str], values: np.ndarray[Any, Any], **capt
         "template": "{text}", "compute_type": "float32", "storage_type": "float32",
     }  # fmt: skip
     header = store.CacheHeader(store.CaptureSpec(**{**facts, **capture}), len(ids), 16, "tiny", 1000, {})
-    store.create(path, header, ids)
+    location = store.Location(path)
+    store.create(location, header, ids)
     places = [header.rows_of(shard) for shard in range(header.shards)]
     sizes = [place.stop - place.start for place in places]
     records = [
-        store.write_shard(path, shard, {"mean": values[place]}, [3] * size, [False] * size)
+        store.write_shard(
+            location, header, shard, store.ShardRows(ids[place], [3] * size, [False] * size, {"mean": values[place]})
+        )
         for shard, (place, size) in enumerate(zip(places, sizes, strict=True))
     ]
-    store.finish(path, records)
+    store.finish(location, header, ids, records)
 
 
 def write_task(folder: Path, counts: dict[str, int] | None = None, seed: int = 0, **capture: Any) -> Made:

@@ -1,0 +1,80 @@
+"""Caches that no fault has touched, and unfinished work to damage; each is made once, when it is first asked for."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+from benchmarks.faults.judge import Reference
+from benchmarks.faults.stage import Call, Stage
+from benchmarks.faults.watching import Watch, watching
+from benchmarks.faults.work import Work
+
+
+class References:
+    """Reference caches by variant and table."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self._lock = threading.RLock()
+        self.cache = self._once(self._cache)
+        self.reference = self._once(self._reference)
+        self.unfinished = self._once(self._unfinished)
+        self.moments = self._once(self._moments)
+
+    def work(
+        self, kind: str, variant: str = "float16", start: str = "nothing", folder: Path | None = None, **changes: Any
+    ) -> Work:
+        """A new piece of work. At its start stands nothing at `out`, an older cache of half the texts, or a finished
+        one with a damaged shard and a damaged array.
+        """
+        call = self.stage.call(folder or self.stage.folder(), variant, **changes)
+        allowed = (self.reference(variant),)
+        if start == "older":
+            shutil.copytree(self.cache(variant, "older"), call.out)
+            allowed += (self.reference(variant, "older"),)
+        elif start == "damaged":
+            shutil.copytree(self.cache(variant), call.out)
+            for name in ("pooled/mean/c/3/0/0", "text_id/zarr.json"):
+                Path(call.out, name).write_bytes(b"damaged")
+        return Work(kind, call, allowed)
+
+    def _once(self, make):  # type: ignore[no-untyped-def]
+        cached = functools.cache(make)
+
+        @functools.wraps(make)
+        def locked(*arguments):  # type: ignore[no-untyped-def]
+            with self._lock:
+                return cached(*arguments)
+
+        return locked
+
+    def _cache(self, variant: str, table: str = "texts") -> Path:
+        """Folder of the finished cache."""
+        return Path(self._made(self.stage.folder(), variant, table).out)
+
+    def _made(self, folder: Path, variant: str, table: str = "texts") -> Call:
+        call = self.stage.call(folder, variant, table)
+        ended = self.stage.here(call.arguments())
+        assert ended.code == 0, ended.said
+        return call
+
+    def _reference(self, variant: str, table: str = "texts") -> Reference:
+        return Reference.of(self.cache(variant, table))
+
+    def _unfinished(self, variant: str) -> Path:
+        """Folder of the scratch as a kill midway leaves it."""
+        folder, copy = self.stage.folder(), self.stage.folder() / "copy"
+        with watching(Watch(folder, self.moments(variant) // 2, copy)):
+            call = self._made(folder, variant)
+        return copy / call.scratch.name
+
+    def _moments(self, variant: str = "float16") -> int:
+        """File operations of an undisturbed run."""
+        folder = self.stage.folder()
+        with watching(Watch(folder)) as watch:
+            self._made(folder, variant)
+        return watch.count

@@ -1,0 +1,169 @@
+"""A few seconds of the real work, on a worker: what the time estimate of a run is made of."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from ilse.tables import TEXT
+from pipeline import store
+from pipeline.batching import Batch, Tokens, batches, tokenise
+from pipeline.capture import Reader, Request
+from pipeline.config import ModelParams
+from pipeline.model import Compute
+from pipeline.shard import load_here
+
+SAMPLE_TEXTS = 2_000
+SAMPLE_RUN = 64
+"""Neighbouring texts that are sampled together: few places to read, and many enough that one source does not rule."""
+SECONDS = 2.0
+"""Of computing; a calibration ends then if it has seen `LEAST_BATCHES`, and after `LONGEST` times as long anyway.
+A batch that has begun is finished."""
+LEAST_BATCHES, LONGEST = 4, 2.5
+_WRITE_VALUES = 16_000_000  # of a shard that is written as a trial: a few tenths of a second
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured on the sample; rates are those of one worker."""
+
+    texts: int
+    tokens: int
+    spread: float
+    """Standard error of the mean length, as a part of it; 0 when every text was counted."""
+    padded_tokens: int
+    """What the sample's batches hold, padding included."""
+    shapes: int
+    """Different (texts, length) among them."""
+    padded_rate: float
+    """Padded tokens a second, of shapes that were seen before."""
+    first_seconds: float
+    """What the first batch of a shape takes longer than the next one."""
+    shapes_seen: int
+    """Shapes that this calibration ran: they are not new to this worker any more."""
+    tokenise_rate: float
+    """Tokens a second."""
+    write_rate: float
+    """Values a second: conversion, checksums, writing to this machine's temporary folder, reading back."""
+    seconds: float
+    """That the calibration itself took."""
+
+
+def sample_texts(texts: Path, count: int) -> list[str]:
+    """All of `count` texts, or about `SAMPLE_TEXTS` of them in short runs spread evenly over the table."""
+    table = pl.scan_parquet(texts).select(TEXT)
+    if count <= SAMPLE_TEXTS:
+        everything: list[str] = table.collect()[TEXT].to_list()
+        return everything
+    starts = np.linspace(0, count - SAMPLE_RUN, SAMPLE_TEXTS // SAMPLE_RUN).astype(int)
+    return [text for start in starts for text in table.slice(start, SAMPLE_RUN).collect()[TEXT].to_list()]
+
+
+def calibrate(
+    model: ModelParams,
+    compute: Compute,
+    request: Request,
+    header: store.CacheHeader,
+    texts: Sequence[str],
+    seconds: float = SECONDS,
+) -> Calibration:
+    """Measures on this worker, with batches as the shards of `texts` have them.
+
+    The first batch of a shape is slower, kernels being compiled for it: each batch runs twice, both are kept apart.
+    """
+    started = time.perf_counter()
+    frozen = load_here(model, compute)
+    reader = Reader(frozen, request, compute.capture)
+    began = time.perf_counter()
+    capture = header.capture
+    tokens = tokenise(
+        frozen.tokenizer, texts, [str(i) for i in range(len(texts))], capture.template, capture.max_tokens
+    )
+    tokenising = time.perf_counter() - began
+    pad = frozen.tokenizer.pad_token_id or 0
+    work = [b for part in _shards(tokens, header.shard_rows) for b in batches(part, compute.batch_tokens, pad)]
+    firsts, agains, seen = _timed(reader, work, seconds)
+    lengths = np.array([len(ids) for ids in tokens.ids])
+    extra = np.array(firsts) - [took for took, _ in agains]
+    return Calibration(
+        texts=len(texts),
+        tokens=int(lengths.sum()),
+        spread=_standard_error(lengths, header.texts),
+        padded_tokens=sum(batch.ids.numel() for batch in work),
+        shapes=len({tuple(batch.ids.shape) for batch in work}),
+        # Medians: on a machine that others use too, a single batch may take ten times as long.
+        padded_rate=float(np.median([size / took for took, size in agains])),
+        first_seconds=max(0.0, float(np.nanmedian(extra))),
+        shapes_seen=seen,
+        tokenise_rate=float(lengths.sum()) / tokenising,
+        write_rate=_write_rate(header),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _timed(reader: Reader, work: Sequence[Batch], seconds: float) -> tuple[list[float], list[tuple[float, int]], int]:
+    """Seconds of each batch's first run; seconds and padded tokens of its second; how many shapes were run."""
+    reader.read(min(work, key=lambda batch: batch.ids.numel()))  # what is slow once a process is not the batches'
+    firsts: list[float] = []
+    agains: list[tuple[float, int]] = []
+    shapes: set[tuple[int, ...]] = set()
+    started = time.perf_counter()
+    for batch in _spread_out(work):
+        spent = time.perf_counter() - started
+        if agains and spent > seconds * (1 if len(agains) >= LEAST_BATCHES else LONGEST):
+            break
+        shape = tuple(batch.ids.shape)
+        firsts.append(_seconds(reader, batch) if shape not in shapes else np.nan)
+        shapes.add(shape)
+        agains.append((_seconds(reader, batch), batch.ids.numel()))
+    return firsts, agains, len(shapes)
+
+
+def _seconds(reader: Reader, batch: Batch) -> float:
+    started = time.perf_counter()
+    reader.read(batch)  # its rows are in main memory when it returns, so the device has finished
+    return time.perf_counter() - started
+
+
+def _spread_out(work: Sequence[Batch]) -> Iterator[Batch]:
+    """Every batch once, in an order whose every beginning is spread over the lengths: by golden ratio."""
+    by_length = sorted(work, key=lambda batch: (-batch.ids.shape[1], -batch.ids.shape[0]))
+    places = (np.arange(len(work)) * 0.618_033_988_75) % 1
+    return (by_length[i] for i in np.argsort(places))
+
+
+def _shards(tokens: Tokens, rows: int) -> Iterator[Tokens]:
+    for start in range(0, len(tokens.ids), rows):
+        place = slice(start, start + rows)
+        yield Tokens(tokens.ids[place], tokens.content[place], tokens.truncated[place])
+
+
+def _standard_error(lengths: np.ndarray[tuple[int], np.dtype[np.int64]], population: int) -> float:
+    """Of the mean, as a part of it; neighbours may be alike, so that each run of them counts as one observation."""
+    means = [lengths[start : start + SAMPLE_RUN].mean() for start in range(0, len(lengths), SAMPLE_RUN)]
+    if len(means) < 2 or len(lengths) >= population:
+        return 0.0
+    unseen = np.sqrt(1 - len(lengths) / population)
+    return float(np.std(means, ddof=1) / np.sqrt(len(means)) / np.mean(means) * unseen)
+
+
+def _write_rate(header: store.CacheHeader) -> float:
+    """Values a second of writing one shard, of as many rows as `_WRITE_VALUES` allow."""
+    capture = replace(header.capture, poolings=("mean",), token_states=False)
+    row = len(capture.layers) * capture.dim
+    rows = max(1, min(header.shard_rows, _WRITE_VALUES // row))
+    trial = replace(header, capture=capture, texts=rows, shard_rows=rows)
+    values = np.random.default_rng(0).random((rows, len(capture.layers), capture.dim), np.float32)
+    ids = [f"{i:032x}" for i in range(rows)]
+    shard = store.ShardRows(ids, [1] * rows, [False] * rows, {"mean": values})
+    with tempfile.TemporaryDirectory() as folder:
+        location = store.Location(folder)
+        started = time.perf_counter()
+        store.write_shard(location, trial, 0, shard)
+        return values.size / (time.perf_counter() - started)

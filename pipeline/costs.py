@@ -1,0 +1,152 @@
+"""What an extraction costs in bytes and operations: arithmetic alone, so that it answers without a model or a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+VALUE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
+"""Bytes of one stored value, by storage type."""
+
+SHARDS_IN_FLIGHT = 3
+"""Shards whose rows a worker holds at once: tokenised ahead, computed, written behind."""
+RUNTIME_BYTES = 600_000_000
+"""Python with torch, transformers, polars and zarr imported, before any weight. Measured: 0.5 to 0.6 GB."""
+
+_SCALE_BYTES = 4  # int8: a float32 step for each shard, layer and dimension
+_TEXT_BYTES = 16 + 4 + 1  # identity, token count, whether the text was cut
+_CHUNK_BYTES = 4 + 16  # each layer of a shard: its checksum, and its place in the shard's index
+_INDEX_BYTES = 4  # the checksum of that index
+_SUM_BYTES = 96  # a file's line in the list of checksums: 64 digits and a name
+_METADATA_BYTES = 8_000  # the arrays' and the group's JSON, whatever the size
+_TOKEN_ARRAY_BYTES = 1_300  # token states: JSON and list entries of the array that each shard gets
+_TOKEN_CHUNK_ROWS = 256  # a shard's token states end with a whole chunk: half of one more, on average
+_STATISTICS = 4
+# What a block holds of a token at its widest point, in widths of the model: residual, normalised, query, key, value,
+# attention's output; and in widths of its inner layer: gate, up, their product.
+_STATES = 6
+_INNER_STATES = 3
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is to be extracted: everything that bytes and operations depend on."""
+
+    texts: int
+    tokens: int
+    """Of all texts, special tokens included and padding not."""
+    layers: int
+    """Layers that are kept; a model of B blocks has B + 1."""
+    dim: int
+    parameters: int
+    flops_per_token: float
+    """Two for every weight that is multiplied with a token; attention comes on top, see `flops`."""
+    blocks: int
+    """Blocks that are run."""
+    intermediate: int
+    """Width of a block's inner layer."""
+    compute_bytes: int = 2
+    """Of a weight or an activation while computing: 2 in bfloat16 and float16, 4 in float32."""
+    stored_bytes: int = 0
+    """Of the model's files; 0 means 2 a parameter."""
+    held_bytes: int = 0
+    """Of the weights in memory, where it is known; 0 means `compute_bytes` a parameter."""
+    poolings: int = 1
+    storage_type: str = "float16"
+    shard_rows: int = 256
+    token_states: bool = False
+
+    @property
+    def shards(self) -> int:
+        """How many shards hold the texts; the last one may be partly filled."""
+        return -(-self.texts // self.shard_rows)
+
+    @property
+    def tokens_per_text(self) -> float:
+        """Mean length of a text."""
+        return self.tokens / self.texts
+
+    @property
+    def model_bytes(self) -> int:
+        """Of the model's files."""
+        return self.stored_bytes or 2 * self.parameters
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the weights in memory."""
+        return self.held_bytes or self.parameters * self.compute_bytes
+
+    @property
+    def values(self) -> int:
+        """Numbers that are stored."""
+        rows = self.texts * self.poolings + (self.tokens if self.token_states else 0)
+        return rows * self.layers * self.dim
+
+    @property
+    def objects(self) -> int:
+        """Files or objects that hold rows: one a shard and pooling, and what stands beside it."""
+        kinds = self.poolings * (2 if self.storage_type == "int8" else 1) + (2 if self.token_states else 0)
+        return self.shards * kinds
+
+
+def disk_bytes(work: Workload, storage_type: str | None = None) -> int:
+    """Bytes of the finished cache, metadata included; the last shard takes a whole shard's room."""
+    storage_type = storage_type or work.storage_type
+    row = work.layers * work.dim
+    size = VALUE_BYTES[storage_type]
+    shard = work.shard_rows * row * size + work.layers * _CHUNK_BYTES + _INDEX_BYTES + _SUM_BYTES
+    if storage_type == "int8":
+        shard += row * _SCALE_BYTES + _SUM_BYTES
+    fixed = _METADATA_BYTES + work.poolings * _STATISTICS * work.layers * 8
+    total = work.shards * shard * work.poolings + work.texts * _TEXT_BYTES + fixed
+    if work.token_states:
+        rows = work.tokens + work.shards * _TOKEN_CHUNK_ROWS // 2
+        total += rows * row * size + rows // _TOKEN_CHUNK_ROWS * work.layers * _CHUNK_BYTES
+        total += work.shards * _TOKEN_ARRAY_BYTES
+    return total
+
+
+def flops(work: Workload) -> float:
+    """Operations of the forward passes, padding not counted.
+
+    Attention adds 4 × length × dim for each token and block: two products with every token of the same text. Its
+    length is the mean one, which is a little low where lengths differ much.
+    """
+    attention = 4 * work.tokens_per_text * work.dim * work.blocks
+    return work.tokens * (work.flops_per_token + attention)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The largest need of one worker, in bytes."""
+
+    weights: int
+    activations: int
+    """One block's token states of one batch, and the float32 copy that pooling makes of one layer."""
+    shards: int
+    """Rows of the shards in flight in float32, and one shard encoded."""
+    runtime: int = RUNTIME_BYTES
+
+    @property
+    def total(self) -> int:
+        """On a machine without a device memory of its own."""
+        return self.weights + self.activations + self.shards + self.runtime
+
+    @property
+    def device(self) -> int:
+        """On a GPU: its share; the rest is the host's."""
+        return self.weights + self.activations
+
+
+def peak_memory(work: Workload, batch_tokens: int) -> Memory:
+    """The need of one worker. It depends neither on the number of texts nor on tokens × layers.
+
+    Except with token states, where the rows of a shard are the states of all its tokens.
+    """
+    widest = _STATES * work.dim + _INNER_STATES * work.intermediate
+    activations = batch_tokens * (widest * work.compute_bytes + 2 * work.dim * 4)
+    rows = work.shard_rows * work.poolings
+    if work.token_states:
+        rows += round(work.shard_rows * work.tokens_per_text)
+    values = rows * work.layers * work.dim
+    encoded = 2 * values * VALUE_BYTES[work.storage_type]  # the stored values, and the file made of them
+    return Memory(work.weight_bytes, activations, SHARDS_IN_FLIGHT * values * 4 + encoded)

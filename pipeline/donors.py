@@ -1,0 +1,103 @@
+"""Rows from caches that hold them already: a donor has the same capture fingerprint, so its rows are this cache's."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ilse.errors import UserError
+from pipeline import store
+
+
+@dataclass(frozen=True)
+class Loan:
+    """What the donors hold of one shard's texts."""
+
+    found: npt.NDArray[np.bool_]
+    """[texts of the shard]"""
+    rows: dict[str, store.FloatRows]
+    """Pooling → [texts found, layers, dim]"""
+    token_states: list[store.FloatRows] | None
+    """[tokens, layers, dim] of each text found, where the capture keeps them."""
+
+
+def usable(donors: Sequence[str], header: store.CacheHeader, named: bool) -> list[str]:
+    """The donors with this capture. Raises `UserError` for one that was named and is no cache at all."""
+    fitting = []
+    for donor in donors:
+        try:
+            cache = store.open_cache(donor)
+        except UserError:
+            if named:
+                raise
+            continue
+        if cache.fingerprint == header.capture.fingerprint:
+            fitting.append(donor)
+    return fitting
+
+
+def borrow(donors: Sequence[str], run: str, text_ids: store.TextIds) -> Loan | None:
+    """The rows of these texts from the first donor that holds any of them; None where no donor does.
+
+    A donor's damaged shard lends nothing. `run` names the run: what is known of a donor is kept for that long.
+    """
+    for donor in donors:
+        try:
+            loan = _index(donor, run).lend(text_ids)
+        except UserError:  # it was readable when the run began, and is damaged or gone now
+            continue
+        if loan is not None:
+            return loan
+    return None
+
+
+@dataclass(frozen=True)
+class _Index:
+    """A donor's text ids, sorted: 24 bytes a text."""
+
+    cache: store.Cache
+    sorted_ids: npt.NDArray[Any]
+    order: npt.NDArray[np.int64]
+
+    def lend(self, text_ids: store.TextIds) -> Loan | None:
+        wanted = _as_keys(text_ids)
+        places = np.searchsorted(self.sorted_ids, wanted).clip(max=len(self.sorted_ids) - 1)
+        found = self.sorted_ids[places] == wanted
+        rows = self.order[places[found]]
+        if not found.any() or not self._may_lend(rows, len(wanted)):
+            return None
+        capture = self.cache.header.capture
+        try:
+            pooled = {pooling: self.cache.gather(rows, pooling=pooling) for pooling in capture.poolings}
+            states = [self.cache.token_states(int(row)) for row in rows] if capture.token_states else None
+        except UserError:  # damaged: these rows are computed again
+            return None
+        return Loan(found, pooled, states)
+
+    def _may_lend(self, rows: npt.NDArray[np.int64], wanted: int) -> bool:
+        """Int8 values belong to their shard's scales: rounding them twice would add to the error, so a whole shard
+        is lent or nothing.
+        """
+        if self.cache.header.capture.storage_type != "int8":
+            return True
+        start = int(rows[0])
+        shard = self.cache.header.rows_of(start // self.cache.header.shard_rows)
+        whole = len(rows) == wanted == shard.stop - shard.start and start == shard.start
+        return whole and bool((np.diff(rows) == 1).all())
+
+
+@functools.lru_cache(maxsize=4)
+def _index(donor: str, run: str) -> _Index:
+    cache = store.open_cache(donor)
+    keys = _as_keys(cache.text_id_rows())
+    order = np.argsort(keys, kind="stable")
+    return _Index(cache, keys[order], order)
+
+
+def _as_keys(text_ids: store.TextIds) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(text_ids).view("S16").reshape(-1)

@@ -1,0 +1,168 @@
+"""What a run will cost, said before it is paid: its size, its memory, and its time from a calibration."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.calibration import SECONDS, Calibration, calibrate, sample_texts
+from pipeline.capture import Request
+from pipeline.config import ClusterParams, ExtractParams
+from pipeline.costs import Memory, Workload, disk_bytes, peak_memory
+from pipeline.executor import Executor
+from pipeline.machines import CHECK_RATE
+from pipeline.model import COMPUTE_TYPES, Compute, ModelFacts
+from pipeline.quote import duration, size, storage_line, workload_document
+from pipeline.store import CacheHeader
+
+FINISH_SECONDS = 1.0
+"""Index, statistics, the move into place, the workers' end; an assumption. Reading it all once more is apart."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an extraction takes, by the cost model and a calibration."""
+
+    work: Workload
+    memory: Memory
+    facts: ModelFacts
+    calibration: Calibration
+    workers: int
+    """Copies of the model."""
+    speed: float
+    """How many times as fast as one worker all of them are."""
+    ready_seconds: float
+    """From the start until the model is loaded; measured."""
+
+    @property
+    def compute_seconds(self) -> float:
+        """The forward passes, padding included, and what shapes cost that come for the first time."""
+        sample, repeats = self.calibration, self.work.texts / self.calibration.texts
+        passes = sample.padded_tokens * repeats / sample.padded_rate
+        # Twice the texts bring fewer than twice the shapes; a square root is what headlines showed.
+        new = max(0.0, sample.shapes * math.sqrt(max(1.0, repeats)) - sample.shapes_seen)
+        return passes / self.speed + new * sample.first_seconds
+
+    @property
+    def beside_seconds(self) -> float:
+        """Tokenising and writing."""
+        reading = self.work.tokens / self.calibration.tokenise_rate
+        return (reading + self.work.values / self.calibration.write_rate) / self.speed
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds by what they go to; on a CPU nothing overlaps for free, beside a GPU the slower of two counts."""
+        gpu = self.facts.device != "cpu"
+        beside = max(0.0, self.beside_seconds - self.compute_seconds) if gpu else self.beside_seconds
+        return {
+            "starting and loading": self.ready_seconds,
+            "calibration": self.calibration.seconds,
+            "computing": self.compute_seconds,
+            "tokenising and writing": beside,
+            "finishing": FINISH_SECONDS + disk_bytes(self.work) / CHECK_RATE,
+        }
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return sum(self.parts.values())
+
+    def lines(self) -> list[str]:
+        """What the first lines of a run say."""
+        work, facts, sample = self.work, self.facts, self.calibration
+        about = f" (± {200 * sample.spread:.1g} %, from {sample.texts:,} of them)" if sample.spread else ""
+        rate = work.tokens / self.compute_seconds
+        memory = self.memory
+        return [
+            f"model    {facts.name}: {facts.architecture}, {facts.parameters / 1e6:,.1f} M parameters, "
+            f"{len(facts.layers)} layers of width {facts.dim}; {facts.compute_type} on {facts.device}",
+            f"texts    {work.texts:,} of {work.tokens_per_text:.1f} tokens{about}: {work.tokens:,} tokens, "
+            f"{work.shards:,} shards of {work.shard_rows} texts",
+            f"disk     {storage_line(work)}",
+            f"memory   {size(memory.total)} for each of {self.workers} worker(s): weights {size(memory.weights)}, "
+            f"a batch {size(memory.activations)}, shards {size(memory.shards)}, libraries {size(memory.runtime)}",
+            f"time     about {duration(self.seconds)}: "
+            + ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.parts.items())
+            + f"; {rate:,.0f} tokens/s",
+        ]
+
+    def document(self) -> dict[str, Any]:
+        """The same as plain JSON."""
+        return {
+            **workload_document(self.work),
+            "model": self.facts.name,
+            "compute_type": self.facts.compute_type,
+            "device": self.facts.device,
+            "memory_bytes": self.memory.total,
+            "workers": self.workers,
+            "tokens_standard_error": self.calibration.spread,
+            "seconds": round(self.seconds, 2),
+            "seconds_by_part": {name: round(seconds, 2) for name, seconds in self.parts.items()},
+            "calibration": asdict(self.calibration),
+        }
+
+
+def estimate(
+    executor: Executor,
+    params: ExtractParams,
+    compute: Compute,
+    request: Request,
+    header: CacheHeader,
+    facts: ModelFacts,
+    texts: Path,
+    ready_seconds: float,
+    seconds: float = SECONDS,
+) -> Estimate:
+    """The estimate of a run whose workers have loaded the model, from `seconds` of computing on one of them.
+
+    `ready_seconds`: from the start of the run until now.
+    """
+    sample = sample_texts(texts, header.texts)
+    found = executor.call(calibrate, params.model, compute, request, header, sample, seconds)
+    work = _workload(header, facts, request, found)
+    memory = peak_memory(work, compute.batch_tokens)
+    workers, speed = _speed(params.cluster, facts.device, compute.threads)
+    return Estimate(work, memory, facts, found, workers, speed, ready_seconds)
+
+
+def _workload(header: CacheHeader, facts: ModelFacts, request: Request, sample: Calibration) -> Workload:
+    all_blocks = len(facts.layers) - 1
+    blocks = min(max(request.layers) + 1, all_blocks)
+    return Workload(
+        texts=header.texts,
+        tokens=round(sample.tokens * header.texts / sample.texts),
+        layers=len(header.capture.layers),
+        dim=facts.dim,
+        parameters=facts.parameters,
+        flops_per_token=facts.flops_per_token * blocks / all_blocks,
+        blocks=blocks,
+        intermediate=4 * facts.dim,
+        compute_bytes=COMPUTE_TYPES[facts.compute_type].itemsize,
+        stored_bytes=facts.stored_bytes,
+        held_bytes=facts.bytes,
+        poolings=len(header.capture.poolings),
+        storage_type=header.capture.storage_type,
+        shard_rows=header.shard_rows,
+        token_states=header.capture.token_states,
+    )
+
+
+def _speed(cluster: ClusterParams, device: str, threads: int) -> tuple[int, float]:
+    """Copies of the model, and how many times as fast as the calibrated one they are together.
+
+    Workers on one machine share its cores: two with all of them are no faster than one.
+    """
+    if cluster.kind == "synchronous":
+        return 1, 1.0
+    if cluster.kind == "local":
+        if device != "cpu":
+            return cluster.workers, 1.0  # `local` gives all of them the same device
+        return cluster.workers, float(max(1, min(cluster.workers, _cores() / threads)))
+    return cluster.workers, float(cluster.workers)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,42 @@
+"""Which layers are kept: numbers from 0 (the embedding) and ranges, as `extract.layers` has them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ilse.errors import UserError
+
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
+
+
+def chosen_layers(chosen: Sequence[int | str] | None, layers: int) -> tuple[int, ...]:
+    """Positions among a model's `layers` rows, ascending and once each; all of them for None.
+
+    `a..b` holds both its ends; negative numbers count from the last. Raises `UserError` for what is not there.
+    """
+    if chosen is None:
+        return tuple(range(layers))
+    positions = {position for item in chosen for position in _positions(item, layers)}
+    if not positions:
+        raise _refused(list(chosen), layers)
+    return tuple(sorted(positions))
+
+
+def _positions(item: int | str, layers: int) -> range:
+    match = _RANGE.fullmatch(str(item).strip()) or re.fullmatch(r"(-?\d+)", str(item).strip())
+    if match is None:
+        raise _refused(item, layers)
+    first, last = (int(number) + layers * (int(number) < 0) for number in (match[1], match[match.lastindex or 1]))
+    if not 0 <= first <= last < layers:
+        raise _refused(item, layers)
+    return range(first, last + 1)
+
+
+def _refused(item: object, layers: int) -> UserError:
+    return UserError(
+        f"extract.layers, {item!r}",
+        expected=f"numbers from 0 (the embedding) to {layers - 1} (behind the final norm), or ranges such as 0..12",
+        found=f"{item!r}, and a model of {layers} layers",
+        next_step="correct extract.layers; negative numbers count from the last",
+    )

@@ -1,0 +1,240 @@
+"""Where a cache lies: a folder on disk, or a prefix in an object store (s3://, gs://, az://) through obstore.
+
+Every write puts one whole file in one step, so that nothing depends on renaming folders. Credentials come from the
+environment alone; a URL that carries any is refused, and no error repeats one.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from zarr.abc.store import Store
+from zarr.storage import LocalStore
+
+from ilse.errors import UserError
+
+PARTIAL = ".partial"
+"""Ending of a local file that is being written; a killed writer leaves it, and `Location.sweep` removes it."""
+
+# Carries a call through some ten seconds of errors at the least, half a minute in the middle; then it fails.
+_RETRIES: Any = {
+    "max_retries": 10,
+    "backoff": {"init_backoff": timedelta(seconds=0.5), "max_backoff": timedelta(seconds=8), "base": 3},
+    "retry_timeout": timedelta(minutes=3),
+}
+# `timeout` is for a whole request: a shard of 300 MB at 3 MB/s.
+_CLIENT = {"timeout": "120s", "connect_timeout": "10s"}
+# Of the environment, which obstore leaves unread when it is given options: AWS_ALLOW_HTTP and the like.
+_CLIENT_SETTINGS = (*_CLIENT, "allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate")
+_SECRET_NAME = re.compile(r"(?i)key|token|secret|signature|credential|password|sas")
+_SECRETS = re.compile(r"(?i)((?:key|token|secret|signature|credential|password|sig)[\w-]*\s*[=:]\s*)\S+|//[^/\s@]+@")
+_PREFIXES = {"s3": "AWS_", "s3a": "AWS_", "gs": "GOOGLE_", "az": "AZURE_", "azure": "AZURE_", "abfs": "AZURE_"}
+
+
+@dataclass(frozen=True)
+class Location:
+    """A folder or a prefix, by its path or URL."""
+
+    url: str
+
+    def __init__(self, url: str | Path | Location) -> None:
+        text = str(url)
+        if text.startswith("file://"):
+            text = unquote(urlsplit(text).path)
+        object.__setattr__(self, "url", text.rstrip("/") if "://" in text else str(Path(text)))
+        if not self.is_local:
+            _refuse_secrets(self.url)
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a folder on disk."""
+        return "://" not in self.url
+
+    @property
+    def path(self) -> Path:
+        """The folder of a local one."""
+        assert self.is_local
+        return Path(self.url)
+
+    def child(self, name: str) -> Location:
+        """A folder or prefix inside this one."""
+        return Location(f"{self.url}/{name}")
+
+    def sibling(self, ending: str) -> Location:
+        """The folder or prefix beside this one, of the same name with `ending`."""
+        return Location(f"{self.url}{ending}")
+
+    def get(self, name: str) -> bytes:
+        """The bytes of a file. Raises `FileNotFoundError`, or `UserError` where the store can't be read."""
+        if not self.is_local:
+            with self._asking(f"reading {name}") as obstore:
+                return bytes(obstore.get(self._store(), name).bytes())
+        try:
+            return (self.path / name).read_bytes()
+        except NotADirectoryError as error:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename) from error
+
+    def put(self, name: str, data: bytes, create: bool = False) -> None:
+        """Puts `data` at `name` in one step; with `create`, raises `FileExistsError` where there is one already."""
+        if not self.is_local:
+            with self._asking(f"writing {name}", missing=False) as obstore:
+                obstore.put(self._store(), name, data, mode="create" if create else "overwrite")
+            return
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.parent / f".{target.name}.{secrets.token_hex(8)}{PARTIAL}"
+        try:
+            partial.write_bytes(data)
+            if create:
+                os.link(partial, target)
+            else:
+                partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def delete(self, name: str) -> None:
+        """Removes a file, if it is there."""
+        if self.is_local:
+            (self.path / name).unlink(missing_ok=True)
+            return
+        with suppress(FileNotFoundError), self._asking(f"deleting {name}") as obstore:
+            obstore.delete(self._store(), name)
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Name and size of every file under the folder `prefix`, in no order."""
+        if not self.is_local:
+            with self._asking("listing", missing=False) as obstore:
+                for page in obstore.list(self._store(), prefix or None):
+                    yield from ((entry["path"], entry["size"]) for entry in page)
+            return
+        for folder, _, names in os.walk(self.path / prefix, onerror=_unless_missing):
+            for name in names:
+                if not name.endswith(PARTIAL):
+                    file = Path(folder, name)
+                    yield file.relative_to(self.path).as_posix(), file.stat().st_size
+
+    def sweep(self) -> None:
+        """Removes what killed writers left half-written."""
+        if self.is_local:
+            for folder, _, names in os.walk(self.path):
+                for name in names:
+                    if name.endswith(PARTIAL):
+                        Path(folder, name).unlink(missing_ok=True)
+
+    def zarr_store(self) -> Store:
+        """What zarr reads from."""
+        if self.is_local:
+            return LocalStore(self.path, read_only=True)
+        from zarr.storage import ObjectStore
+
+        with self._asking("opening"):
+            return ObjectStore(self._store(), read_only=True)
+
+    def refusal(self, error: Exception, doing: str) -> UserError | None:
+        """What to say of an error when it is one of the object store's own, without what it repeats of secrets."""
+        if not type(error).__module__.startswith("obstore"):
+            return None
+        return UserError(
+            f"{self}, {doing}",
+            expected="an object store that answers",
+            found=_without_secrets(_in_short(error)),
+            next_step="check the address, the credentials in the environment and the network, then run the same "
+            "command again; what is finished is kept",
+        )
+
+    def _store(self) -> Any:
+        prefix = _PREFIXES.get(urlsplit(self.url).scheme, "-")
+        return _object_store(self.url, prefix, tuple(item for item in os.environ.items() if item[0].startswith(prefix)))
+
+    @contextmanager
+    def _asking(self, doing: str, missing: bool = True) -> Iterator[Any]:
+        """Yield obstore for one call; what goes wrong inside becomes the error that a file system would give.
+
+        Without `missing`, what the store does not find can only be the bucket.
+        """
+        try:
+            import obstore
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"cache {self}",
+                expected="the packages of the extra 'remote'",
+                found="no package 'obstore'",
+                next_step="pip install 'ilse-cache[remote]'",
+            ) from error
+        from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+
+        try:
+            yield obstore
+        except AlreadyExistsError:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self)) from None
+        except (FileNotFoundError, NotFoundError):
+            if not missing:
+                raise _no_bucket(self, doing) from None
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self)) from None
+        except BaseError as error:
+            # The cause would carry what the message leaves out into every traceback.
+            raise self.refusal(error, doing) or error from None
+
+
+@functools.lru_cache(maxsize=32)
+def _object_store(url: str, prefix: str, environment: tuple[tuple[str, str], ...]) -> Any:
+    """A client of the store, which keeps its connections; a changed `environment` makes another one."""
+    from obstore.store import from_url
+
+    given = {name.removeprefix(prefix).lower(): value for name, value in environment}
+    options: Any = _CLIENT | {name: given[name] for name in _CLIENT_SETTINGS if name in given}
+    return from_url(url, retry_config=_RETRIES, client_options=options)
+
+
+def _no_bucket(location: Location, doing: str) -> UserError:
+    return UserError(
+        f"{location}, {doing}",
+        expected="a bucket or container of this name",
+        found="none",
+        next_step="create it, or correct the URL",
+    )
+
+
+def _in_short(error: Exception) -> str:
+    """The first line of an error, and the code in the XML of the server's answer."""
+    text = str(error)
+    first = (text.splitlines() or [type(error).__name__])[0].split(": <?xml")[0]
+    code = re.search(r"<Code>(\w+)</Code>", text)
+    return first[:300] + (f" ({code[1]})" if code else "")
+
+
+def _without_secrets(text: str) -> str:
+    for name, value in os.environ.items():
+        if len(value) >= 8 and _SECRET_NAME.search(name):
+            text = text.replace(value, "…")
+    return _SECRETS.sub(lambda match: f"{match[1] or '//'}…", text)
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def _refuse_secrets(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.username or parts.password or parts.query:
+        raise UserError(
+            f"cache {parts.scheme}://{parts.hostname}{parts.path}",
+            expected="a URL without credentials",
+            found="one with a user, a password or a query",
+            next_step="put credentials into the environment (AWS_ACCESS_KEY_ID, …) and remove them from the URL",
+        )

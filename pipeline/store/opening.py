@@ -1,0 +1,78 @@
+"""Opens a cache as far as its header: what it says of itself, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from ilse.errors import UserError
+from pipeline.store.layout import ATTRIBUTE, ROOT
+from pipeline.store.location import Location
+from pipeline.store.spec import FORMAT_VERSION, CacheHeader, CaptureSpec
+
+
+def peek(place: str | Path | Location) -> tuple[CacheHeader, bool]:
+    """Header of the cache, and whether it is finished. Raises `UserError` where there is none."""
+    location = Location(place)
+    attributes = _attributes(location)
+    if attributes.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"cache {location}",
+            expected=f"cache format version {FORMAT_VERSION}",
+            found=f"version {attributes.get('format_version')}",
+            next_step="extract again, or install the release of ilse-cache that wrote it",
+        )
+    try:
+        values = {name: attributes[name] for name in CacheHeader.__dataclass_fields__ if name != "capture"}
+        header = CacheHeader(capture=CaptureSpec.from_attributes(attributes["capture"]), **values)
+        complete = attributes["complete"] is True
+        edited = header.attributes(complete) != attributes
+    except (KeyError, TypeError, UserError) as error:
+        raise damaged(location, f"attributes that do not parse ({type(error).__name__})") from error
+    if edited:
+        raise damaged(location, "a spec that does not have the checksum beside it")
+    return header, complete
+
+
+def _attributes(location: Location) -> dict[str, Any]:
+    try:
+        location.get(ROOT)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"cache {location}",
+            expected="a cache written by 'ilse extract'",
+            found="nothing there",
+            next_step="run 'ilse extract', or 'dvc pull' to fetch one",
+        ) from error
+    attributes: Any = open_group(location).attrs.get(ATTRIBUTE)
+    if not isinstance(attributes, dict):
+        raise UserError(
+            f"cache {location}",
+            expected=f"a Zarr group with the attribute '{ATTRIBUTE}'",
+            found="a Zarr group without it",
+            next_step="name a folder that 'ilse extract' wrote",
+        )
+    return attributes
+
+
+def open_group(location: Location) -> zarr.Group:
+    """The cache as zarr sees it, to read from. Raises `UserError` where its own file is damaged."""
+    try:
+        return zarr.open_group(location.zarr_store(), mode="r")
+    except UserError:
+        raise
+    except Exception as error:  # a file that does not parse has many errors, by what is wrong in it
+        found = f"a group that does not open ({type(error).__name__})"
+        raise location.refusal(error, "opening") or damaged(location, found) from None
+
+
+def damaged(location: Location, found: str) -> UserError:
+    """The error for metadata that are not what was written."""
+    return UserError(
+        f"cache {location}",
+        expected="attributes as 'ilse extract' wrote them",
+        found=found,
+        next_step=f"'ilse verify {location}' names the damaged files; pull the cache again, or extract again",
+    )

@@ -1,0 +1,143 @@
+"""What a cache is: the capture that its values depend on, and the header with its size."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ilse.errors import UserError
+from pipeline.store.encoding import STORAGE_TYPES, value_bytes
+
+FORMAT_VERSION = 2
+"""Raised when the layout changes, and when the same spec comes to give other rows: it is part of the fingerprint, so
+that no donor lends rows of an older meaning."""
+POOLINGS = (
+    "mean",
+    "mean_without_first",
+    "last",
+    "first",
+    "max",
+    "mean_content",
+    "last_content",
+    "first_content",
+    "max_content",
+)
+
+
+@dataclass(frozen=True)
+class CaptureSpec:
+    """Everything that a cached value depends on. Two caches with equal fingerprints hold comparable rows.
+
+    Validated at construction; nobody checks it again.
+    """
+
+    model: Mapping[str, str]
+    """What pins the weights: {"hub": id, "revision": commit}, or {"sha256": checksum of the file or folder}."""
+    tokenizer: str
+    """SHA-256 of the serialised tokenizer."""
+    layers: tuple[str, ...]
+    """Names of the rows that are kept, in depth order; of all: embedding output, each block, the final norm."""
+    dim: int
+    """Width of a row."""
+    max_tokens: int
+    """Longer texts are cut here, special tokens included."""
+    template: str
+    """What the model reads; `{text}` stands for the text."""
+    compute_type: str
+    """Type of the weights and activations while computing."""
+    storage_type: str
+    """Type of the stored values, one of `STORAGE_TYPES`."""
+    poolings: tuple[str, ...] = ("mean",)
+    token_states: bool = False
+    """Whether the state of every token is kept beside the pooled rows."""
+
+    def __post_init__(self) -> None:
+        _require(self.storage_type in STORAGE_TYPES, "storage_type", list(STORAGE_TYPES), self.storage_type)
+        _require(len(self.layers) >= 1, "layers", "at least one", self.layers)
+        _require(len(set(self.layers)) == len(self.layers), "layers", "distinct names", self.layers)
+        _require(self.dim >= 1, "dim", "at least 1", self.dim)
+        _require(self.max_tokens >= 1, "max_tokens", "at least 1", self.max_tokens)
+        _require("{text}" in self.template, "template", "a place for {text}", self.template)
+        unknown = [name for name in self.poolings if name not in POOLINGS]
+        _require(bool(self.poolings) and not unknown, "poolings", list(POOLINGS), list(self.poolings))
+        whole = self.token_states and self.storage_type == "int8"
+        _require(not whole, "storage_type", "a floating type, for token states", self.storage_type)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON of this spec and the format version, 64 hexadecimal digits."""
+        document = {"format_version": FORMAT_VERSION, **asdict(self)}
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def from_attributes(cls, values: Mapping[str, Any]) -> CaptureSpec:
+        """The spec as it stands in a cache's attributes."""
+        lists = {"layers": tuple(values["layers"]), "poolings": tuple(values["poolings"])}
+        return cls(**{**values, **lists})
+
+
+@dataclass(frozen=True)
+class CacheHeader:
+    """What a cache says of itself: its spec, its size, and facts that do not enter the fingerprint."""
+
+    capture: CaptureSpec
+    texts: int
+    shard_rows: int
+    model_name: str
+    model_parameters: int
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require(self.texts >= 1, "texts", "at least 1", self.texts)
+        _require(self.shard_rows >= 1, "shard_rows", "at least 1", self.shard_rows)
+
+    @property
+    def shards(self) -> int:
+        """How many shards hold the texts; the last one may be partly filled."""
+        return -(-self.texts // self.shard_rows)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the pooled rows, without metadata (some kilobytes), with the last shard's padding and scales."""
+        layers, dim = len(self.capture.layers), self.capture.dim
+        shard = self.shard_rows * layers * dim * value_bytes(self.capture.storage_type)
+        scales = layers * dim * 4 if self.capture.storage_type == "int8" else 0
+        return self.shards * (shard + scales) * len(self.capture.poolings)
+
+    def rows_of(self, shard: int) -> slice:
+        """The rows of texts that a shard owns."""
+        return slice(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.texts))
+
+    def attributes(self, complete: bool) -> dict[str, Any]:
+        """The group's attribute, as plain JSON, with a checksum of all that it says."""
+        values = {
+            "format_version": FORMAT_VERSION,
+            "complete": complete,
+            "fingerprint": self.capture.fingerprint,
+            **json.loads(json.dumps(asdict(self))),
+        }
+        checksum = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return {**values, "checksum": checksum}
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """Proof that a shard was written and read back: its files' checksums, and what the index needs of it."""
+
+    shard: int
+    files: Mapping[str, str]
+    """Name of each of the shard's files inside the cache → SHA-256 of its bytes."""
+    sums: Mapping[str, list[list[float]]]
+    """Pooling → per layer: sum of row norms, sum, sum of squares, largest |value|; [4, layers]."""
+    token_count: list[int]
+    truncated: list[bool]
+
+
+def _require(holds: bool, name: str, expected: object, found: object) -> None:
+    if not holds:
+        raise UserError(
+            f"cache specification, {name}", expected=str(expected), found=str(found), next_step=f"correct {name}"
+        )

@@ -1,0 +1,236 @@
+"""Writes a cache: lay it out, put shards one by one, in any order and from any process, and finish it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ilse.errors import UserError
+from pipeline.store import layout
+from pipeline.store.encoding import STORAGE_TYPES, FloatRows, Scales, Stored, decode, encode
+from pipeline.store.layout import TextIds, sha256
+from pipeline.store.location import Location
+from pipeline.store.spec import CacheHeader, ShardRecord
+
+
+def create(location: Location, header: CacheHeader, text_ids: Sequence[str] | TextIds) -> None:
+    """Lays out an empty, incomplete cache; `text_ids` are 32 hexadecimal digits each, in row order, or their bytes."""
+    for name, data in {**_metadata(header, text_ids), **layout.root_file(header, complete=False)}.items():
+        location.put(name, data)
+
+
+@dataclass(frozen=True)
+class ShardRows:
+    """What a shard holds, in row order."""
+
+    text_ids: Sequence[str]
+    token_count: Sequence[int]
+    truncated: Sequence[bool]
+    pooled: Mapping[str, FloatRows]
+    """Pooling → [rows of the shard, layers, dim]"""
+    token_states: FloatRows | None = None
+    """[tokens of the shard, layers, dim], text after text"""
+
+
+def write_shard(location: Location, header: CacheHeader, shard: int, rows: ShardRows) -> ShardRecord:
+    """Writes one whole shard, reads it back and returns the record of it.
+
+    One task owns a whole shard: writes that share one would corrupt it silently (dask #12583). Raises `UserError` for
+    a value that is not finite or that the storage type cannot hold.
+    """
+    _require_shapes(header, shard, rows)
+    kind = header.capture.storage_type
+    encoded, sums = {}, {}
+    for pooling, values in rows.pooled.items():
+        _check_range(header, rows.text_ids, values)
+        encoded[pooling] = encode(values, kind)
+        sums[pooling] = _sums(*encoded[pooling], kind).tolist()
+    tokens = None
+    if rows.token_states is not None:
+        _check_range(header, rows.text_ids, rows.token_states, rows.token_count)
+        tokens, _ = encode(rows.token_states, kind)
+    files = layout.shard_files(header, shard, encoded, tokens)
+    for name, data in files.items():
+        location.put(name, data)
+        if location.get(name) != data:
+            raise UserError(
+                f"cache {location}, shard {shard}, file {name}",
+                expected="the bytes that were written",
+                found="other bytes when read back",
+                next_step="check the disk, then run the extraction again: the shard is computed anew",
+            )
+    digests = {name: sha256(data) for name, data in files.items()}
+    return ShardRecord(shard, digests, sums, [int(n) for n in rows.token_count], [bool(t) for t in rows.truncated])
+
+
+def verify_shard(location: Location, record: ShardRecord) -> bool:
+    """Whether the shard's files still have the recorded checksums; false also for a missing one."""
+    return all(has_checksum(location, name, digest) for name, digest in record.files.items())
+
+
+def has_checksum(location: Location, name: str, digest: str) -> bool:
+    """Whether a file is there with this checksum."""
+    try:
+        return sha256(location.get(name)) == digest
+    except FileNotFoundError:
+        return False
+
+
+def finish(
+    location: Location, header: CacheHeader, text_ids: Sequence[str] | TextIds, records: Iterable[ShardRecord]
+) -> None:
+    """Writes index, statistics and checksums from the records of all shards, in shard order; at last, `complete`."""
+    index = _Index(header)
+    for record in records:
+        if record.shard != index.shards:
+            break  # one is missing
+        index.add(record)
+    files = {**_metadata(header, text_ids), **index.files()}
+    root = layout.root_file(header, complete=True)
+    if index.shards != header.shards:
+        raise UserError(
+            f"cache {location}",
+            expected=f"a record of each of its {header.shards} shards",
+            found=f"none of shard {index.shards}",
+            next_step="run the extraction again: it computes the missing shards",
+        )
+    for name, data in files.items():
+        location.put(name, data)
+    sums = index.sums | {name: sha256(data) for name, data in {**files, **root}.items()}
+    _remove_others(location, sums)
+    location.put(layout.SUMS, layout.sums_file(sums))
+    # One put of one file is atomic everywhere, which renaming a folder is not: this is the commit.
+    location.put(layout.ROOT, root[layout.ROOT])
+
+
+def _remove_others(location: Location, sums: Mapping[str, str]) -> None:
+    """Removes what another cache, which was never finished, left in the same place; names of the format alone."""
+    for name in [name for name, _ in location.list() if name not in sums and layout.belongs_to_an_array(name)]:
+        location.delete(name)
+
+
+def is_same_cache(listed: Mapping[str, str], header: CacheHeader, text_ids: Sequence[str] | TextIds) -> bool:
+    """Whether a finished cache with these checksums is exactly the one that `header` and `text_ids` make."""
+    expected = {**_metadata(header, text_ids), **layout.root_file(header, complete=True)}
+    return all(listed.get(name) == sha256(data) for name, data in expected.items())
+
+
+def restore_metadata(location: Location, header: CacheHeader, text_ids: Sequence[str] | TextIds) -> None:
+    """Puts back metadata files that are damaged; for a cache that `is_same_cache` knows."""
+    for name, data in {**_metadata(header, text_ids), **layout.root_file(header, complete=True)}.items():
+        if not has_checksum(location, name, sha256(data)):
+            location.put(name, data)
+
+
+def _metadata(header: CacheHeader, text_ids: Sequence[str] | TextIds) -> layout.Files:
+    return {**layout.array_files(header), **layout.index_files(header, "text_id", layout.text_id_rows(text_ids))}
+
+
+class _Index:
+    """Gathers the records: some bytes a text."""
+
+    def __init__(self, header: CacheHeader) -> None:
+        self.shards = 0
+        self.sums: dict[str, str] = {}
+        self._header = header
+        self._token_count = np.zeros(header.texts, "<i4")
+        self._truncated = np.zeros(header.texts, bool)
+        layers = len(header.capture.layers)
+        self._totals = {pooling: np.zeros((4, layers)) for pooling in header.capture.poolings}
+
+    def add(self, record: ShardRecord) -> None:
+        # In shard order, whatever the order of computation: the sums' last bits depend on it.
+        place = self._header.rows_of(record.shard)
+        self._token_count[place], self._truncated[place] = record.token_count, record.truncated
+        for pooling, total in self._totals.items():
+            sums = np.array(record.sums[pooling])
+            total[:3] += sums[:3]
+            total[3] = np.maximum(total[3], sums[3])
+        self.sums |= record.files
+        self.shards += 1
+
+    def files(self) -> layout.Files:
+        arrays = {"token_count": self._token_count, "truncated": self._truncated}
+        arrays |= {f"statistics/{pooling}": self._statistics(total) for pooling, total in self._totals.items()}
+        files: layout.Files = {}
+        for name, values in arrays.items():
+            files |= layout.index_files(self._header, name, values)
+        return files
+
+    def _statistics(self, total: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        values = self._header.texts * self._header.capture.dim
+        mean = total[1] / values
+        std = np.sqrt(np.maximum(total[2] / values - mean**2, 0))
+        return np.stack([total[0] / self._header.texts, mean, std, total[3]])
+
+
+def _require_shapes(header: CacheHeader, shard: int, rows: ShardRows) -> None:
+    """NumPy would repeat a single row over the whole shard without a word."""
+    place, capture = header.rows_of(shard), header.capture
+    texts, row = place.stop - place.start, (len(capture.layers), capture.dim)
+    expected: dict[str, Any] = {pooling: (texts, *row) for pooling in capture.poolings}
+    found: dict[str, Any] = {pooling: values.shape for pooling, values in rows.pooled.items()}
+    if capture.token_states:
+        expected["tokens"] = (sum(rows.token_count), *row)
+    if rows.token_states is not None:
+        found["tokens"] = rows.token_states.shape
+    lengths = {len(rows.text_ids), len(rows.token_count), len(rows.truncated)}
+    if found != expected or lengths != {texts}:
+        raise ValueError(f"shard {shard} takes {expected} for {texts} texts, got {found} for {lengths}")
+
+
+def _sums(stored: Stored, scales: Scales | None, kind: str) -> npt.NDArray[np.float64]:
+    """What the statistics need of a shard, [4, layers]; of what is stored, not of what was rounded."""
+    sums = np.empty((4, stored.shape[1]))
+    for layer in range(stored.shape[1]):  # one at a time stays in the processor's cache: twice as fast
+        values = decode(stored[:, layer], kind, None if scales is None else scales[layer])
+        squares = np.einsum("nd,nd->n", values, values, dtype=np.float64)
+        total = values.sum(dtype=np.float64)
+        sums[:, layer] = np.sqrt(squares).sum(), total, squares.sum(), max(values.max(), -values.min())
+    return sums
+
+
+def _check_range(
+    header: CacheHeader, text_ids: Sequence[str], values: FloatRows, counts: Sequence[int] | None = None
+) -> None:
+    """Refuses a value that the type can't hold; with `counts`, text i has that many rows one after the other."""
+    kind = header.capture.storage_type
+    limit = STORAGE_TYPES[kind].limit
+    if -limit <= values.min() and values.max() <= limit:  # false for NaN
+        return
+    row, layer, coordinate = (int(i) for i in np.argwhere(~(np.abs(values) <= limit))[0])
+    text = row if counts is None else int(np.searchsorted(np.cumsum(counts), row, side="right"))
+    value = float(values[row, layer, coordinate])
+    raise UserError(
+        f"layer '{header.capture.layers[layer]}', text {text_ids[text]}, dimension {coordinate}",
+        expected=f"a finite value that {kind} can hold (|value| ≤ {limit:g})",
+        found=f"{value:g}",
+        next_step="set extract.storage_type to bfloat16 or float32"
+        if np.isfinite(value)
+        else "set extract.compute_type to float32",
+    )
+
+
+def record_to_json(record: ShardRecord) -> bytes:
+    """The record as a small file, with a checksum of all that it says."""
+    values: dict[str, Any] = {name: getattr(record, name) for name in ShardRecord.__dataclass_fields__}
+    return json.dumps({**values, "checksum": _checksum(values)}, allow_nan=False).encode()
+
+
+def record_from_json(data: bytes) -> ShardRecord | None:
+    """The record in a file, or None for a damaged one, or one that a power cut left empty: its shard is made anew."""
+    try:
+        values = json.loads(data)
+        checksum = values.pop("checksum")
+        return ShardRecord(**values) if checksum == _checksum(values) else None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(values, sort_keys=True).encode())

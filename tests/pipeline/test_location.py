@@ -1,0 +1,455 @@
+"""One suite for folders and for a real S3 server on loopback, and what each does when something is in the way."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import itertools
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ilse.errors import UserError
+from pipeline import store
+from pipeline.store import Location, location
+from pipeline.verify import verify
+from tests.pipeline.caches import files_of, header, random_rows, token_states, write
+
+KEY, SECRET, TOKEN = "AKIAKEYOFTHETEST", "secret+of/the=test", "session-of-the-test"
+QUICK = {
+    "max_retries": 6,
+    "backoff": {"init_backoff": timedelta(seconds=0.02), "max_backoff": timedelta(seconds=0.1), "base": 2},
+    "retry_timeout": timedelta(seconds=20),
+}
+_buckets = itertools.count()
+
+
+class Stand(BaseHTTPRequestHandler):
+    """Stands before the S3 server: answers the next requests by itself, the others are passed on."""
+
+    behind: str
+    answers: list[tuple[int, bytes]]
+    always: tuple[int, bytes] | None
+    seen: int
+    lock: threading.Lock
+
+    def handle_one(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        with self.lock:
+            type(self).seen += 1
+            answer = self.always or (self.answers.pop(0) if self.answers else None)
+        status, headers, content = (answer[0], {}, answer[1]) if answer else self.pass_on(body)
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "connection", "transfer-encoding", "server", "date"):
+                self.send_header(name, value)
+        length = headers.get("Content-Length", len(content)) if self.command == "HEAD" else len(content)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def pass_on(self, body: bytes) -> tuple[int, Any, bytes]:
+        connection = http.client.HTTPConnection(self.behind.removeprefix("http://"))
+        connection.request(self.command, self.path, body, dict(self.headers.items()))
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    running = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> Location:
+    for name in [name for name in os.environ if name.startswith("AWS_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    name = f"locations-{next(_buckets)}"
+    urllib.request.urlopen(urllib.request.Request(f"{server}/{name}", method="PUT"))
+    return Location(f"s3://{name}/some/cache.zarr")
+
+
+@pytest.fixture
+def stand(bucket: Location, server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Stand]]:
+    """The bucket's server with a stand before it, and short waits between retries."""
+    monkeypatch.setattr(location, "_RETRIES", QUICK)
+    handler = type("Handler", (Stand,), dict(behind=server, answers=[], always=None, seen=0, lock=threading.Lock()))
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{httpd.server_port}")
+    yield handler
+    httpd.shutdown()
+    httpd.server_close()
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    if request.param == "folder":
+        return Location(tmp_path / "cache.zarr")
+    bucket: Location = request.getfixturevalue("bucket")
+    return bucket
+
+
+# What every place does.
+
+
+def test_what_is_put_is_got(place: Location) -> None:
+    for name, data in {"a": b"1", "deep/er/b": b"", "big": bytes(6 << 20), "per cent % é.json": b"x"}.items():
+        place.put(name, data)
+        assert place.get(name) == data
+    place.put("a", b"another")
+    assert place.get("a") == b"another"
+
+
+def test_what_is_not_there_is_said_to_be_missing(place: Location) -> None:
+    with pytest.raises(FileNotFoundError):
+        place.get("none")
+    place.put("file", b"")
+    with pytest.raises(FileNotFoundError):
+        place.get("file/below")
+    assert list(place.list("none")) == []
+
+
+def test_all_files_are_listed_with_their_sizes(place: Location) -> None:
+    files = {"a": 1, "deep/b": 2, "deep/er/c": 3, "deeper/d": 4, "deep.e": 5}
+    for name, size in files.items():
+        place.put(name, bytes(size))
+    assert dict(place.list()) == files
+    assert dict(place.list("deep")) == {"deep/b": 2, "deep/er/c": 3}
+    assert list(Location(f"{place}/empty").list()) == []
+
+
+def test_more_files_than_a_server_lists_at_once_are_listed(place: Location) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: place.put(f"records/{number}", b""), range(1_005)))
+    assert len(dict(place.list("records"))) == 1_005
+
+
+def test_a_deleted_file_is_gone_and_deleting_again_is_no_error(place: Location) -> None:
+    place.put("a/b", b"1")
+    place.delete("a/b")
+    place.delete("a/b")
+    assert list(place.list()) == []
+
+
+def test_children_and_siblings_are_apart(place: Location) -> None:
+    place.child("records").put("1", b"child")
+    place.sibling(".unfinished").put("1", b"sibling")
+    assert place.get("records/1") == b"child"
+    assert dict(place.list()) == {"records/1": 5}
+    assert str(place.sibling(".unfinished")) == f"{place}.unfinished"
+    assert Location(place) == place == Location(f"{place}/")
+
+
+def test_only_the_first_creates(place: Location) -> None:
+    place.put("lock", b"first", create=True)
+    with pytest.raises(FileExistsError):
+        place.put("lock", b"second", create=True)
+    assert place.get("lock") == b"first"
+    place.delete("lock")
+    place.put("lock", b"third", create=True)
+    assert place.get("lock") == b"third"
+
+
+def test_of_many_that_create_at_once_one_does(tmp_path: Path) -> None:
+    place = Location(tmp_path)
+
+    def create(number: int) -> bool:
+        try:
+            place.put("lock", str(number).encode(), create=True)
+        except FileExistsError:
+            return False
+        return True
+
+    for _ in range(20):
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(create, range(8))) == 1
+        place.delete("lock")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_never_sees_half_a_file(place: Location) -> None:
+    versions = {bytes([number]) * (200_000 * number + 1) for number in range(4)}
+    place.put("a", min(versions))
+    ended = threading.Event()
+
+    def read() -> int:
+        count = 0
+        while not ended.is_set():
+            assert place.get("a") in versions
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        for _ in range(8 if place.is_local else 3):
+            for data in versions:
+                place.put("a", data)
+        ended.set()
+        assert all(reader.result() > 0 for reader in readers)
+
+
+# Folders.
+
+
+def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
+    assert Location((tmp_path / "a b").as_uri()) == Location(tmp_path / "a b")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        Location(tmp_path).put("a/b", b"1")
+        Location(tmp_path).put("lock", b"1", create=True)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a/b").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "lock").stat().st_mode & 0o777 == mode
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """A disk that is full after `size` bytes of a file; Python ignores the signal, so that the write itself fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_a_write_that_fails_is_an_oserror_and_leaves_the_old_file_alone(tmp_path: Path, create: bool) -> None:
+    place = Location(tmp_path)
+    place.put("a", b"old")
+    with file_size_limit(1_000), pytest.raises(OSError, match="File too large") as caught:
+        place.put("b" if create else "a", bytes(100_000), create=create)
+    assert caught.value.errno == errno.EFBIG
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a": b"old"}
+
+
+@contextmanager
+def without_rights(folder: Path) -> Iterator[None]:
+    """As a user who may not write there; root may write anywhere, so it steps down."""
+    folder.chmod(0o500)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o700)
+
+
+def test_missing_rights_are_an_oserror(tmp_path: Path) -> None:
+    place = Location(tmp_path / "closed")
+    place.put("a", b"1")
+    with without_rights(place.path):
+        with pytest.raises(PermissionError):
+            place.put("b", b"2")
+        with pytest.raises(PermissionError):
+            place.delete("a")
+    assert dict(place.list()) == {"a": 1}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the owner of a folder may list it")
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path) -> None:
+    Location(tmp_path).put("a/b", b"1")
+    with without_rights(tmp_path), pytest.raises(PermissionError):
+        list(Location(tmp_path).list())
+
+
+def test_what_a_killed_writer_left_is_not_listed_and_is_swept(tmp_path: Path) -> None:
+    place = Location(tmp_path)
+    place.put("a/b", b"1")
+    left = tmp_path / "a" / f".c.0123{location.PARTIAL}"
+    left.write_bytes(b"half")
+    assert dict(place.list()) == {"a/b": 1}
+    place.sweep()
+    assert not left.exists()
+    assert place.get("a/b") == b"1"
+
+
+# Object stores.
+
+
+def test_a_remote_cache_is_the_local_one_byte_for_byte(bucket: Location, tmp_path: Path) -> None:
+    head = header(poolings=("mean", "last"), token_states=True, storage_type="bfloat16")
+    local = write(tmp_path / "c", head, random_rows(head))
+    remote = write(str(bucket), head, random_rows(head), [2, 1, 0])
+    assert files_of(str(bucket)) == files_of(tmp_path / "c")
+    assert isinstance(remote.path, str)
+    assert remote.text_ids() == local.text_ids()
+    for pooling in head.capture.poolings:
+        for layers in (None, [2, 0]):
+            np.testing.assert_array_equal(
+                remote.read(slice(1, 9), layers, pooling), local.read(slice(1, 9), layers, pooling)
+            )
+    np.testing.assert_array_equal(remote.gather(np.array([9, 0, 4])), local.gather(np.array([9, 0, 4])))
+    np.testing.assert_array_equal(remote.token_states(6), local.token_states(6))
+    assert len(remote.token_states(6)) == len(token_states(head)[6])
+    assert verify(str(bucket)) == f"{bucket}: 10 texts in 3 shards, every byte as it was written"
+
+
+def test_damage_of_a_remote_cache_is_found(bucket: Location) -> None:
+    cache = write(str(bucket), header(), random_rows(header()))
+    shard = bucket.get("pooled/mean/c/1/0/0")
+    bucket.put("pooled/mean/c/1/0/0", shard[:9] + b"~" + shard[10:])
+    bucket.delete("pooled/mean/c/2/0/0")
+    with pytest.raises(UserError, match="rows 4 to 8"):
+        cache.read(slice(4, 8))
+    with pytest.raises(UserError, match=r"rows 8 to 10(.|\n)*missing"):
+        cache.read(slice(8, 10))
+    with pytest.raises(UserError, match=r"shard 1 \(rows 4 to 8\)(.|\n)*shard 2 \(rows 8 to 10\).*missing"):
+        verify(str(bucket))
+
+
+def test_no_cache_at_a_url(bucket: Location) -> None:
+    for url in (str(bucket), "s3://no-such-bucket/cache.zarr"):
+        with pytest.raises(UserError, match=r"found: +nothing there(.|\n)*ilse extract"):
+            store.open_cache(url)
+
+
+def test_a_bucket_that_is_not_there_is_named(bucket: Location) -> None:
+    nowhere = Location("s3://no-such-bucket/cache.zarr")
+    with pytest.raises(UserError, match=r"s3://no-such-bucket(.|\n)*a bucket or container of this name"):
+        nowhere.put("a", b"1")
+    with pytest.raises(UserError, match=r"404 Not Found \(NoSuchBucket\)"):
+        list(nowhere.list())
+
+
+def test_a_scheme_that_nothing_knows_is_refused() -> None:
+    with pytest.raises(UserError, match=r"foo://bucket/cache(.|\n)*check the address"):
+        Location("foo://bucket/cache").get("a")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://AKIA:hidden@bucket/cache", "az://c/cache?sig=hidden", "https://hidden@host/c", "s3://b/c?token=hidden"],
+)
+def test_a_url_with_credentials_is_refused_without_repeating_them(url: str) -> None:
+    with pytest.raises(UserError, match=r"a URL without credentials(.|\n)*environment") as caught:
+        Location(url)
+    assert "hidden" not in str(caught.value)
+    assert "AKIA" not in str(caught.value)
+
+
+def test_without_obstore_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    for call in (lambda: Location("s3://b/c").get("a"), lambda: store.open_cache("s3://b/c")):
+        with pytest.raises(UserError, match=r"extra 'remote'(.|\n)*no package 'obstore'(.|\n)*ilse-cache\[remote\]"):
+            call()
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_server_that_recovers_is_waited_for(stand: type[Stand], bucket: Location, status: int) -> None:
+    stand.answers = [(status, b"slow down")] * 4
+    bucket.put("a", b"1")
+    stand.answers = [(status, b"slow down")] * 4
+    assert bucket.get("a") == b"1"
+    assert stand.seen == 10
+
+
+def test_a_cache_is_written_and_read_through_errors(stand: type[Stand], bucket: Location, tmp_path: Path) -> None:
+    local = write(tmp_path / "c", header(), random_rows(header()))
+    stand.answers = [(503, b"")] * 5
+    remote = write(str(bucket), header(), random_rows(header()))
+    stand.answers = [(500, b"")] * 5
+    np.testing.assert_array_equal(remote.read(slice(0, 10)), local.read(slice(0, 10)))
+    stand.answers = [(500, b"")] * 5
+    assert list(store.verify(bucket)) == []
+
+
+def test_a_server_that_fails_is_not_called_damage(stand: type[Stand], bucket: Location) -> None:
+    cache = write(str(bucket), header(), random_rows(header()))
+    stand.always = (500, b"broken")
+    for call in (lambda: cache.read(slice(0, 4)), cache.text_ids, lambda: store.open_cache(bucket), cache.statistics):
+        with pytest.raises(UserError, match=r"an object store that answers(.|\n)*what is finished is kept"):
+            call()
+    with pytest.raises(UserError, match="an object store that answers"):
+        list(store.verify(bucket))
+
+
+def test_a_refusal_repeats_no_credential(stand: type[Stand], bucket: Location) -> None:
+    cache = write(str(bucket), header(), random_rows(header()))
+    body = f"<Error><Code>InvalidAccessKeyId</Code><AWSAccessKeyId>{KEY}</AWSAccessKeyId> {SECRET} {TOKEN}</Error>"
+    stand.always = (403, body.encode())
+    calls = {
+        "get": lambda: bucket.get("a"),
+        "put": lambda: bucket.put("a", b""),
+        "create": lambda: bucket.put("a", b"", create=True),
+        "delete": lambda: bucket.delete("a"),
+        "list": lambda: list(bucket.list()),
+        "read": lambda: cache.read(slice(0, 4)),
+        "open": lambda: store.open_cache(bucket),
+    }
+    for name, call in calls.items():
+        with pytest.raises(UserError, match=r"403 Forbidden.*(.|\n)*credentials in the environment") as caught:
+            call()
+        shown = "".join(traceback.format_exception(caught.value))
+        for secret in (KEY, SECRET, TOKEN):
+            assert secret not in shown, name
+
+
+def test_credentials_are_not_in_a_cache(bucket: Location) -> None:
+    write(str(bucket), header(), random_rows(header()))
+    content = b"".join(files_of(str(bucket)).values())
+    assert not any(secret.encode() in content for secret in (KEY, SECRET, TOKEN))
+
+
+def refused_after(place: Location) -> float:
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"reading a(.|\n)*an object store that answers"):
+        place.get("a")
+    return time.monotonic() - started
+
+
+def test_a_server_that_is_gone_is_said_to_be(bucket: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(location, "_RETRIES", QUICK)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert refused_after(bucket) < 10
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_is_given_up_within_two_minutes_and_not_at_once(
+    bucket: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert 5 < refused_after(bucket) < 120

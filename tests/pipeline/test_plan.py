@@ -1,0 +1,335 @@
+"""`ilse plan`: for the model that is here against a real run, for one that is not here from its configuration alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, LlamaConfig, MixtralConfig, T5Config
+
+from ilse.errors import UserError
+from pipeline import calibration, estimate
+from pipeline.calibration import SAMPLE_TEXTS, Calibration, sample_texts
+from pipeline.config import ClusterParams, ExtractParams
+from pipeline.costs import disk_bytes
+from pipeline.elsewhere import Quote, quote
+from pipeline.estimate import Estimate
+from pipeline.extract import extract
+from pipeline.machines import MACHINES
+from pipeline.plan import plan
+from pipeline.quote import aligned, duration, parse_count, size
+from pipeline.shapes import from_config
+
+TEXTS = 300
+ROOT = Path(__file__).parents[2]
+
+
+def params_for(model: Path, **changes: Any) -> ExtractParams:
+    values = {
+        "model": {"path": str(model)},
+        "compute_type": "float32",
+        "batch_tokens": 64,
+        "shard_rows": 64,
+        "threads": 1,
+        "cluster": {"kind": "synchronous"},
+    }
+    return ExtractParams.model_validate({**values, **changes})
+
+
+@pytest.fixture
+def forecast(tiny_model: Callable[[str], Path], texts_table: Callable[..., Path]) -> Estimate:
+    return plan(params_for(tiny_model("llama")), texts_table(TEXTS))
+
+
+def test_the_plan_says_what_the_run_then_finds(
+    tiny_model: Callable[[str], Path], texts_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    params, texts = params_for(tiny_model("llama"), poolings=["mean", "last"]), texts_table(TEXTS)
+    forecast = plan(params, texts)
+    assert not list(tmp_path.glob("*.zarr"))  # planning writes nothing
+    figures = extract(params, texts, tmp_path / "cache.zarr", tmp_path / "scratch")
+    disk = sum(file.stat().st_size for file in (tmp_path / "cache.zarr").rglob("*") if file.is_file())
+    assert forecast.work.tokens == figures["tokens"]  # every text was counted
+    assert forecast.calibration.spread == 0
+    assert disk_bytes(forecast.work) == pytest.approx(disk, rel=0.02)
+    assert forecast.facts.name == figures["model"]
+
+
+def test_every_part_of_the_time_is_there_and_counted(forecast: Estimate) -> None:
+    assert list(forecast.parts) == [
+        "starting and loading",
+        "calibration",
+        "computing",
+        "tokenising and writing",
+        "finishing",
+    ]
+    assert all(seconds > 0 for seconds in forecast.parts.values())
+    assert forecast.seconds == sum(forecast.parts.values())
+    found = forecast.calibration
+    assert found.seconds >= calibration.SECONDS * 0.5 or found.shapes_seen == found.shapes
+    assert found.padded_tokens >= found.tokens
+
+
+def measured(**changes: Any) -> Calibration:
+    """A calibration of 1,000 texts of 10 tokens without padding, at 100 tokens a second."""
+    values: dict[str, Any] = {
+        "texts": 1_000,
+        "tokens": 10_000,
+        "spread": 0.0,
+        "padded_tokens": 10_000,
+        "shapes": 4,
+        "padded_rate": 100.0,
+        "first_seconds": 0.5,
+        "shapes_seen": 4,
+        "tokenise_rate": 10_000.0,
+        "write_rate": 1e6,
+        "seconds": 2.0,
+    }
+    return Calibration(**{**values, **changes})
+
+
+def test_time_by_hand(forecast: Estimate) -> None:
+    """16 times the sample: 1,600 s of passes, four times the shapes of which four were seen, 12 × 0.5 s."""
+    work = replace(forecast.work, texts=16_000, tokens=160_000, layers=4, dim=25)
+    on_cpu = replace(forecast, work=work, calibration=measured(), speed=1.0)
+    assert on_cpu.compute_seconds == pytest.approx(1600 + 12 * 0.5)
+    assert on_cpu.beside_seconds == pytest.approx(160_000 / 10_000 + 16_000 * 4 * 25 / 1e6)
+    assert on_cpu.parts["tokenising and writing"] == on_cpu.beside_seconds
+    on_gpu = replace(on_cpu, facts=replace(forecast.facts, device="cuda"))
+    assert on_gpu.parts["tokenising and writing"] == 0  # beside the GPU, and shorter than its work
+    slow_disk = replace(on_gpu, calibration=measured(write_rate=800.0))
+    assert slow_disk.parts["tokenising and writing"] == pytest.approx(16 + 2000 - 1606)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "device", "threads", "speed"),
+    [
+        ({"kind": "synchronous"}, "cpu", 1, 1),
+        ({"kind": "local", "workers": 4}, "cpu", 4, 1),
+        ({"kind": "local", "workers": 4}, "cpu", 1, 4),
+        ({"kind": "local", "workers": 4}, "cpu", 2, 2),
+        ({"kind": "local", "workers": 8}, "cpu", 1, 4),
+        ({"kind": "slurm", "workers": 8}, "cpu", 4, 8),
+        ({"kind": "cuda", "workers": 8}, "cuda", 1, 8),
+    ],
+)
+def test_workers_on_one_machine_add_no_cores(
+    cluster: dict[str, Any], device: str, threads: int, speed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4))
+    params = ClusterParams.model_validate(cluster)
+    assert estimate._speed(params, device, threads) == (params.workers, speed)
+
+
+def test_the_estimate_says_what_matters_in_five_lines(forecast: Estimate) -> None:
+    lines = forecast.lines()
+    assert [line.split()[0] for line in lines] == ["model", "texts", "disk", "memory", "time"]
+    assert f"{TEXTS} of" in lines[1]
+    assert "5 shards of 64 texts" in lines[1]
+    for kind in ("float16", "bfloat16", "float32", "int8"):
+        assert kind in lines[2]
+    assert "tokens/s" in lines[4]
+    json.dumps(forecast.document())
+    disk = forecast.document()["disk_bytes_by_type"]
+    assert disk["float16"] == forecast.document()["disk_bytes"] < disk["float32"]
+
+
+def test_a_long_table_is_sampled_evenly(tmp_path: Path) -> None:
+    path = tmp_path / "texts.parquet"
+    pl.DataFrame({"text_id": ["0"] * 100_000, "text": [str(i) for i in range(100_000)]}).write_parquet(path)
+    sampled = [int(text) for text in sample_texts(path, 100_000)]
+    assert len(sampled) <= SAMPLE_TEXTS
+    assert (sampled[0], sampled[-1]) == (0, 99_999)
+    assert np.mean(sampled) == pytest.approx(50_000, rel=0.01)
+    assert max(np.diff(sampled)) < 1.1 * 100_000 / (len(sampled) / calibration.SAMPLE_RUN - 1)
+
+
+def test_the_error_of_a_sample_is_known(tmp_path: Path) -> None:
+    """Random lengths: the sample's mean misses the true one by more than three standard errors once in 400 times."""
+    lengths = np.random.default_rng(0).integers(1, 200, 50_000)
+    starts = np.linspace(0, 50_000 - 64, 31).astype(int)
+    sample = np.concatenate([lengths[start : start + 64] for start in starts])
+    error = calibration._standard_error(sample, 50_000)
+    assert 0.001 < error < 0.03
+    assert abs(sample.mean() - lengths.mean()) < 3 * error * lengths.mean()
+    assert calibration._standard_error(lengths, 50_000) == 0
+
+
+# --- a model that is not here
+
+
+SEVEN = {"hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32, "num_attention_heads": 32}
+
+
+def config_file(folder: Path, config: Any) -> Path:
+    config.save_pretrained(folder)
+    return folder
+
+
+def test_a_7b_model_and_a_hundred_million_texts_are_answered_in_seconds_from_the_configuration(tmp_path: Path) -> None:
+    folder = config_file(tmp_path / "seven", LlamaConfig(**SEVEN))
+    started = time.perf_counter()
+    result = ilse("plan", "--model-config", str(folder))
+    assert time.perf_counter() - started < 60  # about 5 s on an idle machine, most of it imports
+    assert result.returncode == 0, result.stderr
+    assert "6.61 B parameters, 33 layers of width 4096" in result.stdout
+    assert "100,000,000 of 128 tokens" in result.stdout
+    assert "27 TB as float16" in result.stdout
+    for machine in MACHINES:
+        assert f"\n{machine.name} " in result.stdout
+
+
+@pytest.mark.parametrize("path", ["seven", "seven/config.json"])
+def test_a_configuration_is_a_folder_or_a_file(tmp_path: Path, path: str) -> None:
+    config_file(tmp_path / "seven", LlamaConfig(**SEVEN))
+    shape = from_config(tmp_path / path)
+    assert (shape.name, shape.layers, shape.dim, shape.intermediate) == ("seven", 33, 4096, 11_008)
+    block = 4 * 4096**2 + 3 * 4096 * 11_008
+    assert shape.flops_per_token == 2 * 32 * block
+    assert shape.parameters == 32_000 * 4096 + 32 * block + (2 * 32 + 1) * 4096
+
+
+def test_a_configuration_gives_the_parameters_of_the_model_itself(tiny_model: Callable[[str], Path]) -> None:
+    for name in ("llama", "gpt2", "bert", "gpt_neox"):
+        model = AutoModel.from_pretrained(tiny_model(name))
+        shape = from_config(tiny_model(name))
+        assert shape.parameters == sum(weight.numel() for weight in model.parameters())
+        assert (shape.layers, shape.dim) == (4, 32)
+
+
+def test_of_an_encoder_decoder_the_encoder_counts(tmp_path: Path) -> None:
+    sizes = {"d_model": 32, "d_ff": 64, "num_layers": 3, "num_heads": 4, "d_kv": 8, "vocab_size": 64}
+    shape = from_config(config_file(tmp_path, T5Config(**sizes)))
+    encoder = AutoModel.from_config(AutoConfig.from_pretrained(tmp_path)).get_encoder()
+    assert shape.parameters == sum(weight.numel() for weight in encoder.parameters())
+    assert shape.layers == 4
+
+
+def test_a_mixture_of_experts_counts_the_experts_that_a_token_meets(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    more = {"num_key_value_heads": 4, "vocab_size": 64, "num_local_experts": 8, "num_experts_per_tok": 2}
+    shape = from_config(config_file(tmp_path, MixtralConfig(**sizes, **more)))
+    assert shape.flops_per_token == 2 * 2 * (4 * 32 * 32 + 8 * 32 + 2 * 3 * 32 * 64)
+
+
+def test_counting_takes_no_memory(tmp_path: Path) -> None:
+    shape = from_config(config_file(tmp_path, LlamaConfig(**{**SEVEN, "num_hidden_layers": 800})))
+    assert shape.parameters > 160e9  # 640 GB, had they been allocated
+    assert torch.empty(0).device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (None, "nothing there"),
+        ('{"model_type": "zork"}', "zork"),
+        ('{"model', "not a valid JSON"),
+        ("[]", "model_type"),
+    ],
+)
+def test_what_is_no_configuration_is_refused(tmp_path: Path, content: str | None, found: str) -> None:
+    path = tmp_path / "config.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match="model configuration") as error:
+        from_config(path)
+    assert found in str(error.value)
+
+
+def test_three_numbers_are_enough_without_torch() -> None:
+    code = "import sys; from pipeline.elsewhere import quote; quote(parameters='7B', layers='33', dim='4096').lines();"
+    code += "print([m for m in ('torch', 'transformers', 'dask') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_json_holds_the_same_figures() -> None:
+    arguments = ("--parameters", "7e9", "--layers", "33", "--dim", "4096", "--texts-count", "1M")
+    document = json.loads(ilse("plan", *arguments, "--tokens-per-text", "200", "--json").stdout)
+    assert (document["texts"], document["tokens"]) == (1_000_000, 200_000_000)
+    assert [machine["machine"] for machine in document["machines"]] == [machine.name for machine in MACHINES]
+    assert document == json.loads(json.dumps(quoted("1M", "200").document()))
+
+
+def quoted(texts: str, tokens: str) -> Quote:
+    return quote(parameters="7e9", layers="33", dim="4096", texts_count=texts, tokens_per_text=tokens)
+
+
+def test_a_model_that_fits_no_device_has_no_time() -> None:
+    found = quote(parameters="70B", layers="81", dim="8192")
+    rows = {row["machine"]: row for row in found.document()["machines"]}
+    assert rows["H100"] | {"seconds": None, "bound_by": "memory", "dollars": None} == rows["H100"]
+    assert all(" memory " in line for line in found.lines() if line.startswith(("L4", "A10G", "H100", "8 x")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--texts-count", "1M"], "no model"),
+        (["--parameters", "7B"], "--parameters"),
+        (["--model-config", "x", "--dim", "3"], "--model-config and --dim"),
+        (["--parameters", "many", "--layers", "33", "--dim", "4096"], "'many'"),
+        (["--parameters", "7B", "--layers", "2.5", "--dim", "4096"], "'2.5'"),
+    ],
+)
+def test_what_the_command_line_does_not_say_clearly_is_refused(arguments: list[str], found: str) -> None:
+    result = ilse("plan", *arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert found in result.stderr
+    assert "next: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("7e9", 7e9), ("7B", 7e9), ("100M", 1e8), ("100e6", 1e8), ("1.5k", 1500), ("100_000", 1e5), ("1,000", 1e3)],
+)
+def test_numbers_are_read_as_people_write_them(text: str, value: float) -> None:
+    assert parse_count(text, "--texts-count") == value
+
+
+@pytest.mark.parametrize("text", ["", "0", "-3", "1.5", "7X", "nan", "1e400"])
+def test_what_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--texts-count"):
+        parse_count(text, "--texts-count")
+
+
+def test_durations_and_sizes_have_two_or_three_digits() -> None:
+    assert [duration(s) for s in (0.04, 34.2, 456, 18_720, 267_840, 2.05e8)] == [
+        "0.0 s",
+        "34 s",
+        "7.6 min",
+        "5.2 h",
+        "3.1 d",
+        "6.5 years",
+    ]
+    assert [size(b) for b in (999, 82.5e6, 27.03e12, 3.2e15)] == ["999 B", "82.5 MB", "27 TB", "3.2 PB"]
+
+
+def test_a_table_is_aligned() -> None:
+    assert aligned([("machine", "time"), ("L4", "43 d")]) == ["machine  time", "L4       43 d"]
+
+
+def test_the_tables_of_the_scaling_document_are_the_codes_output() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_scaling.py"))
+    found = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert found == made["document"](), "run: python docs/make_scaling.py"
+    for name in [*made["TABLES"], *made["SCALES"]]:
+        assert f"<!-- table: {name} -->\n| " in found
+
+
+def ilse(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ilse.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
