@@ -6,13 +6,13 @@
 (b) the same, sorted by length;
 (c) ours in float32; (d) ours at `compute_type: auto`.
 
-Ours is the worker's whole function: reading, tokenising, computing, pooling, writing, reading back, checksums. The plain
-loop tokenises, computes and pools, and writes nothing. Each runs in a process of its own, which keeps its model.
+Ours is the worker's whole function: reading, tokenising, computing, pooling, writing, reading back, checksums. The
+plain loop tokenises, computes and pools, and writes nothing. Each runs in a process of its own, which keeps its model.
 
 The last line is JSON. `speedup_over_naive` is (d) over (a), `speedup_same_dtype` (c) over (a), both on headlines.
-`roofline_fraction` and `roofline_fraction_float32` are the model's arithmetic per second of (d) and (c), on texts cut at
-128 tokens, over this machine's 2048³ matrix product in that type as PyTorch computes it; `…_of_best` over the faster of
-PyTorch's and oneDNN's product (they differ in float32, where PyTorch asks MKL).
+`roofline_fraction` and `roofline_fraction_float32` are the model's arithmetic per second of (d) and (c), on texts cut
+at 128 tokens, over this machine's 2048³ matrix product in that type as PyTorch computes it; `…_of_best` over the faster
+of PyTorch's and oneDNN's product (they differ in float32, where PyTorch asks MKL).
 """
 
 from __future__ import annotations

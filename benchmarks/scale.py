@@ -4,8 +4,8 @@
 
 Each size runs as a process of its own with one Dask worker. The last line is JSON: `rss_growth` is the peak resident
 memory of the largest run over that of the smallest (main process and worker, the larger growth of the two),
-`time_per_text_growth` the same of seconds per text, from the first result to the finished cache, `graph_bytes` the most bytes of tasks that
-were in flight at once.
+`time_per_text_growth` the same of seconds per text, from the first result to the finished cache, `graph_bytes` the
+most bytes of tasks that were in flight at once.
 """
 
 from __future__ import annotations

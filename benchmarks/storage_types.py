@@ -2,11 +2,11 @@
 
     python -m benchmarks.storage_types [--quick] [--task NAME TRAIN.parquet TEST.parquet]...
 
-Without a task, the demo's headlines. Each task is extracted once, as float32; the other caches are made from those very
-values, so that nothing but the storage type differs. Heads are trained with the demo's recipe and seeds. Reading is timed
-A B C D A B C D. The last line is JSON: by type `bytes_per_value`, `read_megabytes_per_second` of stored bytes,
-`read_values_per_second`, and by task and head the median test accuracy over the seeds; `largest_loss` is the most that a
-type loses to float32 anywhere, in points.
+Without a task, the demo's headlines. Each task is extracted once, as float32; the other caches are made from those
+very values, so that nothing but the storage type differs. Heads are trained with the demo's recipe and seeds. Reading
+is timed A B C D A B C D. The last line is JSON: by type `bytes_per_value`, `read_megabytes_per_second` of stored bytes,
+`read_values_per_second`, and by task and head the median test accuracy over the seeds; `largest_loss` is the most that
+a type loses to float32 anywhere, in points.
 """
 
 from __future__ import annotations

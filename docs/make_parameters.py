@@ -95,7 +95,8 @@ def _type(field: Schema) -> str:
     if kind == "array":
         return f"list of {_type(field['items'])}"
     if kind == "object":
-        return f"map of {_type(field['additionalProperties'])}"
+        values = field["additionalProperties"]
+        return "map" if values is True else f"map of {_type(values)}"
     return {"null": "unset", "boolean": "true or false"}.get(kind, kind)
 
 
