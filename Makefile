@@ -20,7 +20,7 @@ demo: $(VENV)/.demo ## fetch a real model and real news, extract, train 8 heads,
 
 test: $(VENV)/.test ## run the whole test suite
 	@echo "==> pytest"
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-train: .venv-train/.train ## run the trainer's tests where only the extra 'train' is installed
 	@echo "==> the trainer's tests, without transformers, dask and tokenizers"

@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="end within a minute")
     quick = parser.parse_args().quick
-    headlines, articles, rounds = (256, 16, 1) if quick else (2_048, 96, 3)
+    headlines, articles, rounds = (256, 16, 1) if quick else (1_024, 64, 3)
     params = demo_params()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -245,6 +245,10 @@ class Bucket:
     def _work(self, kind: str, random: Random) -> BucketWork:
         variant, folder = some_variant(random), self._references.stage.folder()
         call = self._references.stage.call(folder, variant, out=f"s3://{BUCKET}/{folder.name}/cache.zarr")
+        if random.random() < 0.3:  # to be mended
+            damaged = dict.fromkeys(["pooled/mean/c/3/0/0", "text_id/zarr.json"], b"damaged")
+            for name, content in {**self._references.reference(variant).files, **damaged}.items():
+                self._server.put(call.out, name, content)
         return BucketWork(kind, call, (self._references.reference(variant),), server=self._server)
 
     def _run(self, work: BucketWork, proxy: Proxy) -> Ended:

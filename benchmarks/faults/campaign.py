@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -71,13 +70,16 @@ def kinds(references: References, server: Server) -> list[Kind]:
 
 def campaign(folder: Path, seed: int, faults: int, only: str) -> tuple[list[Fault], dict[str, str]]:
     """At least `faults` faults, or some of every kind for 0; and the kinds that can't be had, with the reason."""
-    with closing(_Ending(Server())) as ending:
-        references = References(Stage(folder))
-        chosen = [kind for kind in kinds(references, ending.server) if only in kind.name]
+    server, stage = Server(), Stage(folder)
+    try:
+        chosen = [kind for kind in kinds(References(stage), server) if only in kind.name]
         skipped = {kind.name: kind.hindrance for kind in chosen if kind.hindrance}
         with ThreadPoolExecutor(LANES) as lanes:
             waiting = [lanes.submit(_episode, *episode) for episode in _episodes(chosen, seed, faults)]
             return [fault for future in waiting for fault in future.result()], skipped
+    finally:
+        stage.end()
+        server.end()
 
 
 def _episodes(chosen: list[Kind], seed: int, faults: int) -> Iterator[tuple[Kind, Random, int]]:
@@ -98,11 +100,3 @@ def _episode(kind: Kind, random: Random, count: int) -> list[Fault]:
     lines += [f"  {fault.verdict:<26}{fault.what}" for fault in found]
     print("\n".join(lines), file=sys.__stderr__, flush=True)  # `sys.stderr` may be that of a command in this process
     return found
-
-
-class _Ending:
-    def __init__(self, server: Server) -> None:
-        self.server = server
-
-    def close(self) -> None:
-        self.server.end()

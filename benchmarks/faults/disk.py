@@ -48,7 +48,7 @@ def full(references: References, random: Random, count: int) -> list[Fault]:
 
 
 def forbidden(references: References, random: Random, count: int) -> list[Fault]:
-    """The permission to write into one of the work's folders, or to enter it at all, is taken away and given back."""
+    """The permission to write into some of the work's folders, or to enter them, is taken away and given back."""
     work = references.work("write permission removed", some_variant(random), random.choice(STARTS))
     before = BOUND_BY_PERMISSIONS if os.geteuid() == 0 else []
     return _hit_at_random_moments(references, random, count, work, lambda work: _forbid(work, random), before)
@@ -64,18 +64,25 @@ def _fill(work: Work, random: Random) -> tuple[str, Callable[[], None]]:
 
 
 def _forbid(work: Work, random: Random) -> tuple[str, Callable[[], None]]:
-    folders = [work.call.folder, *(path for path in sorted(work.call.folder.rglob("*")) if path.is_dir())]
-    # Few folders matter near the root, many lie below: the depth is drawn first.
-    depth = random.choice(sorted({len(path.parts) for path in folders}))
-    folder = random.choice([path for path in folders if len(path.parts) == depth])
-    mode = random.choice([0o555, 0o555, 0o000])
-    folder.chmod(mode)
-    return f"{folder.relative_to(work.call.folder)} set to {mode:03o}", lambda: _permit(folder)
+    patterns = random.choice([("",), ("scratch",), ("scratch/*-*",), ("scratch/*-*/*", "scratch/*-*/cache.zarr/**/c")])
+    above, name = work.call.folder.parent, work.call.folder.name
+    places = sorted({path for pattern in patterns for path in above.glob(f"{name}/{pattern}") if path.is_dir()})
+    place = random.choice(places or [work.call.folder])
+    mode, below = random.choice([0o555, 0o555, 0o000]), random.random() < 0.5
+    # Its folders first: one that can't be entered hides those below.
+    folders = [*(path for path in sorted(place.rglob("*"), reverse=True) if below and path.is_dir()), place]
+    for folder in folders:
+        folder.chmod(mode)
+    name = place.relative_to(work.call.folder)
+    return f"{name} set to {mode:03o}{' with all below' if below else ''}", lambda: _permit(work.call.folder)
 
 
 def _permit(folder: Path) -> None:
-    with suppress(FileNotFoundError):  # it may have moved into place
-        folder.chmod(0o755)
+    """Permits all again, wherever the folders have moved meanwhile."""
+    folder.chmod(0o755)
+    for path in folder.iterdir():
+        if path.is_dir():
+            _permit(path)
 
 
 def _hit_at_random_moments(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -123,6 +124,7 @@ class Stage:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._works = itertools.count()
+        self._started: list[Running] = []
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FAULTS_"))},
             "HF_HUB_OFFLINE": "1",
@@ -163,7 +165,15 @@ class Stage:
         """Starts the real command line; `before` stands before it, such as `setpriv`."""
         variables = {**self.environment, **(hook.environment() if hook else {}), **environment}
         command = [*(before or []), sys.executable, "-m", "ilse.cli", *call.arguments()]
-        return Running(command, call.folder, variables)
+        self._started.append(Running(command, call.folder, variables))
+        return self._started[-1]
+
+    def end(self) -> None:
+        """Ends what an error of the campaign itself has left running."""
+        for running in self._started:
+            if running.process.poll() is None:
+                os.killpg(running.process.pid, signal.SIGKILL)
+                running.process.wait()
 
     def run(self, call: Call, hook: Hook | None = None, **environment: str) -> Ended:
         """Runs it to its end."""

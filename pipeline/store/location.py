@@ -103,6 +103,9 @@ class Location:
                 os.link(partial, target)
             else:
                 partial.replace(target)
+        except OSError as error:
+            error.filename = error.filename or str(target)  # a full disk does not say where
+            raise
         finally:
             partial.unlink(missing_ok=True)
 

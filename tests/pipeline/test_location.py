@@ -447,7 +447,7 @@ def test_a_server_that_is_gone_is_said_to_be(bucket: Location, monkeypatch: pyte
     assert refused_after(bucket) < 10
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_server_that_is_gone_is_given_up_within_two_minutes_and_not_at_once(
     bucket: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:

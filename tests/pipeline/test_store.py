@@ -419,7 +419,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing_and_is_always_named(tmp_pat
     damage_everywhere(tmp_path / "c", DAMAGED[kind], every=97)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", list(DAMAGED))
 def test_a_flipped_bit_anywhere_in_the_metadata_is_refused_or_changes_nothing(tmp_path: Path, kind: str) -> None:
     damage_everywhere(tmp_path / "c", DAMAGED[kind], every=1)
