@@ -17,7 +17,7 @@ from pipeline.batching import Batch, Tokens, batches, tokenise
 from pipeline.capture import Reader, Request
 from pipeline.config import ModelParams
 from pipeline.model import Compute
-from pipeline.shard import load_here
+from pipeline.shard import load_here, reader_here
 
 SAMPLE_TEXTS = 2_000
 SAMPLE_RUN = 64
@@ -51,6 +51,8 @@ class Calibration:
     """Tokens a second."""
     write_rate: float
     """Values a second: conversion, checksums, writing to this machine's temporary folder, reading back."""
+    cpu_share: float
+    """CPU time that the batches got, as a part of what its threads could have had; 1 on another device."""
     seconds: float
     """That the calibration itself took."""
 
@@ -79,7 +81,7 @@ def calibrate(
     """
     started = time.perf_counter()
     frozen = load_here(model, compute)
-    reader = Reader(frozen, request, compute.capture)
+    reader = reader_here(model, compute, request)
     began = time.perf_counter()
     capture = header.capture
     tokens = tokenise(
@@ -88,7 +90,9 @@ def calibrate(
     tokenising = time.perf_counter() - began
     pad = frozen.tokenizer.pad_token_id or 0
     work = [b for part in _shards(tokens, header.shard_rows) for b in batches(part, compute.batch_tokens, pad)]
+    wall, cpu = time.perf_counter(), time.process_time()
     firsts, agains, seen = _timed(reader, work, seconds)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     lengths = np.array([len(ids) for ids in tokens.ids])
     extra = np.array(firsts) - [took for took, _ in agains]
     return Calibration(
@@ -103,6 +107,7 @@ def calibrate(
         shapes_seen=seen,
         tokenise_rate=float(lengths.sum()) / tokenising,
         write_rate=_write_rate(header),
+        cpu_share=min(1.0, cpu / wall / compute.threads) if frozen.facts.device == "cpu" else 1.0,
         seconds=time.perf_counter() - started,
     )
 

@@ -21,6 +21,10 @@ from pipeline.store import CacheHeader
 FINISH_SECONDS = 1.0
 """Index, statistics, the move into place, the workers' end; an assumption. Reading it all once more is apart."""
 
+BUSY = ". Other processes used this machine meanwhile: without them the run is faster, perhaps several times"
+BUSY_SHARE = 0.75
+"""Of the CPU time that the calibration's threads could have had; an idle machine gave 0.9 and more."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -86,7 +90,8 @@ class Estimate:
             f"a batch {size(memory.activations)}, shards {size(memory.shards)}, libraries {size(memory.runtime)}",
             f"time     about {duration(self.seconds)}: "
             + ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.parts.items())
-            + f"; {rate:,.0f} tokens/s",
+            + f"; {rate:,.0f} tokens/s"
+            + (BUSY if sample.cpu_share < BUSY_SHARE else ""),
         ]
 
     def document(self) -> dict[str, Any]:

@@ -198,9 +198,7 @@ def _donors(
 
 def _compute_missing(executor: Executor, job: Job, workers: int, lock: Lock) -> list[Receipt]:
     done = job.scratch.intact()
-    for shard in range(job.header.shards):
-        if shard not in done:
-            job.scratch.forget(shard)
+    job.scratch.forget_all_but(done)
     missing = [shard for shard in range(job.header.shards) if shard not in done]
     if done:
         _say(f"{len(done)} of {job.header.shards} shards are there from an earlier run")

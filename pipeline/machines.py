@@ -22,8 +22,10 @@ TASK_SHARDS = 8
 """Shards of a task in a long run, as in pipeline/extract.py."""
 ROUND_TRIP = 0.02
 """Seconds of one small request to an object store; an assumption."""
-SERIAL_REQUESTS = 3
-"""A shard, one after the other from the main process: forget an old record, read the new one, delete it at the end."""
+AT_ONCE = 16
+"""Requests of the main process in flight, as in pipeline/scratch.py."""
+SERIAL_REQUESTS = 2 / AT_ONCE
+"""Round trips a shard from the main process: it reads the record and deletes it at the end, some shards at once."""
 CHECK_RATE = 1e9
 """Bytes a second that one process reads and checksums: a local cache is read once more before it moves into place."""
 START_SECONDS = 30

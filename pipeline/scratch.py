@@ -19,16 +19,23 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ilse.errors import UserError
 from ilse.files import move_folder
 from pipeline import store
 
 PREVIOUS = "previous"
+REQUESTS = 16
+"""Records that are asked for at once."""
+
+T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -51,25 +58,26 @@ class Scratch:
         except FileNotFoundError:
             return None
 
-    def forget(self, shard: int) -> None:
-        """Drops the record of a shard whose bytes are not what it says."""
-        self.work.delete(_name(shard))
+    def forget_all_but(self, shards: set[int]) -> None:
+        """Drops the records of shards whose bytes are not what they say."""
+        kept = {_name(shard) for shard in shards}
+        for name, _ in list(self.work.list("records")):
+            if name not in kept:
+                self.work.delete(name)
 
     def intact(self) -> set[int]:
         """The shards whose stored bytes are still what was recorded."""
-        found = set()
-        for name, _ in sorted(self.work.list("records")):
-            record = store.record_from_json(self.work.get(name))
-            if record is not None and name == _name(record.shard) and store.verify_shard(self.cache, record):
-                found.add(record.shard)
-        return found
+        names = sorted(name for name, _ in self.work.list("records"))
+        return {shard for shard in _at_once(self._intact_shard, names) if shard is not None}
+
+    def _intact_shard(self, name: str) -> int | None:
+        record = store.record_from_json(self.work.get(name))
+        whole = record is not None and name == _name(record.shard) and store.verify_shard(self.cache, record)
+        return record.shard if record is not None and whole else None
 
     def records(self, shards: int) -> Iterator[store.ShardRecord]:
-        """The records of all shards in their order; one at a time in memory."""
-        for shard in range(shards):
-            record = self.recorded(shard)
-            if record is not None:
-                yield record
+        """The records of all shards in their order; a few at a time in memory."""
+        return (record for record in _at_once(self.recorded, range(shards)) if record is not None)
 
 
 def scratch_name(header: store.CacheHeader, text_ids: store.TextIds, compute: str) -> str:
@@ -115,8 +123,8 @@ def _is_finished(out: store.Location, header: store.CacheHeader) -> bool:
 def move_into_place(scratch: Scratch, out: store.Location, root: Path) -> None:
     """Puts the finished cache at `out`, and removes the scratch."""
     if not out.is_local:
-        for name, _ in list(scratch.work.list()):
-            scratch.work.delete(name)
+        for _ in _at_once(scratch.work.delete, [name for name, _ in scratch.work.list()]):
+            pass
         return
     _link(scratch.cache.path, root / PREVIOUS)
     move_folder(scratch.cache.path, out.path)
@@ -130,6 +138,13 @@ def _link(folder: Path, copy: Path) -> None:
     shutil.rmtree(copy, ignore_errors=True)
     with suppress(OSError):
         shutil.copytree(folder, copy, copy_function=os.link)
+
+
+def _at_once(function: Callable[[Item], T], items: Sequence[Item]) -> Iterator[T]:
+    """Results in order, `REQUESTS` at a time: an object store answers one request in about 20 ms, and many at once."""
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        for start in range(0, len(items), REQUESTS):
+            yield from pool.map(function, items[start : start + REQUESTS])
 
 
 def _name(shard: int) -> str:

@@ -97,7 +97,7 @@ def compute_shards(job: Job, shards: Sequence[int]) -> list[Receipt]:
     """
     missing = [shard for shard in shards if job.scratch.recorded(shard) is None]
     frozen = load_here(job.model, job.compute)
-    reader = _reader(job.model, job.compute, job.request)
+    reader = reader_here(job.model, job.compute, job.request)
     receipts = []
     with ThreadPoolExecutor(1, "read") as before, ThreadPoolExecutor(1, "write") as after:
         writing: Future[Receipt] | None = None
@@ -112,7 +112,8 @@ def compute_shards(job: Job, shards: Sequence[int]) -> list[Receipt]:
 
 
 @functools.lru_cache(maxsize=1)
-def _reader(model: ModelParams, compute: Compute, request: Request) -> Reader:
+def reader_here(model: ModelParams, compute: Compute, request: Request) -> Reader:
+    """The model on this worker made ready for one request, once a process."""
     return Reader(load_here(model, compute), request, compute.capture)
 
 

@@ -12,14 +12,14 @@ from random import Random
 
 from benchmarks.faults import judge, kills, twice
 from benchmarks.faults.damage import Findings, some_file, texts_of
-from benchmarks.faults.proxy import CLIENT_TIMEOUT, LASTING, TRANSIENT, Proxy
+from benchmarks.faults.proxy import AT_ONCE, CLIENT_TIMEOUT, LASTING, PASSING, Proxy
 from benchmarks.faults.references import References
 from benchmarks.faults.stage import SECRET, Call, Ended, some_variant
 from benchmarks.faults.tally import RESUMED, Fault
 from benchmarks.faults.work import Work, chain, ended_badly
 
 BUCKET = "campaign"
-TRANSIENTS = 8
+MANY = 8
 """Passing errors in one run."""
 
 
@@ -130,18 +130,19 @@ class BucketWork(Work):
 
 
 class Bucket:
-    """The kinds of faults of a remote cache."""
+    """The kinds of faults of a remote cache; without `patience`, those alone that need no waiting."""
 
-    def __init__(self, references: References, server: Server) -> None:
+    def __init__(self, references: References, server: Server, patience: bool) -> None:
         self._references, self._server = references, server
+        self._passing, self._lasting = (PASSING, LASTING) if patience else (PASSING[:-1], LASTING[:AT_ONCE])
         self._lock = threading.Lock()
         self._requests = 0
 
     def passing(self, random: Random, count: int) -> list[Fault]:
         """Errors that pass: some requests of one run fail, stall or are cut; the run goes on."""
         work = self._work("S3 server that errs, passing", random)
-        number = min(count, TRANSIENTS)
-        met = {moment: random.choice(TRANSIENT) for moment in random.sample(range(1, self._moments()), number)}
+        number = min(count, MANY)
+        met = {moment: random.choice(self._passing) for moment in random.sample(range(1, self._moments()), number)}
         proxy = work.proxy(lambda number: met.get(number, ""))
         ended = self._run(work, proxy)
         for moment, what in sorted(met.items()):
@@ -154,7 +155,7 @@ class Bucket:
 
         def faulty(work: Work) -> Ended | None:
             assert isinstance(work, BucketWork)
-            moment, what = self._some_moment(work, random), random.choice(LASTING)
+            moment, what = self._some_moment(work, random), random.choice(self._lasting)
             proxy = work.proxy(lambda number: what if number >= moment else "")
             ended = self._run(work, proxy)
             if proxy.injected:
@@ -206,7 +207,7 @@ class Bucket:
         faults = []
         for _ in range(count):
             call, reference = self._finished(random)
-            what = random.choice(TRANSIENT)
+            what = random.choice(self._passing)
             moments = sorted(random.sample(range(1, 60), 3))
             proxy = Proxy(
                 self._server.url, lambda number, what=what, moments=moments: what if number in moments else ""

@@ -36,9 +36,9 @@ class Kind:
     """Why it can't be had on this machine."""
 
 
-def kinds(references: References, server: Server) -> list[Kind]:
+def kinds(references: References, server: Server, patience: bool) -> list[Kind]:
     """Every kind, the long ones first."""
-    bucket = Bucket(references, server)
+    bucket = Bucket(references, server, patience)
 
     def on(function: Callable[[References, Random, int], list[Fault]]) -> Injector:
         return lambda random, count: function(references, random, count)
@@ -70,9 +70,9 @@ def kinds(references: References, server: Server) -> list[Kind]:
 
 def campaign(folder: Path, seed: int, faults: int, only: str) -> tuple[list[Fault], dict[str, str]]:
     """At least `faults` faults, or some of every kind for 0; and the kinds that can't be had, with the reason."""
-    server, stage = Server(), Stage(folder)
+    server, stage = Server(), Stage(folder, warm=not faults)
     try:
-        chosen = [kind for kind in kinds(References(stage), server) if only in kind.name]
+        chosen = [kind for kind in kinds(References(stage), server, bool(faults)) if only in kind.name]
         skipped = {kind.name: kind.hindrance for kind in chosen if kind.hindrance}
         with ThreadPoolExecutor(LANES) as lanes:
             waiting = [lanes.submit(_episode, *episode) for episode in _episodes(chosen, seed, faults)]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,7 +11,7 @@ from random import Random
 from benchmarks.faults.hook import Hook
 from benchmarks.faults.kills import SHARDS, wait_for
 from benchmarks.faults.references import References
-from benchmarks.faults.stage import Ended, Stage
+from benchmarks.faults.stage import Ended, Running, Stage
 from benchmarks.faults.tally import Fault
 from benchmarks.faults.work import Mark, Work, chain
 
@@ -31,31 +28,23 @@ class Cluster:
         self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", str(port))
         self.workers = [self.new_worker() for _ in range(2)]
 
-    def new_worker(self) -> subprocess.Popen[bytes]:
+    def new_worker(self) -> Running:
         """One more worker; it tries until its scheduler is there."""
         return self._start("worker", self.address, "--no-nanny", "--nthreads", "1", "--death-timeout", "120")
 
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
+    def kill(self, running: Running) -> None:
         """`kill -9`."""
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        running.process.kill()
+        running.wait()
 
     def end(self) -> None:
         """Ends every process that is left."""
-        for process in [self.scheduler, *self.workers]:
-            if process.poll() is None:
-                self.kill(process)
+        for running in [self.scheduler, *self.workers]:
+            if running.process.poll() is None:
+                self.kill(running)
 
-    def _start(self, *command: str) -> subprocess.Popen[bytes]:
-        environment = {**self._stage.environment, **self._hook.environment()}
-        with (self._folder / "dask.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "dask", *command, "--no-dashboard"],
-                cwd=self._folder,
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
+    def _start(self, *command: str) -> Running:
+        return self._stage.start_module(["dask", *command, "--no-dashboard"], self._folder, self._hook)
 
 
 def workers(references: References, random: Random, count: int) -> list[Fault]:

@@ -18,8 +18,10 @@ STALL_SECONDS = 1.5
 SILENCE_SECONDS = 9.0
 """Longer than the client waits, which is told to wait `CLIENT_TIMEOUT`."""
 CLIENT_TIMEOUT = "6s"
-TRANSIENT = ("500", "503", "stalls", "stays silent", "cuts before", "cuts behind", "answers half")
-LASTING = ("500", "503", "403", "cuts before")
+PASSING = ("500", "503", "stalls", "cuts before", "cuts behind", "answers half", "stays silent")
+LASTING = ("403", "500", "503", "cuts before")
+AT_ONCE = 1
+"""So many of `LASTING` end a run at once; the others after the half minute for which the client tries again."""
 
 Behaviour = Callable[[int], str]
 """Number of a request, from 1 → what happens to it; nothing for an empty string."""

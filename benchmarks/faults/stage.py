@@ -18,6 +18,7 @@ import polars as pl
 import yaml
 
 from benchmarks.faults.hook import INSIDE, Hook
+from benchmarks.faults.warm import Forked, Warm
 from ilse.tables import TEXT, TEXT_ID
 
 ROOT = Path(__file__).parent.parent.parent
@@ -91,17 +92,8 @@ class Call:
 class Running:
     """A command in a process of its own."""
 
-    def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
-        # Beside the folder: the disk under it may be full.
-        self._said = folder.with_suffix(f".said{next(_NUMBERS)}").open("w+", errors="replace")
-        self.process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=self._said, stderr=self._said, start_new_session=True
-        )
-
-    def said(self) -> str:
-        """All that it has said so far."""
-        with open(self._said.name, errors="replace") as said:
-            return said.read()
+    def __init__(self, process: subprocess.Popen[bytes] | Forked, said: Path) -> None:
+        self.process, self._said = process, said
 
     def wait(self) -> Ended:
         """Waits for its end; one that hangs is killed."""
@@ -110,20 +102,15 @@ class Running:
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait() * 1000
-        ended = Ended(code, self.said())
-        self._said.close()
-        return ended
-
-
-_NUMBERS = itertools.count()
+        return Ended(code, self._said.read_text(errors="replace"))
 
 
 class Stage:
     """A folder with the model and the tables, and one folder for every piece of work."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, warm: bool = False) -> None:
         self.root = root
-        self._works = itertools.count()
+        self._works, self._commands = itertools.count(), itertools.count()
         self._started: list[Running] = []
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FAULTS_"))},
@@ -132,6 +119,7 @@ class Stage:
             "PYTHONPATH": f"{INSIDE}{os.pathsep}{ROOT}",
             "TOKENIZERS_PARALLELISM": "false",
         }
+        self._warm = Warm(self.environment) if warm else None
         _build_model(root / "model")
         for name, rows in TABLES.items():
             _build_table(root / f"{name}.parquet", rows)
@@ -163,10 +151,30 @@ class Stage:
         self, call: Call, hook: Hook | None = None, before: list[str] | None = None, **environment: str
     ) -> Running:
         """Starts the real command line; `before` stands before it, such as `setpriv`."""
+        return self.start_module(["ilse.cli", *call.arguments()], call.folder, hook, before, **environment)
+
+    def start_module(
+        self,
+        command: list[str],
+        folder: Path,
+        hook: Hook | None = None,
+        before: list[str] | None = None,
+        **environment: str,
+    ) -> Running:
+        """Starts `python -m command`, in a session of its own."""
         variables = {**self.environment, **(hook.environment() if hook else {}), **environment}
-        command = [*(before or []), sys.executable, "-m", "ilse.cli", *call.arguments()]
-        self._started.append(Running(command, call.folder, variables))
-        return self._started[-1]
+        # Beside the folder: the disk under it may be full.
+        said = folder.with_suffix(f".said{next(self._commands)}")
+        if self._warm and not before:
+            running = Running(self._warm.start(command, folder, variables, str(said)), said)
+        else:
+            whole = [*(before or []), sys.executable, "-m", *command]
+            with said.open("w") as file:
+                streams: Any = {"stdout": file, "stderr": file, "stdin": subprocess.DEVNULL}
+                process = subprocess.Popen(whole, cwd=folder, env=variables, start_new_session=True, **streams)
+            running = Running(process, said)
+        self._started.append(running)
+        return running
 
     def end(self) -> None:
         """Ends what an error of the campaign itself has left running."""
@@ -174,6 +182,8 @@ class Stage:
             if running.process.poll() is None:
                 os.killpg(running.process.pid, signal.SIGKILL)
                 running.process.wait()
+        if self._warm:
+            self._warm.end()
 
     def run(self, call: Call, hook: Hook | None = None, **environment: str) -> Ended:
         """Runs it to its end."""

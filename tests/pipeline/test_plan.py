@@ -95,6 +95,7 @@ def measured(**changes: Any) -> Calibration:
         "shapes_seen": 4,
         "tokenise_rate": 10_000.0,
         "write_rate": 1e6,
+        "cpu_share": 0.95,
         "seconds": 2.0,
     }
     return Calibration(**{**values, **changes})
@@ -144,6 +145,14 @@ def test_the_estimate_says_what_matters_in_five_lines(forecast: Estimate) -> Non
     json.dumps(forecast.document())
     disk = forecast.document()["disk_bytes_by_type"]
     assert disk["float16"] == forecast.document()["disk_bytes"] < disk["float32"]
+
+
+def test_a_calibration_beside_other_work_says_so(forecast: Estimate) -> None:
+    """Threads that wait for one another lose more than their share to a neighbour: the estimate is then too high."""
+    assert 0 < forecast.calibration.cpu_share <= 1
+    idle, busy = (replace(forecast, calibration=measured(cpu_share=share)) for share in (0.95, 0.4))
+    assert "Other processes" not in idle.lines()[-1]
+    assert "Other processes used this machine meanwhile" in busy.lines()[-1]
 
 
 def test_a_long_table_is_sampled_evenly(tmp_path: Path) -> None:
