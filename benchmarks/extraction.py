@@ -127,7 +127,10 @@ def _serve(way: str, setting: Setting, line: Connection) -> None:
     run, facts = _plain(way, setting) if way in ("naive", "sorted") else _ours(way, setting)
     line.send("ready")
     while True:
-        question = line.recv()
+        try:
+            question = line.recv()
+        except EOFError:  # the main process has ended
+            return
         if question == "facts":
             rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
             line.send({**facts, "rss_megabytes": round(rss)})

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from random import Random
 
 from benchmarks.faults import judge, kills, twice
-from benchmarks.faults.damage import Findings, some_file, texts_of
+from benchmarks.faults.damage import Findings, most_computed, some_file
 from benchmarks.faults.proxy import AT_ONCE, CLIENT_TIMEOUT, LASTING, PASSING, Proxy
 from benchmarks.faults.references import References
-from benchmarks.faults.stage import SECRET, Call, Ended, some_variant
+from benchmarks.faults.stage import SECRET, Call, Ended
 from benchmarks.faults.tally import RESUMED, Fault
 from benchmarks.faults.work import Work, chain, ended_badly
 
@@ -230,13 +230,13 @@ class Bucket:
         with self._server.reached():
             findings.verified(self._references.stage, call.out, name)
             findings.read(call.out, reference)
-            findings.restored(self._references.stage, call, texts_of(name), reference)
+            findings.restored(self._references.stage, call, most_computed(name, call.variant), reference)
         what = f"on S3, {call.variant}, {name} flipped at byte {place}, bit {bit}"
         return Fault("flipped bit, finished cache", what, *findings.verdict(RESUMED))
 
     def _finished(self, random: Random) -> tuple[Call, judge.Reference]:
         """A finished cache in the bucket."""
-        variant = some_variant(random)
+        variant = self._references.stage.some_variant(random)
         folder, reference = self._references.stage.folder(), self._references.reference(variant)
         call = self._references.stage.call(folder, variant, out=f"s3://{BUCKET}/{folder.name}/cache.zarr")
         for name, content in reference.files.items():
@@ -244,7 +244,7 @@ class Bucket:
         return call, reference
 
     def _work(self, kind: str, random: Random) -> BucketWork:
-        variant, folder = some_variant(random), self._references.stage.folder()
+        variant, folder = self._references.stage.some_variant(random), self._references.stage.folder()
         call = self._references.stage.call(folder, variant, out=f"s3://{BUCKET}/{folder.name}/cache.zarr")
         if random.random() < 0.3:  # to be mended
             damaged = dict.fromkeys(["pooled/mean/c/3/0/0", "text_id/zarr.json"], b"damaged")

@@ -11,7 +11,7 @@ from random import Random
 
 from benchmarks.faults import judge
 from benchmarks.faults.references import References
-from benchmarks.faults.stage import SHARD_ROWS, TABLES, Call, Stage, some_variant
+from benchmarks.faults.stage import SHARD_ROWS, TABLES, Call, Stage
 from benchmarks.faults.tally import LOST, RESUMED, SURVIVED, UNCLEAR, WRONG, Fault
 from benchmarks.faults.work import ended_badly
 from pipeline.store.layout import shard_of_file
@@ -79,7 +79,7 @@ class Findings:
 
 
 def _finished(references: References, random: Random, way: str) -> Fault:
-    variant, table = some_variant(random), random.choice(["texts", "texts", "grown"])
+    variant, table = references.stage.some_variant(random), random.choice(["texts", "texts", "grown"])
     call = references.stage.call(references.stage.folder(), variant, table)
     shutil.copytree(references.cache(variant), call.out)
     if random.random() < 0.5:  # as an earlier run leaves it: a second name of the same files
@@ -89,15 +89,12 @@ def _finished(references: References, random: Random, way: str) -> Fault:
     findings = Findings()
     findings.verified(references.stage, call.out, name)
     findings.read(call.out, references.reference(variant))
-    most = texts_of(name) + TABLES[table] - TABLES["texts"]
-    if table == "grown" and _identifies(name):
-        most = TABLES[table]
-    findings.restored(references.stage, call, most, references.reference(variant, table))
+    findings.restored(references.stage, call, most_computed(name, variant, table), references.reference(variant, table))
     return _fault("finished cache", way, what, findings.verdict(RESUMED), call)
 
 
 def _unfinished(references: References, random: Random, way: str) -> Fault:
-    variant = some_variant(random)
+    variant = references.stage.some_variant(random)
     call = references.stage.call(references.stage.folder(), variant)
     shutil.copytree(references.unfinished(variant), call.scratch)
     name = some_file(random, judge.files_of(call.scratch))
@@ -131,16 +128,18 @@ def _class(name: str) -> str:
     return "metadata" if last == "zarr.json" else last
 
 
-def texts_of(name: str) -> int:
-    """Texts that have to be computed again when this file is lost."""
-    return 0 if shard_of_file(name) is None else SHARD_ROWS
-
-
-def _identifies(name: str) -> bool:
-    """Whether a cache without this file can't say any more which rows it holds for another table of texts: its rows
-    are then computed again. Asked for the same texts it is known by its checksums, and mended.
-    """
-    return name.endswith("zarr.json") or name.startswith(("text_id", "token_count"))
+def most_computed(name: str, variant: str, table: str = "texts") -> int:
+    """Texts that have to be computed when this file of a finished cache is lost, and no more may be."""
+    # Where a text's token states begin is told by the counts alone.
+    if variant == "tokens" and name.startswith("token_count"):
+        return TABLES[table]
+    # Asked for the same texts, a cache is known by its checksums and mended; asked for others, it has to say itself
+    # which rows it holds.
+    if table == "grown" and name.startswith("text_id"):
+        return TABLES[table]
+    if table == "grown" and name.endswith("zarr.json") and not name.startswith("tokens"):
+        return TABLES[table]
+    return (0 if shard_of_file(name) is None else SHARD_ROWS) + TABLES[table] - TABLES["texts"]
 
 
 def damage(path: Path, way: str, random: Random) -> str:

@@ -13,7 +13,7 @@ from random import Random
 
 from benchmarks.faults.kills import SHARDS, STARTS
 from benchmarks.faults.references import References
-from benchmarks.faults.stage import Ended, Running, some_variant
+from benchmarks.faults.stage import Ended, Running
 from benchmarks.faults.tally import Fault
 from benchmarks.faults.work import Work, chain, ended_badly
 
@@ -41,7 +41,9 @@ def full(references: References, random: Random, count: int) -> list[Fault]:
     folder = references.stage.folder()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], check=True)
     try:
-        work = references.work("disk that fills up", some_variant(random), random.choice(STARTS), folder)
+        work = references.work(
+            "disk that fills up", references.stage.some_variant(random), random.choice(STARTS), folder
+        )
         return _hit_at_random_moments(references, random, count, work, lambda work: _fill(work, random), [])
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
@@ -49,7 +51,7 @@ def full(references: References, random: Random, count: int) -> list[Fault]:
 
 def forbidden(references: References, random: Random, count: int) -> list[Fault]:
     """The permission to write into some of the work's folders, or to enter them, is taken away and given back."""
-    work = references.work("write permission removed", some_variant(random), random.choice(STARTS))
+    work = references.work("write permission removed", references.stage.some_variant(random), random.choice(STARTS))
     before = BOUND_BY_PERMISSIONS if os.geteuid() == 0 else []
     return _hit_at_random_moments(references, random, count, work, lambda work: _forbid(work, random), before)
 

@@ -58,7 +58,7 @@ def readings(place: str) -> Iterator[tuple[str, Callable[[], np.ndarray[Any, Any
         for layer in range(len(cache.layers)):
             yield f"{pooling} layer {layer}", partial(cache.read, slice(0, cache.header.texts), [layer], pooling)
     if cache.header.capture.token_states:
-        for text in range(0, cache.header.texts, 3):
+        for text in range(0, cache.header.texts, 13):
             yield f"tokens {text}", partial(cache.token_states, text)
 
 

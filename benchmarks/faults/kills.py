@@ -9,7 +9,7 @@ from contextlib import suppress
 from random import Random
 
 from benchmarks.faults.references import References
-from benchmarks.faults.stage import SHARD_ROWS, TABLES, Ended, Running, some_variant
+from benchmarks.faults.stage import SHARD_ROWS, TABLES, Ended, Running
 from benchmarks.faults.tally import Fault
 from benchmarks.faults.work import Work, chain
 
@@ -20,7 +20,7 @@ SHARDS = TABLES["texts"] // SHARD_ROWS
 def serial(references: References, random: Random, count: int) -> list[Fault]:
     """The extractor kills itself before a random file operation, again and again on the same work."""
     start = random.choice(STARTS)
-    work = references.work("kill -9 of the extractor, serial", some_variant(random), start)
+    work = references.work("kill -9 of the extractor, serial", references.stage.some_variant(random), start)
     stage = references.stage
 
     def faulty(work: Work) -> Ended:

@@ -9,7 +9,7 @@ from random import Random
 from benchmarks.faults.disk import waits
 from benchmarks.faults.kills import STARTS
 from benchmarks.faults.references import References
-from benchmarks.faults.stage import Ended, some_variant
+from benchmarks.faults.stage import Ended
 from benchmarks.faults.tally import RESUMED, UNCLEAR, Fault
 from benchmarks.faults.work import Work, ended_badly
 
@@ -21,7 +21,7 @@ PAUSES = 3
 def held(references: References, random: Random, count: int) -> list[Fault]:
     """The second must be refused with the first one's host and process, and the first must not notice."""
     stage = references.stage
-    work = references.work(KIND, some_variant(random), random.choice(STARTS))
+    work = references.work(KIND, references.stage.some_variant(random), random.choice(STARTS))
     pauses = sorted(random.sample(range(5, references.moments(work.call.variant)), min(count, PAUSES)))
     hook = work.hook(pauses=tuple(pauses))
     first = stage.start(work.call, hook)
@@ -40,7 +40,7 @@ def together(references: References, random: Random, count: int) -> list[Fault]:
     """Both start at the same moment: one may be refused, and one has to get there."""
     faults: list[Fault] = []
     for _ in range(count):
-        work = references.work(KIND, some_variant(random), random.choice(STARTS))
+        work = references.work(KIND, references.stage.some_variant(random), random.choice(STARTS))
         both = [references.stage.start(work.call, work.hook()) for _ in range(2)]
         ended = sorted((running.wait() for running in both), key=lambda end: end.code)
         work.hit("both started together", ended[1])

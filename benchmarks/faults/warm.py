@@ -150,10 +150,7 @@ def _become(request: dict[str, Any]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.orig_argv = ["python", "-m", *request["command"]]
     sys.argv = list(request["command"])
-    if "FAULTS_HOOK" in os.environ:
-        from benchmarks.faults.inside.sitecustomize import install
-
-        install(json.loads(os.environ["FAULTS_HOOK"]))
+    importlib.import_module("benchmarks.faults.inside.sitecustomize")  # as Python's own start-up does
     runpy.run_module(request["command"][0], run_name="__main__", alter_sys=True)
 
 

@@ -221,7 +221,7 @@ def test_a_failed_write_leaves_the_old_tables(tmp_path: Path, monkeypatch: pytes
     run(path, out)
     before = {file.name: file.read_bytes() for file in out.iterdir()}
 
-    def full(self: pl.DataFrame, target: Path) -> None:
+    def full(self: pl.DataFrame, target: Path, **_options: object) -> None:
         target.write_bytes(b"PAR1")
         if target.name == f".{EXAMPLES_FILE}.partial":
             raise OSError("No space left on device")
