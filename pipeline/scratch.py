@@ -132,8 +132,10 @@ def move_into_place(scratch: Scratch, out: store.Location, root: Path) -> None:
 
 
 def _link(folder: Path, copy: Path) -> None:
-    """Keeps the cache's bytes reachable under a second name, which costs no space; DVC deletes an output that it
-    is about to make again. Where the file system has no hard links there is no second name.
+    """Keeps the cache's bytes reachable under a second name: DVC deletes an output that it is about to make again.
+
+    It costs no space while nobody replaces the files; DVC does, with links to its own store, and then it is a copy.
+    Where the file system has no hard links there is no second name.
     """
     shutil.rmtree(copy, ignore_errors=True)
     with suppress(OSError):

@@ -8,19 +8,26 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from random import Random
 
 from benchmarks.faults import judge, kills, twice
 from benchmarks.faults.damage import Findings, most_computed, some_file
 from benchmarks.faults.proxy import AT_ONCE, CLIENT_TIMEOUT, LASTING, PASSING, Proxy
-from benchmarks.faults.references import References
-from benchmarks.faults.stage import SECRET, Call, Ended
+from benchmarks.faults.references import DAMAGED, LENT_OF_DAMAGED, References
+from benchmarks.faults.stage import SECRET, SHARDS, Call, Ended
 from benchmarks.faults.tally import RESUMED, Fault
 from benchmarks.faults.work import Work, chain, ended_badly
 
 BUCKET = "campaign"
 MANY = 8
 """Passing errors in one run."""
+
+
+def why_no_server() -> str:
+    """Why no S3 server can be had here; empty where it can."""
+    missing = [name for name in ("moto", "boto3", "flask") if find_spec(name) is None]
+    return f"no package {', '.join(missing)} (pip install 'moto[server]')" if missing else ""
 
 
 class Server:
@@ -132,9 +139,10 @@ class BucketWork(Work):
 class Bucket:
     """The kinds of faults of a remote cache; without `patience`, those alone that need no waiting."""
 
-    def __init__(self, references: References, server: Server, patience: bool) -> None:
-        self._references, self._server = references, server
-        self._passing, self._lasting = (PASSING, LASTING) if patience else (PASSING[:-1], LASTING[:AT_ONCE])
+    def __init__(self, references: References, server: Server | None, patience: bool) -> None:
+        self._references, self._maybe = references, server
+        self._passing = PASSING if patience else PASSING[:-1]
+        self._lasting = LASTING if patience else LASTING[:AT_ONCE]
         self._lock = threading.Lock()
         self._requests = 0
 
@@ -173,7 +181,7 @@ class Bucket:
         def faulty(work: Work) -> Ended:
             assert isinstance(work, BucketWork)
             moment = self._some_moment(work, random)
-            return kills.noted(work, f"at request {moment}", self._run(work, work.proxy(_once(moment, "kills"))))
+            return kills.noted(work, f"at request {moment}", self._run(work, work.proxy(_at([moment], "kills"))))
 
         return chain(work, faulty, self._clean, count)
 
@@ -183,9 +191,9 @@ class Bucket:
         for _ in range(count):
             work = self._work(twice.KIND, random)
             moment = random.randint(2, self._moments())
-            proxy = work.proxy(_once(moment, "holds"))
+            proxy = work.proxy(_at([moment], "holds"))
             environment = self._server.environment(proxy.url, timeout="280s")
-            first = self._references.stage.start(work.call, **environment)
+            first = self._references.stage.start(work.call, environment=environment)
             while first.process.poll() is None and not proxy.held.wait(0.05):
                 pass
             second, mark = self._run(work, work.proxy()), work.mark()
@@ -209,15 +217,18 @@ class Bucket:
             call, reference = self._finished(random)
             what = random.choice(self._passing)
             moments = sorted(random.sample(range(1, 60), 3))
-            proxy = Proxy(
-                self._server.url, lambda number, what=what, moments=moments: what if number in moments else ""
-            )
+            proxy = Proxy(self._server.url, _at(moments, what))
             findings = Findings(self._server.files)
             with self._server.reached(proxy.url):
                 findings.read(call.out, reference)
             verdict = findings.verdict("survived")
             faults.append(Fault("S3 server that errs, while read", f"{what} at requests {moments}", *verdict))
         return faults
+
+    @property
+    def _server(self) -> Server:
+        assert self._maybe is not None
+        return self._maybe
 
     def _flipped(self, random: Random) -> Fault:
         call, reference = self._finished(random)
@@ -246,14 +257,16 @@ class Bucket:
     def _work(self, kind: str, random: Random) -> BucketWork:
         variant, folder = self._references.stage.some_variant(random), self._references.stage.folder()
         call = self._references.stage.call(folder, variant, out=f"s3://{BUCKET}/{folder.name}/cache.zarr")
+        reference = self._references.reference(variant)
+        work = BucketWork(kind, call, (reference,), server=self._server)
         if random.random() < 0.3:  # to be mended
-            damaged = dict.fromkeys(["pooled/mean/c/3/0/0", "text_id/zarr.json"], b"damaged")
-            for name, content in {**self._references.reference(variant).files, **damaged}.items():
+            for name, content in {**reference.files, **dict.fromkeys(DAMAGED, b"damaged")}.items():
                 self._server.put(call.out, name, content)
-        return BucketWork(kind, call, (self._references.reference(variant),), server=self._server)
+            work.lent = LENT_OF_DAMAGED
+        return work
 
     def _run(self, work: BucketWork, proxy: Proxy) -> Ended:
-        running = self._references.stage.start(work.call, **self._server.environment(proxy.url))
+        running = self._references.stage.start(work.call, environment=self._server.environment(proxy.url))
         proxy.victim = running.process.pid
         return running.wait()
 
@@ -261,7 +274,7 @@ class Bucket:
         return self._server.here(self._references, call.arguments())
 
     def _some_moment(self, work: BucketWork, random: Random) -> int:
-        return random.randint(1, int(self._moments() * (1 - len(work.intact()) / (2 * kills.SHARDS))))
+        return random.randint(1, int(self._moments() * (1 - len(work.intact()) / (2 * SHARDS))))
 
     def _moments(self) -> int:
         """Requests of one undisturbed run."""
@@ -275,5 +288,5 @@ class Bucket:
         return self._requests
 
 
-def _once(moment: int, what: str) -> Callable[[int], str]:
-    return lambda number: what if number == moment else ""
+def _at(moments: list[int], what: str) -> Callable[[int], str]:
+    return lambda number: what if number in moments else ""

@@ -48,9 +48,9 @@ class Findings:
                 return name, "; ".join(reasons)[:2000]
         return otherwise, ""
 
-    def verified(self, stage: Stage, place: str, name: str, **environment: str) -> None:
+    def verified(self, stage: Stage, place: str, name: str) -> None:
         """`ilse verify` has to name the file in a clear error."""
-        ended = stage.here(["verify", place], **environment)
+        ended = stage.here(["verify", place])
         if ended.code == 0:
             self.wrong.append("'ilse verify' found nothing")
         elif not judge.is_clear(ended) or name not in ended.said:
@@ -62,13 +62,13 @@ class Findings:
         self.wrong += [f"read without an error: {name}" for name in found.wrong]
         self.unclear += found.unclear
 
-    def restored(self, stage: Stage, call: Call, most: int, expected: judge.Reference, **environment: str) -> str:
+    def restored(self, stage: Stage, call: Call, most: int, expected: judge.Reference) -> str:
         """`ilse extract` has to get to the `expected` bytes, at once or after a clear error, computing `most` texts."""
-        first = ended = stage.here(call.arguments(), **environment)
+        first = ended = stage.here(call.arguments())
         if first.code != 0:
             if not judge.is_clear(first):
                 self.unclear.append(ended_badly(first))
-            ended = stage.here(call.arguments(), **environment)
+            ended = stage.here(call.arguments())
         if ended.code != 0:
             self.lost.append(f"the rerun does not get there: {ended_badly(ended)}")
         else:

@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from benchmarks.faults.kills import SHARDS, STARTS
+from benchmarks.faults.kills import STARTS
 from benchmarks.faults.references import References
-from benchmarks.faults.stage import Ended, Running
+from benchmarks.faults.stage import SHARDS, Ended, Running
 from benchmarks.faults.tally import Fault
 from benchmarks.faults.work import Work, chain, ended_badly
 
@@ -75,8 +75,8 @@ def _forbid(work: Work, random: Random) -> tuple[str, Callable[[], None]]:
     folders = [*(path for path in sorted(place.rglob("*"), reverse=True) if below and path.is_dir()), place]
     for folder in folders:
         folder.chmod(mode)
-    name = place.relative_to(work.call.folder)
-    return f"{name} set to {mode:03o}{' with all below' if below else ''}", lambda: _permit(work.call.folder)
+    what = f"{place.relative_to(work.call.folder)} set to {mode:03o}{' with all below' if below else ''}"
+    return what, lambda: _permit(work.call.folder)
 
 
 def _permit(folder: Path) -> None:

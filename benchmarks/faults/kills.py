@@ -9,12 +9,11 @@ from contextlib import suppress
 from random import Random
 
 from benchmarks.faults.references import References
-from benchmarks.faults.stage import SHARD_ROWS, TABLES, Ended, Running
+from benchmarks.faults.stage import SHARDS, Ended, Running
 from benchmarks.faults.tally import Fault
 from benchmarks.faults.work import Work, chain
 
 STARTS = ("nothing", "nothing", "older", "damaged")
-SHARDS = TABLES["texts"] // SHARD_ROWS
 
 
 def serial(references: References, random: Random, count: int) -> list[Fault]:
@@ -33,8 +32,8 @@ def serial(references: References, random: Random, count: int) -> list[Fault]:
 
 
 def local(references: References, random: Random, count: int) -> list[Fault]:
-    """The extractor of a run with two Dask workers is killed, alone or with them."""
-    cluster = {"kind": "local", "workers": 2}
+    """The extractor of a run with local Dask workers is killed, alone or with them."""
+    cluster = {"kind": "local", "workers": 1 if references.stage.quick else 2}
     work = references.work("kill -9 of the extractor, local workers", start=random.choice(STARTS), cluster=cluster)
 
     def faulty(work: Work) -> Ended:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import functools
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.faults.judge import Reference
-from benchmarks.faults.stage import Call, Stage
+from benchmarks.faults.stage import SHARD_ROWS, SHARDS, TABLES, Call, Stage
 from benchmarks.faults.watching import Watch, watching
 from benchmarks.faults.work import Work
+
+T = TypeVar("T")
+DAMAGED = ("pooled/mean/c/3/0/0", "text_id/zarr.json")
+LENT_OF_DAMAGED = frozenset(range(SHARDS)) - {3}
 
 
 class References:
@@ -32,21 +37,23 @@ class References:
         one with a damaged shard and a damaged array.
         """
         call = self.stage.call(folder or self.stage.folder(), variant, **changes)
-        allowed = (self.reference(variant),)
+        work = Work(kind, call, (self.reference(variant),))
         if start == "older":
             shutil.copytree(self.cache(variant, "older"), call.out)
-            allowed += (self.reference(variant, "older"),)
+            work.allowed += (self.reference(variant, "older"),)
+            work.lent = frozenset(range(TABLES["older"] // SHARD_ROWS))
         elif start == "damaged":
             shutil.copytree(self.cache(variant), call.out)
-            for name in ("pooled/mean/c/3/0/0", "text_id/zarr.json"):
+            for name in DAMAGED:
                 Path(call.out, name).write_bytes(b"damaged")
-        return Work(kind, call, allowed)
+            work.lent = LENT_OF_DAMAGED
+        return work
 
-    def _once(self, make):  # type: ignore[no-untyped-def]
+    def _once(self, make: Callable[..., T]) -> Callable[..., T]:
         cached = functools.cache(make)
 
         @functools.wraps(make)
-        def locked(*arguments):  # type: ignore[no-untyped-def]
+        def locked(*arguments: str) -> T:
             with self._lock:
                 return cached(*arguments)
 

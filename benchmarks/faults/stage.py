@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 SHARD_ROWS = 8
 TABLES = {"texts": 240, "older": 120, "grown": 264}
 """Rows of the tables of texts: the campaign's own, half of it, and more; all are whole shards."""
+SHARDS = TABLES["texts"] // SHARD_ROWS
 VARIANTS: dict[str, dict[str, Any]] = {
     "float16": {"storage_type": "float16"},
     "int8": {"storage_type": "int8", "poolings": ["mean", "last"]},
@@ -34,6 +36,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Kinds of cache, each with other files in it."""
 PATIENCE = 300.0
 """Seconds after which a command counts as one that hangs."""
+Env = Mapping[str, str]
+NOTHING: Env = {}
 SECRET = "the-secret-that-is-never-shown"
 
 _WORDS = (
@@ -106,10 +110,13 @@ class Running:
 
 
 class Stage:
-    """A folder with the model and the tables, and one folder for every piece of work."""
+    """A folder with the model and the tables, and one folder for every piece of work.
 
-    def __init__(self, root: Path, warm: bool = False) -> None:
-        self.root = root
+    A `quick` one saves what costs most of the time: the start-up of processes.
+    """
+
+    def __init__(self, root: Path, quick: bool = False) -> None:
+        self.root, self.quick = root, quick
         self._works, self._commands = itertools.count(), itertools.count()
         self._started: list[Running] = []
         self.environment = {
@@ -119,14 +126,14 @@ class Stage:
             "PYTHONPATH": f"{INSIDE}{os.pathsep}{ROOT}",
             "TOKENIZERS_PARALLELISM": "false",
         }
-        self._warm = Warm(self.environment) if warm else None
+        self._warm = Warm(self.environment) if quick else None
         _build_model(root / "model")
         for name, rows in TABLES.items():
             _build_table(root / f"{name}.parquet", rows)
 
     def some_variant(self, random: Random) -> str:
         """One of `VARIANTS`; the quick campaign has two."""
-        return random.choice(list(VARIANTS)[: 2 if self._warm else None])
+        return random.choice(list(VARIANTS)[: 2 if self.quick else None])
 
     def folder(self) -> Path:
         """A new empty folder for a piece of work."""
@@ -152,18 +159,18 @@ class Stage:
         return Call(folder, variant, out or str(folder / "cache.zarr"), self.root / f"{table}.parquet", params)
 
     def start(
-        self, call: Call, hook: Hook | None = None, before: list[str] | None = None, **environment: str
+        self, call: Call, hook: Hook | None = None, before: Sequence[str] = (), environment: Env = NOTHING
     ) -> Running:
         """Starts the real command line; `before` stands before it, such as `setpriv`."""
-        return self.start_module(["ilse.cli", *call.arguments()], call.folder, hook, before, **environment)
+        return self.start_module(["ilse.cli", *call.arguments()], call.folder, hook, before, environment)
 
     def start_module(
         self,
         command: list[str],
         folder: Path,
         hook: Hook | None = None,
-        before: list[str] | None = None,
-        **environment: str,
+        before: Sequence[str] = (),
+        environment: Env = NOTHING,
     ) -> Running:
         """Starts `python -m command`, in a session of its own."""
         variables = {**self.environment, **(hook.environment() if hook else {}), **environment}
@@ -172,7 +179,7 @@ class Stage:
         if self._warm and not before:
             running = Running(self._warm.start(command, folder, variables, str(said)), said)
         else:
-            whole = [*(before or []), sys.executable, "-m", *command]
+            whole = [*before, sys.executable, "-m", *command]
             with said.open("w") as file:
                 streams: Any = {"stdout": file, "stderr": file, "stdin": subprocess.DEVNULL}
                 process = subprocess.Popen(whole, cwd=folder, env=variables, start_new_session=True, **streams)
@@ -189,18 +196,18 @@ class Stage:
         if self._warm:
             self._warm.end()
 
-    def run(self, call: Call, hook: Hook | None = None, **environment: str) -> Ended:
+    def run(self, call: Call, hook: Hook | None = None) -> Ended:
         """Runs it to its end."""
-        return self.start(call, hook, **environment).wait()
+        return self.start(call, hook).wait()
 
-    def here(self, arguments: list[str], **environment: str) -> Ended:
+    def here(self, arguments: list[str]) -> Ended:
         """The same command line inside this process, which has its imports behind it; one at a time."""
         from click.testing import CliRunner
 
         from ilse.cli import main
 
         with _ONE_AT_A_TIME:
-            result = CliRunner().invoke(main, arguments, env=environment)
+            result = CliRunner().invoke(main, arguments)
         crash = result.exception
         traceback = "" if crash is None or isinstance(crash, SystemExit) else f"\nTraceback: {crash!r}"
         return Ended(result.exit_code, result.output + traceback)
@@ -212,7 +219,7 @@ def _build_model(folder: Path) -> None:
     from transformers import AutoModel, LlamaConfig, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    shape: Any = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
     config = LlamaConfig(**shape, num_key_value_heads=2, vocab_size=64, max_position_embeddings=64)
     AutoModel.from_config(config).save_pretrained(folder)
     words = {word: i for i, word in enumerate(["[UNK]", "[PAD]", *_WORDS, *"0123456789"])}

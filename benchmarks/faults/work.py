@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.faults import judge
 from benchmarks.faults.hook import Hook
 from benchmarks.faults.judge import Reference
-from benchmarks.faults.stage import Call, Ended
+from benchmarks.faults.stage import SHARD_ROWS, SHARDS, Call, Ended
 from benchmarks.faults.tally import LOST, RESUMED, SURVIVED, UNCLEAR, WRONG, Fault
 
 
@@ -44,6 +44,9 @@ class Work:
     allowed: tuple[Reference, ...]
     injected: list[_Injected] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
+    unclear: list[str] = field(default_factory=list)
+    lent: frozenset[int] = frozenset()
+    """Shards that the cache at `out` held from the start, and lends."""
     broken: str = ""
     """Set when a rerun failed that met no fault of its own."""
 
@@ -76,11 +79,12 @@ class Work:
         """Reads what stands at `out` between two runs: it must be a cache that may be there, or say that it is not."""
         found = judge.read(self.call.out, *self.allowed)
         self.silent += [f"{name} differed between two runs" for name in found.wrong]
+        self.unclear += found.unclear
 
     def judged(self, last: Ended) -> list[Fault]:
         """Every fault with its verdict, after the run that should have brought the work to its end."""
         wrong = self.silent + (self.differences() if last.code == 0 else [])
-        lost = self.broken or (ended_badly(last) if last.code else "")
+        lost = self.broken or (ended_badly(last) if last.code else self._computed_too_much())
         return [self._judged(fault, wrong, lost) for fault in self.injected]
 
     def intact(self) -> set[str]:
@@ -95,12 +99,22 @@ class Work:
         """Files of the finished cache that are not the reference's."""
         return judge.differences(judge.files_of(Path(self.call.out)), self.allowed[0].files)
 
+    def _computed_too_much(self) -> str:
+        """What the last run computed beyond what was neither recorded nor lent; nothing for an empty string."""
+        if not self.injected:
+            return ""
+        there = {int(Path(record).stem) for record in self.injected[-1].mark.intact} | self.lent
+        most, found = SHARD_ROWS * (SHARDS - len(there)), judge.computed(self.call.figures)
+        return f"the last run computed {found} texts, where {most} had to be" if found > most else ""
+
     def _judged(self, fault: _Injected, wrong: list[str], lost: str) -> Fault:
         again = sorted(fault.mark.intact & set(self.records()[fault.mark.position :]))
         if wrong:
             return Fault(self.kind, fault.what, WRONG, "; ".join(wrong)[:500])
         if lost or again:
             return Fault(self.kind, fault.what, LOST, lost or f"computed again: {', '.join(again)}"[:500])
+        if self.unclear and not fault.why:
+            return Fault(self.kind, fault.what, UNCLEAR, "; ".join(self.unclear)[:500])
         return Fault(self.kind, fault.what, fault.verdict, fault.why)
 
 
