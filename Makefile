@@ -24,7 +24,7 @@ test: $(VENV)/.test ## run the whole test suite
 
 test-train: .venv-train/.train ## run the trainer's tests where only the extra 'train' is installed
 	@echo "==> the trainer's tests, without transformers, dask and tokenizers"
-	@.venv-train/bin/python -m pytest tests/trainer tests/test_imports.py $(ARGS)
+	@.venv-train/bin/python -m pytest -n 2 --dist loadfile tests/trainer tests/test_imports.py $(ARGS)
 
 lint: $(VENV)/.dev ## check style
 	@$(BIN)/ruff check .

@@ -53,7 +53,7 @@ def kinds(references: References, server: Server | None, patience: bool) -> list
         Kind("kill local", on(kills.local), 9, 3),
         Kind("s3 lasting", bucket.lasting, 9, 3, hindrance=why_no_server()),
         Kind("s3 passing", bucket.passing, 16, 8, quick=3, hindrance=why_no_server()),
-        Kind("kill serial", on(kills.serial), 24, 6, quick=2),
+        Kind("kill serial", on(kills.serial), 24, 4, quick=2),
         Kind("kill s3", bucket.killed, 8, 4, hindrance=why_no_server()),
         Kind("full disk", on(disk.full), 12, 6, hindrance=disk.why_no_small_disk()),
         Kind("permission", on(disk.forbidden), 12, 6, hindrance=disk.why_no_permissions()),

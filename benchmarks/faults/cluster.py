@@ -65,8 +65,8 @@ def workers(references: References, random: Random, count: int) -> list[Fault]:
         for number, mark in enumerate(marks, 1):
             work.hit(f"kill {number} of {len(marks)} in one run", ended, mark=mark)
         if ended.code != 0:
-            ended = references.stage.run(work.call, work.hook())
-        return work.judged(ended)
+            return work.judged(references.stage.run(work.call, work.hook()))
+        return work.judged(ended, rerun=False)
 
 
 def scheduler(references: References, random: Random, count: int) -> list[Fault]:

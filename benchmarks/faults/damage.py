@@ -125,7 +125,7 @@ def _class(name: str) -> str:
         return "record"
     if "/c/" in name:
         return next((kind for kind in ("pooled", "scale", "tokens") if f"{kind}/" in name), "index")
-    return "metadata" if last == "zarr.json" else last
+    return "metadata" if last in ("zarr.json", "lock.json") else last
 
 
 def most_computed(name: str, variant: str, table: str = "texts") -> int:

@@ -81,10 +81,12 @@ class Work:
         self.silent += [f"{name} differed between two runs" for name in found.wrong]
         self.unclear += found.unclear
 
-    def judged(self, last: Ended) -> list[Fault]:
-        """Every fault with its verdict, after the run that should have brought the work to its end."""
+    def judged(self, last: Ended, rerun: bool = True) -> list[Fault]:
+        """Every fault with its verdict, after the run that should have brought the work to its end; it is a rerun, or
+        the one that met the faults.
+        """
         wrong = self.silent + (self.differences() if last.code == 0 else [])
-        lost = self.broken or (ended_badly(last) if last.code else self._computed_too_much())
+        lost = self.broken or (ended_badly(last) if last.code else self._computed_too_much() if rerun else "")
         return [self._judged(fault, wrong, lost) for fault in self.injected]
 
     def intact(self) -> set[str]:
