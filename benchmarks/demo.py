@@ -47,7 +47,7 @@ def read_texts(texts: Path) -> list[str]:
 
 def plain_copy(params: ModelParams, folder: Path) -> ModelParams:
     """The model as float32 safetensors in `folder`: the very same weights, loaded in a second where GGUF takes 18."""
-    from pipeline.model import Compute, load_model
+    from pipeline.model.load import Compute, load_model
 
     frozen = load_model(params, Compute("float32", "cpu", 1, 1024, False, "hooks"))
     config = frozen.model.config

@@ -175,8 +175,8 @@ def _ours(way: str, setting: Setting) -> tuple[Callable[[str], float], dict[str,
     from pipeline import store
     from pipeline.config import ExtractParams
     from pipeline.extract import compute_of, header_of, read_text_ids, request_of
-    from pipeline.scratch import Scratch
-    from pipeline.shard import Job, compute_shards, prepare_worker
+    from pipeline.work.scratch import Scratch
+    from pipeline.work.shard import Job, compute_shards, prepare_worker
 
     params = ExtractParams(
         model=setting.model, max_tokens=CUT, compute_type=way, threads=setting.threads, shard_rows=setting.shard_rows
@@ -213,7 +213,7 @@ def _peak(compute_type: str, onednn: bool) -> float:
     a, b = (torch.randn(size, size).to(getattr(torch, compute_type)) for _ in range(2))
     product = torch.nn.functional.linear
     if onednn:
-        from pipeline.linear import linear as product
+        from pipeline.model.linear import linear as product
     times = []
     with torch.inference_mode():
         for _ in range(9):
@@ -224,7 +224,7 @@ def _peak(compute_type: str, onednn: bool) -> float:
 
 
 def _cores() -> int:
-    from pipeline.executor import cores
+    from pipeline.cluster.executor import cores
 
     return cores()
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ilse.files import write_text
-from pipeline.costs import Workload, disk_bytes, flops
-from pipeline.elsewhere import workload_of
-from pipeline.machines import MACHINES, Machine, dollars, fits, times
-from pipeline.quote import duration, size
-from pipeline.shapes import Shape
+from pipeline.forecast.costs import Workload, disk_bytes, flops
+from pipeline.forecast.elsewhere import workload_of
+from pipeline.forecast.machines import MACHINES, Machine, dollars, fits, times
+from pipeline.forecast.quote import duration, size
+from pipeline.forecast.shapes import Shape
 
 OUT = Path(__file__).with_name("scaling.md")
 _TABLE = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -145,7 +145,7 @@ def plan(params: Path, texts: Path, as_json: bool, **elsewhere: Any) -> None:
     import json
 
     if any(value is not None for value in elsewhere.values()):
-        from pipeline.elsewhere import quote
+        from pipeline.forecast.elsewhere import quote
 
         found: Any = quote(**elsewhere)
     else:

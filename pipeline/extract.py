@@ -18,16 +18,16 @@ from tqdm import tqdm
 from ilse.errors import UserError
 from ilse.tables import TEXT_ID
 from pipeline import store
-from pipeline.capture import Request
+from pipeline.capture.layers import chosen_layers
+from pipeline.capture.reader import Request
+from pipeline.cluster.executor import Executor, open_executor, threads_of
 from pipeline.config import ExtractParams
-from pipeline.donors import usable
-from pipeline.estimate import estimate
-from pipeline.executor import Executor, open_executor, threads_of
-from pipeline.layers import chosen_layers
-from pipeline.lock import Lock, hold
-from pipeline.model import Compute, ModelFacts
-from pipeline.scratch import PREVIOUS, Scratch, move_into_place, open_scratch, scratch_name
-from pipeline.shard import Job, Receipt, compute_shards, prepare_worker
+from pipeline.forecast.estimate import estimate
+from pipeline.model.load import Compute, ModelFacts
+from pipeline.work.donors import usable
+from pipeline.work.lock import Lock, hold
+from pipeline.work.scratch import PREVIOUS, Scratch, move_into_place, open_scratch, scratch_name
+from pipeline.work.shard import Job, Receipt, compute_shards, prepare_worker
 
 # A task is a run of shards: long enough that reading, computing and writing overlap, short enough that a lost worker
 # loses little and the bar moves.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from pipeline.cluster.executor import open_executor
 from pipeline.config import ExtractParams
-from pipeline.estimate import Estimate, estimate
-from pipeline.executor import open_executor
 from pipeline.extract import compute_of, header_of, read_text_ids, request_of
-from pipeline.shard import prepare_worker
+from pipeline.forecast.estimate import Estimate, estimate
+from pipeline.work.shard import prepare_worker
 
 
 def plan(params: ExtractParams, texts: Path) -> Estimate:

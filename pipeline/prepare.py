@@ -30,10 +30,10 @@ from ilse.tables import (
     TEXTS_FILE,
     TRAIN,
 )
-from pipeline.readers import TARGET, Columns, Decoder
-from pipeline.sources import Format, read_source
-from pipeline.splits import SplitFractions, assign, split_name
-from pipeline.targets import Conflicts, as_labels, as_scores, label_names, settle
+from pipeline.dataset.readers import TARGET, Columns, Decoder
+from pipeline.dataset.sources import Format, read_source
+from pipeline.dataset.splits import SplitFractions, assign, split_name
+from pipeline.dataset.targets import Conflicts, as_labels, as_scores, label_names, settle
 
 Use = Literal["whole", "first_line"]
 # What reading one shard's texts decodes: small enough that a table of millions is read a few thousand at a time.

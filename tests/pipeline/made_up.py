@@ -62,7 +62,7 @@ def overlaps(job: Path, item: tuple[int, ...]) -> bool:
 
 
 def device(requested: str) -> str:
-    from pipeline.executor import worker_device
+    from pipeline.cluster.executor import worker_device
 
     return worker_device(requested)
 

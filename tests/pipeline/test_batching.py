@@ -10,7 +10,7 @@ from tokenizers import processors
 from transformers import ByT5Tokenizer
 
 from ilse.errors import UserError
-from pipeline.batching import Tokens, batches, rounded, tokenise
+from pipeline.capture.batching import Tokens, batches, rounded, tokenise
 from tests.pipeline.conftest import build_tokenizer
 
 

@@ -14,11 +14,11 @@ from transformers import AutoModel, LlamaModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from ilse.errors import UserError
-from pipeline.architecture import find_blocks, model_inputs, text_part
-from pipeline.batching import Batch
-from pipeline.capture import Reader, Request
+from pipeline.capture.batching import Batch
+from pipeline.capture.reader import Reader, Request
 from pipeline.config import ModelParams
-from pipeline.model import Compute, FrozenModel, _load, load_model
+from pipeline.model.architecture import find_blocks, model_inputs, text_part
+from pipeline.model.load import Compute, FrozenModel, _load, load_model
 from tests.pipeline.conftest import TINY
 
 ARCHITECTURES = list(TINY)

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pipeline.costs
-import pipeline.machines
+import pipeline.forecast.costs
+import pipeline.forecast.machines
 from pipeline import store
-from pipeline.costs import RUNTIME_BYTES, VALUE_BYTES, Workload, disk_bytes, flops, peak_memory
-from pipeline.machines import MACHINES, START_SECONDS, Machine, dollars, fits, need, times
+from pipeline.forecast.costs import RUNTIME_BYTES, VALUE_BYTES, Workload, disk_bytes, flops, peak_memory
+from pipeline.forecast.machines import MACHINES, START_SECONDS, Machine, dollars, fits, need, times
 
 TWO_CORES, THOUSAND = MACHINES[0], MACHINES[-1]
 
@@ -116,7 +116,7 @@ def test_the_value_sizes_are_those_of_the_store() -> None:
 def test_the_sizes_of_the_layout_are_those_of_the_store() -> None:
     from pipeline.store import layout
 
-    assert (pipeline.costs._TOKEN_CHUNK_ROWS, len(store.STATISTICS)) == (layout.TOKEN_CHUNK_ROWS, 4)
+    assert (pipeline.forecast.costs._TOKEN_CHUNK_ROWS, len(store.STATISTICS)) == (layout.TOKEN_CHUNK_ROWS, 4)
 
 
 def test_the_disk_of_seven_billion_parameters_and_a_hundred_million_texts() -> None:
@@ -228,7 +228,7 @@ def test_on_a_thousand_gpus_the_number_of_shards_counts_and_not_the_gpus() -> No
 
 def test_tasks_are_as_long_as_those_of_the_stage() -> None:
     extract = pytest.importorskip("pipeline.extract")
-    assert pipeline.machines.TASK_SHARDS == extract.TASK_SHARDS
+    assert pipeline.forecast.machines.TASK_SHARDS == extract.TASK_SHARDS
 
 
 def test_a_gpu_needs_room_for_the_model_alone_and_a_cpu_for_everything() -> None:
@@ -239,10 +239,10 @@ def test_a_gpu_needs_room_for_the_model_alone_and_a_cpu_for_everything() -> None
     assert not fits(workload(parameters=13_000_000_000), TWO_CORES)
 
 
-@pytest.mark.parametrize("module", [pipeline.costs, pipeline.machines])
+@pytest.mark.parametrize("module", [pipeline.forecast.costs, pipeline.forecast.machines])
 def test_the_cost_model_is_arithmetic_alone(module: Any) -> None:
     """Only the standard library: it answers in an environment that has neither torch nor transformers."""
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert all(name == "pipeline.costs" or name in sys.stdlib_module_names for name in names)
+    assert all(name == "pipeline.forecast.costs" or name in sys.stdlib_module_names for name in names)

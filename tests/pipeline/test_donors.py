@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ilse.errors import UserError
 from pipeline import store
-from pipeline.donors import borrow, usable
+from pipeline.work.donors import borrow, usable
 from tests.pipeline.caches import header, ids_of, random_rows, token_states, write
 
 _runs = itertools.count()

@@ -19,9 +19,10 @@ import psutil
 import pytest
 
 from ilse.errors import UserError
-from pipeline import cluster, executor
+from pipeline.cluster import client as cluster
+from pipeline.cluster import executor
+from pipeline.cluster.executor import DaskExecutor, Executor, Serial, cores, open_executor, threads_of, worker_device
 from pipeline.config import ClusterParams
-from pipeline.executor import DaskExecutor, Executor, Serial, cores, open_executor, threads_of, worker_device
 from tests.pipeline import made_up
 
 ROOT = Path(__file__).parent.parent.parent
@@ -169,7 +170,7 @@ if {without_bokeh}: sys.modules["bokeh"] = None
 from contextlib import redirect_stderr
 from io import StringIO
 from pipeline.config import ClusterParams
-from pipeline.executor import open_executor
+from pipeline.cluster.executor import open_executor
 if __name__ == "__main__":
     with redirect_stderr(StringIO()) as said, open_executor(ClusterParams(kind="local", workers=1)):
         address = said.getvalue().split("dashboard: ")[1].split()[0]

@@ -20,11 +20,11 @@ import yaml
 import pipeline.extract as stage
 from ilse.errors import UserError
 from pipeline import store
-from pipeline.batching import Tokens, batches, tokenise
-from pipeline.capture import Reader
+from pipeline.capture.batching import Tokens, batches, tokenise
+from pipeline.capture.reader import Reader
 from pipeline.config import ExtractParams
 from pipeline.extract import compute_of, extract, request_of
-from pipeline.model import load_model
+from pipeline.model.load import load_model
 from tests.pipeline.conftest import build_tokenizer, sentence
 
 TEXTS = 50
@@ -356,9 +356,9 @@ def slowed_down(folder: Path) -> Path:
         "import importlib.abc, sys, time\n"
         "class Slow(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
-        "        if name != 'pipeline.shard': return None\n"
+        "        if name != 'pipeline.work.shard': return None\n"
         "        sys.meta_path.remove(self)\n"
-        "        import pipeline.scratch as scratch\n"
+        "        import pipeline.work.scratch as scratch\n"
         "        whole = scratch.Scratch.record\n"
         "        scratch.Scratch.record = lambda self, record: (time.sleep(0.05), whole(self, record))[1]\n"
         "        return None\n"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline.linear import OneDnnLinear, available, use_onednn
+from pipeline.model.linear import OneDnnLinear, available, use_onednn
 
 pytestmark = pytest.mark.skipif(not available(), reason="no x86 CPU, or PyTorch without the operator")
 

@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 
 from ilse.errors import UserError
-from pipeline import lock
-from pipeline.lock import HOLDER, LOCK, Holder, hold
 from pipeline.store import Location, location
+from pipeline.work import lock
+from pipeline.work.lock import HOLDER, LOCK, Holder, hold
 
 ROOT = Path(__file__).parent.parent.parent
 HOLD = """
 import sys, time
-from pipeline.lock import hold
+from pipeline.work.lock import hold
 from pipeline.store import Location, location
 location._CLIENT["allow_http"] = True
 with hold(Location(sys.argv[1]), "cache x"):

@@ -20,17 +20,17 @@ import torch
 from transformers import AutoConfig, AutoModel, LlamaConfig, MixtralConfig, T5Config
 
 from ilse.errors import UserError
-from pipeline import calibration, estimate
-from pipeline.calibration import SAMPLE_TEXTS, Calibration, sample_texts
 from pipeline.config import ClusterParams, ExtractParams
-from pipeline.costs import disk_bytes
-from pipeline.elsewhere import Quote, quote
-from pipeline.estimate import Estimate
 from pipeline.extract import extract
-from pipeline.machines import MACHINES
+from pipeline.forecast import calibration, estimate
+from pipeline.forecast.calibration import SAMPLE_TEXTS, Calibration, sample_texts
+from pipeline.forecast.costs import disk_bytes
+from pipeline.forecast.elsewhere import Quote, quote
+from pipeline.forecast.estimate import Estimate
+from pipeline.forecast.machines import MACHINES
+from pipeline.forecast.quote import aligned, duration, parse_count, size
+from pipeline.forecast.shapes import from_config
 from pipeline.plan import plan
-from pipeline.quote import aligned, duration, parse_count, size
-from pipeline.shapes import from_config
 
 TEXTS = 300
 ROOT = Path(__file__).parents[2]
@@ -258,7 +258,8 @@ def test_what_is_no_configuration_is_refused(tmp_path: Path, content: str | None
 
 
 def test_three_numbers_are_enough_without_torch() -> None:
-    code = "import sys; from pipeline.elsewhere import quote; quote(parameters='7B', layers='33', dim='4096').lines();"
+    code = "import sys; from pipeline.forecast.elsewhere import quote;"
+    code += "quote(parameters='7B', layers='33', dim='4096').lines();"
     code += "print([m for m in ('torch', 'transformers', 'dask') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.capture.pooling import Pooler, blocks_of
 from pipeline.config import Pooling
-from pipeline.pooling import Pooler, blocks_of
 
 NAMES: tuple[str, ...] = get_args(Pooling)
 FloatArray = npt.NDArray[np.float32]

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from ilse.errors import UserError
 from ilse.params import validate
 from ilse.tables import EXAMPLES_FILE, SPLITS, TEXTS_FILE
+from pipeline.dataset.splits import uniform
 from pipeline.prepare import PrepareParams, distinct_texts, normalised, prepare, text_id
-from pipeline.splits import uniform
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

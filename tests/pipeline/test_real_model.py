@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.batching import batches, tokenise
-from pipeline.capture import Reader, Request
+from pipeline.capture.batching import batches, tokenise
+from pipeline.capture.reader import Reader, Request
 from pipeline.config import ModelParams
 from pipeline.fetch import FetchParams, fetch
-from pipeline.model import Compute, FrozenModel, load_model
+from pipeline.model.load import Compute, FrozenModel, load_model
 
 ROOT = Path(__file__).parent.parent.parent
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ilse.errors import UserError
-from pipeline.readers import Columns, Decoder, read_file
-from pipeline.sources import Format, read_source
-from pipeline.targets import as_labels, as_scores, label_names
+from pipeline.dataset.readers import Columns, Decoder, read_file
+from pipeline.dataset.sources import Format, read_source
+from pipeline.dataset.targets import as_labels, as_scores, label_names
 
 COLUMNS = Columns("text", "label", None)
 ROWS = [

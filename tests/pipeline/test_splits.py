@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ilse.errors import UserError
 from ilse.params import validate
 from ilse.tables import SPLIT, SPLITS, TEST, TEXT_ID, TRAIN, VALIDATION
-from pipeline.splits import KEEPING, SplitFractions, assign, draw, split_name
+from pipeline.dataset.splits import KEEPING, SplitFractions, assign, draw, split_name
 
 FRACTIONS = SplitFractions(train=0.7, validation=0.1, test=0.2)
 IDS = pl.Series([hashlib.sha256(str(i).encode()).hexdigest()[:32] for i in range(20_000)])

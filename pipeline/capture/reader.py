@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float32, Int
 from torch import Tensor, nn
 
-from pipeline.architecture import find_blocks, model_inputs, unknown
-from pipeline.batching import Batch
-from pipeline.model import FrozenModel
-from pipeline.pooling import Pooler
-from pipeline.weights import drop_blocks, restore_blocks
-from pipeline.witness import entering_states, made_up_ids
+from pipeline.capture.batching import Batch
+from pipeline.capture.pooling import Pooler
+from pipeline.model.architecture import find_blocks, model_inputs, unknown
+from pipeline.model.load import FrozenModel
+from pipeline.model.weights import drop_blocks, restore_blocks
+from pipeline.model.witness import entering_states, made_up_ids
 
 # How far a token's state may be from what Hugging Face gives, as a part of its norm, in the median over tokens. It is
 # the same computation, normally equal to the last bit. The median because a few tokens go other ways in bfloat16.

@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int
 from torch import Tensor, nn
 
 from ilse.errors import UserError
-from pipeline.architecture import depth, find_blocks, model_inputs, width
+from pipeline.model.architecture import depth, find_blocks, model_inputs, width
 
 LENGTHS = (16, 9)
 

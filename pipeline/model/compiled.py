@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from pipeline.architecture import find_blocks
-from pipeline.witness import entering_states
+from pipeline.model.architecture import find_blocks
+from pipeline.model.witness import entering_states
 
 CAPTURING = "transformers.utils.output_capturing"
 

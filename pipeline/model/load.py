@@ -15,13 +15,13 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from ilse import __version__
 from ilse.errors import UserError
-from pipeline.architecture import find_blocks, text_part, width, window
-from pipeline.compiled import compile_blocks
 from pipeline.config import ModelParams
-from pipeline.identity import model_identity, stored_bytes, tokenizer_identity
-from pipeline.linear import use_onednn
-from pipeline.origin import find_source, named_errors, quantisation, require_bitsandbytes
-from pipeline.witness import Witness, call_witness
+from pipeline.model.architecture import find_blocks, text_part, width, window
+from pipeline.model.compiled import compile_blocks
+from pipeline.model.identity import model_identity, stored_bytes, tokenizer_identity
+from pipeline.model.linear import use_onednn
+from pipeline.model.origin import find_source, named_errors, quantisation, require_bitsandbytes
+from pipeline.model.witness import Witness, call_witness
 
 COMPUTE_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

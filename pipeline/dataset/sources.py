@@ -16,8 +16,8 @@ import polars as pl
 
 from ilse.errors import UserError
 from ilse.tables import SOURCE_ROW, SPLIT, TEXT
-from pipeline.readers import TARGET, Columns, Decoder, read_file
-from pipeline.splits import KEEPING, SPLIT_NAMES, split_name
+from pipeline.dataset.readers import TARGET, Columns, Decoder, read_file
+from pipeline.dataset.splits import KEEPING, SPLIT_NAMES, split_name
 
 Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder", "hub"]
 

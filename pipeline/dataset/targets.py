@@ -9,7 +9,7 @@ import polars as pl
 
 from ilse.errors import UserError
 from ilse.tables import SOURCE_ROW, TEXT, TEXT_ID
-from pipeline.readers import TARGET
+from pipeline.dataset.readers import TARGET
 
 Conflicts = Literal["drop", "error", "keep"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from pipeline.architecture import find_blocks
-from pipeline.model import FrozenModel
+from pipeline.model.architecture import find_blocks
+from pipeline.model.load import FrozenModel
 
 
 def drop_blocks(frozen: FrozenModel, keep: int) -> None:

@@ -41,7 +41,7 @@ def from_config(path: Path) -> Shape:
     import torch
     from transformers import AutoConfig, AutoModel
 
-    from pipeline.architecture import depth, text_part, width
+    from pipeline.model.architecture import depth, text_part, width
 
     if not path.exists():
         raise _unknown(path, "nothing there")
@@ -64,7 +64,7 @@ def from_config(path: Path) -> Shape:
 
 def _multiplied(model: Any, config: Any) -> float:
     """Weights that one token meets in the blocks; of a mixture of experts, those that it is sent to."""
-    from pipeline.architecture import find_blocks
+    from pipeline.model.architecture import find_blocks
 
     try:
         part = find_blocks(model)

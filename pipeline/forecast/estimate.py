@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.calibration import SECONDS, Calibration, calibrate, sample_texts
-from pipeline.capture import Request
+from pipeline.capture.reader import Request
+from pipeline.cluster.executor import Executor
 from pipeline.config import ClusterParams, ExtractParams
-from pipeline.costs import Memory, Workload, disk_bytes, peak_memory
-from pipeline.executor import Executor
-from pipeline.machines import CHECK_RATE
-from pipeline.model import COMPUTE_TYPES, Compute, ModelFacts
-from pipeline.quote import duration, size, storage_line, workload_document
+from pipeline.forecast.calibration import SECONDS, Calibration, calibrate, sample_texts
+from pipeline.forecast.costs import Memory, Workload, disk_bytes, peak_memory
+from pipeline.forecast.machines import CHECK_RATE
+from pipeline.forecast.quote import duration, size, storage_line, workload_document
+from pipeline.model.load import COMPUTE_TYPES, Compute, ModelFacts
 from pipeline.store import CacheHeader
 
 FINISH_SECONDS = 1.0

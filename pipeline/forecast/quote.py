@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ilse.errors import UserError
-from pipeline.costs import VALUE_BYTES, Workload, disk_bytes
-from pipeline.machines import MACHINES, PRICES, Machine, dollars, fits, need, times
+from pipeline.forecast.costs import VALUE_BYTES, Workload, disk_bytes
+from pipeline.forecast.machines import MACHINES, PRICES, Machine, dollars, fits, need, times
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _NUMBER = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?(?:e[0-9]{1,2})?)\s*([kmbgt]?)", re.IGNORECASE)
@@ -110,7 +110,7 @@ def machine_table(work: Workload) -> list[str]:
         "Computed, not measured. time: loading, finishing, and the slowest of the others, which overlap.",
         "cluster: objects put and tasks scheduled. memory: of one device, which holds the whole model.",
         f"Peaks are data-sheet figures, utilisation 0.4 to 0.5 and dollars an hour are assumptions ({PRICES});",
-        "pipeline/machines.py states each, docs/scaling.md discusses them.",
+        "pipeline/forecast/machines.py states each, docs/scaling.md discusses them.",
     ]
 
 

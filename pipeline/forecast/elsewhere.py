@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ilse.errors import UserError
-from pipeline.costs import Workload
-from pipeline.machines import MACHINES, Machine, dollars, fits, need, times
-from pipeline.quote import machine_table, parse_count, storage_line, workload_document
-from pipeline.shapes import Shape, from_config, from_numbers
+from pipeline.forecast.costs import Workload
+from pipeline.forecast.machines import MACHINES, Machine, dollars, fits, need, times
+from pipeline.forecast.quote import machine_table, parse_count, storage_line, workload_document
+from pipeline.forecast.shapes import Shape, from_config, from_numbers
 
 TEXTS, TOKENS_PER_TEXT = "100M", "128"
 """Where nothing is said."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ilse.errors import UserError
-from pipeline.cluster import OWN_DEVICE, no_workers, open_client, seconds_without_workers
+from pipeline.cluster.client import OWN_DEVICE, no_workers, open_client, seconds_without_workers
 from pipeline.config import ClusterParams
 
 T = TypeVar("T")

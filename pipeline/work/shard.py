@@ -20,13 +20,13 @@ import polars as pl
 
 from ilse.tables import TEXT, TEXT_ID
 from pipeline import store
-from pipeline.batching import Tokens, batches, tokenise
-from pipeline.capture import Reader, Request
+from pipeline.capture.batching import Tokens, batches, tokenise
+from pipeline.capture.reader import Reader, Request
+from pipeline.cluster.executor import cores, worker_device
 from pipeline.config import ModelParams
-from pipeline.donors import Loan, borrow
-from pipeline.executor import cores, worker_device
-from pipeline.model import Compute, FrozenModel, ModelFacts, choose_device, load_model
-from pipeline.scratch import Scratch
+from pipeline.model.load import Compute, FrozenModel, ModelFacts, choose_device, load_model
+from pipeline.work.donors import Loan, borrow
+from pipeline.work.scratch import Scratch
 
 T = TypeVar("T")
 

@@ -13,11 +13,11 @@ import polars as pl
 
 from ilse.tables import TEXT
 from pipeline import store
-from pipeline.batching import Batch, Tokens, batches, tokenise
-from pipeline.capture import Reader, Request
+from pipeline.capture.batching import Batch, Tokens, batches, tokenise
+from pipeline.capture.reader import Reader, Request
 from pipeline.config import ModelParams
-from pipeline.model import Compute
-from pipeline.shard import load_here, reader_here
+from pipeline.model.load import Compute
+from pipeline.work.shard import load_here, reader_here
 
 SAMPLE_TEXTS = 2_000
 SAMPLE_RUN = 64

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.costs import Memory, Workload, disk_bytes, flops, peak_memory
+from pipeline.forecast.costs import Memory, Workload, disk_bytes, flops, peak_memory
 
 TOKENISE_RATE = 250_000
 """Tokens a second and core. Measured on two cores: 240,000 with headlines, 600,000 with texts of 80 tokens."""
@@ -23,7 +23,7 @@ TASK_SHARDS = 8
 ROUND_TRIP = 0.02
 """Seconds of one small request to an object store; an assumption."""
 AT_ONCE = 16
-"""Requests of the main process in flight, as in pipeline/scratch.py."""
+"""Requests of the main process in flight, as in pipeline/work/scratch.py."""
 SERIAL_REQUESTS = 2 / AT_ONCE
 """Round trips a shard from the main process: it reads the record and deletes it at the end, some shards at once."""
 CHECK_RATE = 1e9

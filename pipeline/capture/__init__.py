@@ -1,0 +1,1 @@
+"""Texts to rows: batches, the forward pass that shows every layer, poolings."""

@@ -1,0 +1,1 @@
+"""A data set's files, whatever their format, as texts, targets and splits."""

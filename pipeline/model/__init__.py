@@ -1,0 +1,1 @@
+"""A frozen model from its files, and what it says of itself."""
