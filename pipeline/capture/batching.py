@@ -1,18 +1,19 @@
-"""Turns the texts of a shard into padded batches of nearly equal length."""
+"""Turns the texts of a shard into batches of few shapes and little padding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
+from functools import cached_property
+from itertools import chain, repeat
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ilse.errors import UserError
+from pipeline.capture.packing import WIDTHS, pack
+from pipeline.capture.tokens import Tokens
 
 # Lengths up to the first number are rounded up to multiples of the second: on a CPU every new shape costs a kernel
 # compilation. A fixed step of 8 filled batches of headlines to 0.69 only, this to about 0.9.
@@ -20,64 +21,64 @@ LENGTH_STEPS = ((16, 1), (32, 2), (64, 4), (256, 8))
 LONGEST_STEP = 32
 # Budgets that are tried when batches are evened out, as parts of the whole one; few, for few shapes.
 BUDGET_PARTS = 8
+# What a token costs more for each token of its row, as a part: attention reads the whole row. As in SmolLM2-135M.
+WIDER_COST = 1 / 4096
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """Token ids of each text, which of them stand for content, and which texts were cut.
+class Spans:
+    """Where the tokens of each text stand in a batch that is laid out flat, row behind row; texts in that order."""
 
-    `content` is False for the special tokens that the tokenizer adds (BOS, CLS, SEP, EOS).
-    """
+    starts: Int[Tensor, " texts"]
+    lengths: Int[Tensor, " texts"]
 
-    ids: list[list[int]]
-    content: list[list[bool]]
-    truncated: list[bool]
+    @cached_property
+    def numbers(self) -> Int[Tensor, " tokens"]:
+        """Of every token: its number in its text, from 0."""
+        firsts = self.lengths.cumsum(0) - self.lengths
+        return torch.arange(int(self.lengths.sum())) - firsts.repeat_interleave(self.lengths)
 
-
-def tokenise(tokenizer: Any, texts: Sequence[str], text_ids: Sequence[str], template: str, max_tokens: int) -> Tokens:
-    """Token ids of each text in its template, special tokens included, at most `max_tokens` each.
-
-    Raises `UserError` for a text that has no token at all.
-    """
-    filled = [template.replace("{text}", text) for text in texts]
-    encoded = tokenizer(
-        filled, truncation=True, max_length=max_tokens, return_attention_mask=False, return_special_tokens_mask=True
-    )
-    ids = encoded["input_ids"]
-    for text_id, row in zip(text_ids, ids, strict=True):
-        if not row:
-            raise UserError(
-                f"text {text_id}",
-                expected="at least one token",
-                found="none: the tokenizer drops all its characters",
-                next_step="remove the text from the data set and run 'ilse prepare' again",
-            )
-    content = [[not special for special in row] for row in encoded["special_tokens_mask"]]
-    return Tokens(ids, content, _truncated(tokenizer, filled, ids, max_tokens))
-
-
-def _truncated(tokenizer: Any, filled: list[str], ids: list[list[int]], max_tokens: int) -> list[bool]:
-    """Only texts that fill the limit can have been cut: they alone are tokenised again, without it."""
-    full = [i for i, row in enumerate(ids) if len(row) >= max_tokens]
-    truncated = [False] * len(ids)
-    if full:
-        whole = tokenizer([filled[i] for i in full], return_attention_mask=False, verbose=False)["input_ids"]
-        for i, row in zip(full, whole, strict=True):
-            truncated[i] = len(row) > max_tokens
-    return truncated
+    @cached_property
+    def places(self) -> Int[Tensor, " tokens"]:
+        """Of every token: its place in the flat batch."""
+        return self.starts.repeat_interleave(self.lengths) + self.numbers
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded rows of one forward pass, and where they stand in the shard.
+    """Rows of one forward pass: a text each, padded on either side, or several texts packed behind one another.
 
-    `mask` is 1 for tokens and 0 for padding; `content` is True for tokens that are not special.
+    `positions` says which text of the shard each one is; `content` is True for tokens that are not special.
     """
 
-    positions: Int[Tensor, " batch"]
-    ids: Int[Tensor, "batch tokens"]
-    mask: Int[Tensor, "batch tokens"]
-    content: Bool[Tensor, "batch tokens"]
+    positions: Int[Tensor, " texts"]
+    spans: Spans
+    ids: Int[Tensor, "rows tokens"]
+    content: Bool[Tensor, "rows tokens"]
+
+    @property
+    def packed(self) -> bool:
+        """Whether a row holds more than one text."""
+        return len(self.positions) > len(self.ids)
+
+    @cached_property
+    def mask(self) -> Int[Tensor, "rows tokens"]:
+        """1 for tokens and 0 for padding."""
+        mask = torch.zeros(self.ids.numel(), dtype=torch.long)
+        mask[self.spans.places] = 1
+        return mask.reshape(self.ids.shape)
+
+    @property
+    def numbers(self) -> Int[Tensor, "rows tokens"]:
+        """Of every token: its number in its text; padding behind the texts counts from 0 too, as one more text."""
+        rows, width = self.ids.shape
+        ends = self.spans.starts + self.spans.lengths
+        # The latest start at or before each place: of a row, a text, or the padding behind one.
+        start = torch.zeros(rows * width + 1, dtype=torch.long)
+        for starts in (torch.arange(0, rows * width, width), self.spans.starts, ends):
+            start[starts] = starts
+        place = torch.arange(rows * width)
+        return (place - start[:-1].cummax(0).values).reshape(rows, width)
 
 
 def rounded(length: int) -> int:
@@ -86,19 +87,42 @@ def rounded(length: int) -> int:
     return -(-length // step) * step
 
 
-def batches(tokens: Tokens, batch_tokens: int, pad: int) -> Iterator[Batch]:
+def batches(tokens: Tokens, batch_tokens: int, pad: int, packing: bool = False) -> Iterator[Batch]:
     """Every text once, longest first, in batches of at most `batch_tokens` tokens with padding (or of one text).
 
-    Of all budgets that need no more batches than the whole one, the smallest is taken: batches come out even, and
-    no small one is left over. What a batch holds follows from the texts and the arguments alone.
+    With `packing`, texts that are short against a row stand several in one, where that makes less work. What a batch
+    holds follows from the texts and the arguments alone.
     """
     order = sorted(range(len(tokens.ids)), key=lambda i: (-len(tokens.ids[i]), i))
-    widths = [rounded(len(tokens.ids[i])) for i in order]
-    for rows in _even_cuts(widths, batch_tokens):
-        yield _pad(tokens, order[rows], widths[rows.start], pad)
+    lengths = [len(tokens.ids[i]) for i in order]
+    packed = (width for width in WIDTHS if packing and width <= batch_tokens)
+    plan = min((_plan(lengths, width, batch_tokens) for width in (0, *packed)), key=_work)
+    for rows, width in plan:
+        yield _lay_out(tokens, [[order[i] for i in row] for row in rows], width, pad)
+
+
+Plan = list[tuple[list[list[int]], int]]
+"""Of each batch: the texts of each row, by their number in the order of lengths, and the rows' width."""
+
+
+def _plan(lengths: list[int], width: int, batch_tokens: int) -> Plan:
+    """Texts of at most `width` tokens in rows of that width, longer ones in rows of their own."""
+    single = sum(length > width for length in lengths)
+    widths = [rounded(length) for length in lengths[:single]]
+    plan = [([[i] for i in range(single)[cut]], widths[cut.start]) for cut in _even_cuts(widths, batch_tokens)]
+    rows = [[single + i for i in row] for row in pack(lengths[single:], width)]
+    return plan + [(rows[cut], width) for cut in _even_cuts([width] * len(rows), batch_tokens)]
+
+
+def _work(plan: Plan) -> float:
+    return sum(len(rows) * width * (1 + width * WIDER_COST) for rows, width in plan)
 
 
 def _even_cuts(widths: list[int], batch_tokens: int) -> list[slice]:
+    """Of all budgets that need no more batches than the whole one, the smallest is taken.
+
+    Batches come out even, and no small one is left over.
+    """
     whole = _cuts(widths, batch_tokens)
     for part in range(1, BUDGET_PARTS):
         even = _cuts(widths, batch_tokens * part // BUDGET_PARTS)
@@ -108,7 +132,7 @@ def _even_cuts(widths: list[int], batch_tokens: int) -> list[slice]:
 
 
 def _cuts(widths: list[int], budget: int) -> list[slice]:
-    """Slices of the texts, longest first, each of as many as the budget holds at the width of its first."""
+    """Slices of the rows, longest first, each of as many as the budget holds at the width of its first."""
     slices, start = [], 0
     while start < len(widths):
         stop = min(len(widths), start + max(1, budget // widths[start]))
@@ -117,12 +141,20 @@ def _cuts(widths: list[int], budget: int) -> list[slice]:
     return slices
 
 
-def _pad(tokens: Tokens, positions: list[int], width: int, pad: int) -> Batch:
-    lengths = np.array([len(tokens.ids[i]) for i in positions])
-    real = np.arange(width) < lengths[:, None]
-    ids = np.full(real.shape, pad, np.int64)
-    ids[real] = np.fromiter(chain.from_iterable(tokens.ids[i] for i in positions), np.int64, lengths.sum())
-    content = np.zeros_like(real)
-    content[real] = np.fromiter(chain.from_iterable(tokens.content[i] for i in positions), bool, lengths.sum())
-    arrays = (np.array(positions), ids, real.astype(np.int64), content)
-    return Batch(*map(torch.from_numpy, arrays))
+def _lay_out(tokens: Tokens, rows: Sequence[Sequence[int]], width: int, pad: int) -> Batch:
+    """The texts of each row one behind the other, and padding behind the last."""
+    texts = list(chain.from_iterable(rows))
+    lengths = torch.tensor([len(tokens.ids[i]) for i in texts])
+    row = torch.tensor(list(chain.from_iterable(repeat(r, len(of_row)) for r, of_row in enumerate(rows))))
+    filled = torch.zeros(len(rows), dtype=torch.long).index_add_(0, row, lengths)
+    before = lengths.cumsum(0) - lengths - (filled.cumsum(0) - filled)[row]
+    spans = Spans(row * width + before, lengths)
+    ids = np.full(len(rows) * width, pad, np.int64)
+    content = np.zeros(len(rows) * width, bool)
+    places, count = spans.places.numpy(), int(lengths.sum())
+    ids[places] = np.fromiter(chain.from_iterable(tokens.ids[i] for i in texts), np.int64, count)
+    content[places] = np.fromiter(chain.from_iterable(tokens.content[i] for i in texts), bool, count)
+    shape = len(rows), width
+    return Batch(
+        torch.tensor(texts), spans, torch.from_numpy(ids.reshape(shape)), torch.from_numpy(content.reshape(shape))
+    )

@@ -1,4 +1,4 @@
-"""Reads and pools every wanted layer inside one forward pass, so that one layer's token states are alive at a time.
+"""Reads and pools every wanted layer of a batch.
 
 Rows follow Hugging Face's `hidden_states`: the embedding output, the output of each block, and as the last row the
 last block's output after the model's final norm, where it has one. The last needed layer is the last one run.
@@ -6,28 +6,17 @@ last block's output after the model's final norm, where it has one. The last nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Float32, Int
-from torch import Tensor, nn
+from jaxtyping import Float32
+from torch import Tensor
 
-from pipeline.capture.batching import Batch
+from pipeline.capture.batching import Batch, Spans
+from pipeline.capture.forward import Forward
 from pipeline.capture.pooling import Pooler
-from pipeline.model.architecture import find_blocks, model_inputs, unknown
+from pipeline.capture.proofs import does_without_mask, keeps_packed_texts_apart, prove_capture
 from pipeline.model.load import FrozenModel
-from pipeline.model.weights import drop_blocks, restore_blocks
-from pipeline.model.witness import entering_states, made_up_ids
-
-# How far a token's state may be from what Hugging Face gives, as a part of its norm, in the median over tokens. It is
-# the same computation, normally equal to the last bit. The median because a few tokens go other ways in bfloat16.
-TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2, "float16": 1e-2}
-# Times as much: fused operations round in other places. Measured on SmolLM2-135M in bfloat16: 0.02, a layer from the
-# next 0.17 at least.
-COMPILED = 10
 
 
 @dataclass(frozen=True)
@@ -50,14 +39,6 @@ class BatchRows:
     tokens: list[Float32[Tensor, "_ layers dim"]] | None
 
 
-class _Enough(Exception):
-    """The last needed layer has been seen."""
-
-
-See = Callable[[int, Tensor], None]
-Run = Callable[[dict[str, Any], See], None]
-
-
 class Reader:
     """A model made ready for one request.
 
@@ -73,6 +54,13 @@ class Reader:
     method
         `hooks`, or `hidden_states` for an architecture that hooks do not know: it holds all layers at a time.
 
+    Attributes
+    ----------
+    needs_mask
+        Whether tokens would see the padding behind them.
+    packs
+        Whether several texts may stand in one row of a batch.
+
     Raises
     ------
     UserError
@@ -80,32 +68,25 @@ class Reader:
     """
 
     def __init__(self, frozen: FrozenModel, request: Request, method: str = "hooks") -> None:
-        self._model, self._facts, self._witness = frozen.model, frozen.facts, frozen.witness
         self.request = request
-        self._wanted = frozenset(request.layers)
-        self._run: Run = self._run_hooks if method == "hooks" else self._run_hidden_states
-        if method == "hooks":
-            self._blocks = find_blocks(self._model)
-            restore_blocks(frozen, self.blocks_run)
-        self.prove_capture()
-        self.needs_mask = not self._does_without_mask()
-        if method == "hooks":
-            drop_blocks(frozen, self.blocks_run)
-
-    @property
-    def blocks_run(self) -> int:
-        """How many blocks a forward pass costs with hooks."""
-        last = max(self.request.layers)
-        return min(last if self._witness.from_embedding else last + 1, len(self._witness.layers) - 1)
+        self._facts = frozen.facts
+        self._forward = Forward(frozen, request.layers, method)
+        prove_capture(self._forward)
+        self.needs_mask = not does_without_mask(self._forward)
+        self.packs = keeps_packed_texts_apart(self._forward)
+        self._forward.drop_the_rest()
 
     @torch.inference_mode()
     def read(self, batch: Batch) -> BatchRows:
-        """The rows of one batch, float32 in main memory; padding may stand on either side."""
+        """The rows of one batch, float32 in main memory; padding may stand on either side.
+
+        Packed batches are only for a reader that `packs`.
+        """
         device = self._facts.device
-        pooler = Pooler(batch.mask, batch.content, self.request.poolings, device)
-        shape = (len(batch.ids), len(self.request.layers), self._facts.dim)
+        pooler = Pooler(batch.spans, batch.content, self.request.poolings, device)
+        shape = (len(batch.positions), len(self.request.layers), self._facts.dim)
         pooled = {name: torch.empty(shape, device=device) for name in self.request.poolings}
-        tokens = _TokenStates(batch.mask, self.request, self._facts.dim) if self.request.token_states else None
+        tokens = _TokenStates(batch.spans, self.request, self._facts.dim) if self.request.token_states else None
 
         def see(layer: int, states: Tensor) -> None:
             place = self.request.layers.index(layer)
@@ -114,86 +95,23 @@ class Reader:
             if tokens is not None:
                 tokens.see(place, states)
 
-        self._forward(batch.ids, batch.mask if self._masked(batch.mask) else None, see)
+        if batch.packed:
+            self._forward(see, batch.ids, numbers=batch.numbers)
+        else:
+            self._forward(see, batch.ids, batch.mask if self._masked(batch) else None)
         return BatchRows({name: rows.cpu() for name, rows in pooled.items()}, tokens.split() if tokens else None)
 
-    def _masked(self, mask: Int[Tensor, "batch tokens"]) -> bool:
-        return self.needs_mask or not bool(mask[:, 0].all())
-
-    def _forward(self, ids: Tensor, mask: Tensor | None, see: See) -> None:
-        device = self._facts.device
-        inputs = model_inputs(self._model, ids.to(device), None if mask is None else mask.to(device))
-        self._run(inputs, lambda layer, states: see(layer, states) if layer in self._wanted else None)
-
-    def _run_hidden_states(self, inputs: dict[str, Any], see: See) -> None:
-        for layer, states in enumerate(self._model(**inputs, output_hidden_states=True).hidden_states):
-            see(layer, states)
-
-    def _run_hooks(self, inputs: dict[str, Any], see: See) -> None:
-        last = max(self.request.layers)
-
-        def watch(layer: int, states: Tensor) -> None:
-            see(layer, states)
-            if layer == last:
-                raise _Enough
-
-        try:
-            with _watch(self._blocks, self._witness.from_embedding, watch):
-                output = self._model(**inputs)
-            watch(len(self._witness.layers) - 1, output.last_hidden_state)
-        except _Enough:
-            pass
-
-    @torch.inference_mode()
-    def prove_capture(self) -> None:
-        """Compares what is read with what `output_hidden_states` gave when the model was loaded.
-
-        An architecture that capture misreads gives a `UserError` and never wrong rows.
-        """
-        found = self._states_of(self._witness.ids, self._witness.mask)
-        if not self._equal_witness(found):
-            raise unknown(self._facts.architecture, "other states than output_hidden_states gives")
-        if self._facts.compiled:  # a batch without padding may be a graph of its own: it too meets this shape first
-            self._states_of(self._witness.ids, torch.ones_like(self._witness.mask))
-
-    @torch.inference_mode()
-    def _does_without_mask(self) -> bool:
-        """Whether right padding may go unmasked: it is proven on the model, never taken from its name.
-
-        Where tokens see only what stands before them, the padding's ids do not change a bit of the tokens' states;
-        and without a mask attention takes a faster way.
-        """
-        mask = self._witness.mask
-        try:
-            with_these, with_those = (
-                self._states_of(made_up_ids(self._model, mask, padding), None) for padding in (7, 11)
-            )
-        except (TypeError, ValueError, AttributeError):  # a forward pass that insists on a mask
-            return False
-        return torch.equal(with_these, with_those) and self._equal_witness(with_these)
-
-    def _states_of(
-        self, ids: Int[Tensor, "batch tokens"], mask: Int[Tensor, "batch tokens"] | None
-    ) -> Float32[Tensor, "layers real dim"]:
-        """States of the made-up texts' real tokens in each wanted layer."""
-        real = self._witness.mask.bool()
-        seen: dict[int, Tensor] = {}
-        self._forward(ids, mask, lambda layer, states: seen.update({layer: states.cpu()[real].float()}))
-        return torch.stack([seen[layer] for layer in self.request.layers])
-
-    def _equal_witness(self, found: Float32[Tensor, "layers real dim"]) -> bool:
-        expected = self._witness.states[list(self.request.layers)][:, self._witness.mask.bool()]
-        error = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-12)
-        tolerance = TOLERANCE[self._facts.compute_type] * (COMPILED if self._facts.compiled else 1)
-        return bool((error.median(1).values <= tolerance).all())
+    def _masked(self, batch: Batch) -> bool:
+        left_padded = not bool(batch.mask[:, 0].all())
+        return self.needs_mask or left_padded
 
 
 class _TokenStates:
     """The states of a batch's real tokens, filled layer by layer."""
 
-    def __init__(self, mask: Int[Tensor, "batch tokens"], request: Request, dim: int) -> None:
-        self._counts = mask.sum(1).tolist()
-        self._places = mask.reshape(-1).nonzero().squeeze(1)
+    def __init__(self, spans: Spans, request: Request, dim: int) -> None:
+        self._counts = spans.lengths.tolist()
+        self._places = spans.places
         self._states = torch.empty(len(self._places), len(request.layers), dim)
 
     def see(self, place: int, states: Tensor) -> None:
@@ -202,24 +120,3 @@ class _TokenStates:
 
     def split(self) -> list[Float32[Tensor, "_ layers dim"]]:
         return list(self._states.split(self._counts))
-
-
-@contextmanager
-def _watch(blocks: nn.ModuleList, from_embedding: bool, see: See) -> Iterator[None]:
-    """Shows layers as they pass: what enters block i, or for models that count so, what leaves it."""
-
-    def entering(layer: int) -> Any:
-        return lambda _block, args, kwargs: see(layer, entering_states(args, kwargs))
-
-    def leaving(layer: int) -> Any:
-        return lambda _block, _args, out: see(layer, out[0] if isinstance(out, tuple) else out)
-
-    if from_embedding:
-        handles = [b.register_forward_pre_hook(entering(i), with_kwargs=True) for i, b in enumerate(blocks)]
-    else:
-        handles = [b.register_forward_hook(leaving(i)) for i, b in enumerate(blocks)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

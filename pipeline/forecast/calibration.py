@@ -13,8 +13,9 @@ import polars as pl
 
 from ilse.tables import TEXT
 from pipeline import store
-from pipeline.capture.batching import Batch, Tokens, batches, tokenise
+from pipeline.capture.batching import Batch, batches
 from pipeline.capture.reader import Reader, Request
+from pipeline.capture.tokens import Tokens, tokenise
 from pipeline.config import ModelParams
 from pipeline.model.load import Compute
 from pipeline.work.shard import load_here, reader_here
@@ -89,7 +90,8 @@ def calibrate(
     )
     tokenising = time.perf_counter() - began
     pad = frozen.tokenizer.pad_token_id or 0
-    work = [b for part in _shards(tokens, header.shard_rows) for b in batches(part, compute.batch_tokens, pad)]
+    shards = _shards(tokens, header.shard_rows)
+    work = [batch for part in shards for batch in batches(part, compute.batch_tokens, pad, reader.packs)]
     wall, cpu = time.perf_counter(), time.process_time()
     firsts, agains, seen = _timed(reader, work, seconds)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

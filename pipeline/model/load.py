@@ -19,7 +19,8 @@ from pipeline.config import ModelParams
 from pipeline.model.architecture import find_blocks, text_part, width, window
 from pipeline.model.compiled import compile_blocks
 from pipeline.model.identity import model_identity, stored_bytes, tokenizer_identity
-from pipeline.model.linear import use_onednn
+from pipeline.model.linear import pays, use_onednn
+from pipeline.model.memory import keep_freed_memory
 from pipeline.model.origin import find_source, named_errors, quantisation, require_bitsandbytes
 from pipeline.model.witness import Witness, call_witness
 
@@ -141,6 +142,8 @@ def load_model(params: ModelParams, compute: Compute) -> FrozenModel:
     """
     torch.set_num_threads(compute.threads)  # a Dask worker starts with one, whatever the machine has
     device = choose_device(compute.device)
+    if device == "cpu":
+        keep_freed_memory()
     return _load(params, choose_compute_type(compute.type, device), device, compute.compile)
 
 
@@ -176,7 +179,8 @@ def _read(params: ModelParams, config: Any, compute_type: str, device: str) -> A
     model = text_part(model).eval().requires_grad_(False)
     if "device_map" not in arguments:
         model = model.to(device)
-    use_onednn(model)
+    if pays():
+        use_onednn(model)
     return model
 
 

@@ -20,8 +20,9 @@ import polars as pl
 
 from ilse.tables import TEXT, TEXT_ID
 from pipeline import store
-from pipeline.capture.batching import Tokens, batches, tokenise
+from pipeline.capture.batching import batches
 from pipeline.capture.reader import Reader, Request
+from pipeline.capture.tokens import Tokens, tokenise
 from pipeline.cluster.executor import cores, worker_device
 from pipeline.config import ModelParams
 from pipeline.model.load import Compute, FrozenModel, ModelFacts, choose_device, load_model
@@ -149,7 +150,8 @@ def _compute(reader: Reader, frozen: FrozenModel, job: Job, work: _Input) -> _Ro
     if work.loan is not None:
         todo = np.flatnonzero(~work.loan.found)
         _put(work.loan, np.flatnonzero(work.loan.found), pooled, states)
-    for batch in batches(_some(work.tokens, todo), job.compute.batch_tokens, frozen.tokenizer.pad_token_id or 0):
+    pad = frozen.tokenizer.pad_token_id or 0
+    for batch in batches(_some(work.tokens, todo), job.compute.batch_tokens, pad, reader.packs):
         rows = reader.read(batch)
         places = todo[batch.positions.numpy()]
         for pooling, values in rows.pooled.items():

@@ -10,7 +10,9 @@ from tokenizers import processors
 from transformers import ByT5Tokenizer
 
 from ilse.errors import UserError
-from pipeline.capture.batching import Tokens, batches, rounded, tokenise
+from pipeline.capture.batching import Batch, batches, rounded
+from pipeline.capture.packing import WIDTHS, pack
+from pipeline.capture.tokens import Tokens, tokenise
 from tests.pipeline.conftest import build_tokenizer
 
 
@@ -37,6 +39,78 @@ def test_every_row_comes_once_within_the_budget(lengths: list[int], budget: int)
             seen.append(position)
     assert sorted(seen) == list(range(len(lengths)))
     assert widths == sorted(widths, reverse=True)
+
+
+def texts_of(batch: Batch) -> list[tuple[int, slice]]:
+    """Which text stands where in the flat batch."""
+    spans = zip(batch.spans.starts.tolist(), batch.spans.lengths.tolist(), strict=True)
+    places = [slice(start, start + length) for start, length in spans]
+    return list(zip(batch.positions.tolist(), places, strict=True))
+
+
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60), budget=st.integers(1, 1000))
+def test_packed_or_not_every_text_comes_once_in_a_place_of_its_own(lengths: list[int], budget: int) -> None:
+    tokens = tokens_of(lengths)
+    seen: list[int] = []
+    for batch in batches(tokens, budget, pad=0, packing=True):
+        rows, width = batch.ids.shape
+        assert rows == 1 or rows * width <= budget
+        ids, content, numbers = (x.reshape(-1).tolist() for x in (batch.ids, batch.content, batch.numbers))
+        padding = set(range(rows * width))
+        for position, place in texts_of(batch):
+            length = lengths[position]
+            assert place.start // width == (place.stop - 1) // width, "a text stands in one row"
+            assert ids[place] == tokens.ids[position]
+            assert content[place] == tokens.content[position]
+            assert numbers[place] == list(range(length))
+            assert padding >= set(range(place.start, place.stop)), "no two texts share a place"
+            padding -= set(range(place.start, place.stop))
+            seen.append(position)
+        assert all(ids[place] == 0 and not content[place] for place in padding)
+        # Padding is a text of its own: it begins at 0 and counts on, so that no text sees it.
+        assert all(numbers[p] == (numbers[p - 1] + 1 if p - 1 in padding and p % width else 0) for p in padding)
+        assert batch.mask.reshape(-1).tolist() == [int(place not in padding) for place in range(rows * width)]
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+@given(lengths=st.lists(st.integers(1, 64), max_size=80), width=st.sampled_from(WIDTHS))
+def test_no_two_rows_would_fit_into_one(lengths: list[int], width: int) -> None:
+    lengths.sort(reverse=True)
+    rows = pack(lengths, width)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    filled = sorted(sum(lengths[i] for i in row) for row in rows)
+    assert all(total <= width for total in filled)
+    assert len(filled) < 2 or filled[0] + filled[1] > width
+
+
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60), budget=st.integers(64, 1000))
+def test_packing_never_makes_more_work(lengths: list[int], budget: int) -> None:
+    """A token costs what it costs, and a little more for each that stands in its row."""
+
+    def work(packing: bool) -> float:
+        shapes = [batch.ids.shape for batch in batches(tokens_of(lengths), budget, 0, packing)]
+        return sum(rows * width * (1 + width / 4096) for rows, width in shapes)
+
+    assert work(packing=True) <= work(packing=False)
+
+
+def test_headlines_pack_into_one_shape_without_padding() -> None:
+    lengths = np.random.default_rng(0).integers(3, 15, 1024).tolist()
+    made = list(batches(tokens_of(lengths), 1024, pad=0, packing=True))
+    assert {tuple(batch.ids.shape) for batch in made[:-1]} == {(16, 64)}
+    assert sum(lengths) / sum(batch.ids.numel() for batch in made) > 0.97
+
+
+def test_texts_that_fill_their_rows_are_not_packed() -> None:
+    (batch,) = batches(tokens_of([128] * 8), 1024, pad=0, packing=True)
+    assert not batch.packed
+
+
+def test_no_row_is_wider_than_the_budget() -> None:
+    lengths = [30, 20, 14]
+    narrow, wide = (list(batches(tokens_of(lengths), budget, pad=0, packing=True)) for budget in (63, 64))
+    assert not any(batch.packed for batch in narrow)
+    assert {tuple(batch.ids.shape) for batch in wide} == {(1, 64)}
 
 
 @given(lengths=st.lists(st.integers(1, 100), min_size=1, max_size=60), budget=st.integers(100, 1000))

@@ -14,8 +14,9 @@ from transformers import AutoModel, LlamaModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from ilse.errors import UserError
-from pipeline.capture.batching import Batch
+from pipeline.capture.batching import Batch, Spans, batches
 from pipeline.capture.reader import Reader, Request
+from pipeline.capture.tokens import Tokens
 from pipeline.config import ModelParams
 from pipeline.model.architecture import find_blocks, model_inputs, text_part
 from pipeline.model.load import Compute, FrozenModel, _load, load_model
@@ -24,6 +25,7 @@ from tests.pipeline.conftest import TINY
 ARCHITECTURES = list(TINY)
 METHODS = ["hooks", "hidden_states"]
 ENCODERS = {"bert", "roberta", "modernbert", "t5"}
+PACKING = ["llama", "qwen3", "gemma2", "gemma3_text", "gpt_neox", "gpt2", "mistral"]
 ALL = (0, 1, 2, 3)
 Tiny = Callable[[str], Path]
 
@@ -34,11 +36,23 @@ def load(folder: Path, compute_type: str = "float32", compiled: bool = False) ->
 
 def padded(rows: list[list[int]], side: str) -> Batch:
     width = max(map(len, rows)) + 3
-    ids, mask = torch.ones(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
+    ids, content = torch.ones(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.bool)
+    starts, lengths = [], []
     for i, row in enumerate(rows):
-        place = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
-        ids[i, place], mask[i, place] = torch.tensor(row), 1
-    return Batch(torch.arange(len(rows)), ids, mask, mask.bool())
+        start = 0 if side == "right" else width - len(row)
+        place = slice(start, start + len(row))
+        ids[i, place], content[i, place] = torch.tensor(row), True
+        starts.append(i * width + start)
+        lengths.append(len(row))
+    return Batch(torch.arange(len(rows)), Spans(torch.tensor(starts), torch.tensor(lengths)), ids, content)
+
+
+def packed(rows: list[list[int]]) -> Batch:
+    """All rows in one batch, several of them in each of its own."""
+    tokens = Tokens(rows, [[True] * len(row) for row in rows], [False] * len(rows))
+    (batch,) = batches(tokens, 64 * len(rows), 1, packing=True)
+    assert batch.packed
+    return batch
 
 
 def some_rows(count: int) -> list[list[int]]:
@@ -124,11 +138,41 @@ def test_only_what_sees_later_tokens_needs_the_mask(tiny_model: Tiny, name: str)
     assert reader.needs_mask == (name in ENCODERS)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", PACKING)
+def test_texts_packed_into_one_row_are_as_if_alone(tiny_model: Tiny, name: str, method: str) -> None:
+    rows = some_rows(40)
+    reader = Reader(load(tiny_model(name)), Request(ALL, ("mean", "last"), token_states=True), method)
+    assert reader.packs
+    batch = packed(rows)
+    found = reader.read(batch)
+    expected = hugging_face(tiny_model(name), rows)
+    assert found.tokens is not None
+    assert sorted(batch.positions.tolist()) == list(range(40))
+    for i, position in enumerate(batch.positions.tolist()):
+        torch.testing.assert_close(found.tokens[i], expected[position], rtol=0, atol=1e-5)
+        torch.testing.assert_close(found.pooled["mean"][i], expected[position].mean(0), rtol=0, atol=1e-5)
+        torch.testing.assert_close(found.pooled["last"][i], expected[position][-1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted({*ARCHITECTURES} - {*PACKING}))
+def test_a_model_that_would_mix_packed_texts_packs_none(tiny_model: Tiny, name: str) -> None:
+    assert not Reader(load(tiny_model(name)), Request(ALL, ("mean",))).packs
+
+
+@pytest.mark.parametrize("name", PACKING)
+def test_packing_is_proven_and_not_believed(tiny_model: Tiny, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transformers that does not part the texts of a row would leak one into the next."""
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None)
+    assert not Reader(load(tiny_model(name)), Request(ALL, ("mean",))).packs
+
+
 @pytest.mark.parametrize("compute_type", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_rounding_is_not_taken_for_a_misread_architecture(tiny_model: Tiny, name: str, compute_type: str) -> None:
     reader = Reader(load(tiny_model(name), compute_type), Request(ALL, ("mean",)))
     assert reader.needs_mask == (name in ENCODERS)
+    assert reader.packs == (name in PACKING)
     assert reader.read(padded(some_rows(3), "right")).pooled["mean"].isfinite().all()
 
 
@@ -185,7 +229,7 @@ def test_whatever_stands_in_the_padding_changes_nothing(tiny_model: Tiny, name: 
     reader = Reader(load(tiny_model(name)), Request(ALL, ("mean", "max", "last")))
     batch = padded(some_rows(5), "right")
     garbage = torch.where(batch.mask.bool(), batch.ids, torch.arange(batch.ids.shape[1]) + 20)
-    other = Batch(batch.positions, garbage, batch.mask, batch.content)
+    other = Batch(batch.positions, batch.spans, garbage, batch.content)
     for found, expected in zip(reader.read(other).pooled.values(), reader.read(batch).pooled.values(), strict=True):
         assert torch.equal(found, expected)
 

@@ -20,8 +20,9 @@ import yaml
 import pipeline.extract as stage
 from ilse.errors import UserError
 from pipeline import store
-from pipeline.capture.batching import Tokens, batches, tokenise
+from pipeline.capture.batching import batches
 from pipeline.capture.reader import Reader
+from pipeline.capture.tokens import Tokens, tokenise
 from pipeline.config import ExtractParams
 from pipeline.extract import compute_of, extract, request_of
 from pipeline.model.load import load_model

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +16,18 @@ import torch
 from transformers import AutoModel, BartConfig, ByT5Tokenizer, Gemma3Config, T5Config, dynamic_module_utils
 
 from ilse.errors import UserError
-from pipeline.capture.batching import batches, tokenise
+from pipeline.capture.batching import batches
 from pipeline.capture.reader import Reader, Request
+from pipeline.capture.tokens import tokenise
 from pipeline.config import ModelParams
 from pipeline.model.architecture import find_blocks
 from pipeline.model.identity import model_identity
 from pipeline.model.linear import OneDnnLinear, available
-from pipeline.model.load import Compute, FrozenModel, load_model
+from pipeline.model.load import Compute, FrozenModel, _load, load_model
 from tests.pipeline.conftest import SHAPE, TINY, VOCABULARY, build_tokenizer
 
 Tiny = Callable[[str], Path]
+ROOT = Path(__file__).parents[2]
 
 
 def load(folder: Path, compute_type: str = "float32", trust: bool = False) -> FrozenModel:
@@ -75,9 +80,14 @@ def test_a_model_is_loaded_once_whatever_the_batches_are(tiny_model: Tiny) -> No
 
 
 @pytest.mark.skipif(not available(), reason="no x86 CPU")
-def test_float32_goes_through_onednn_and_bfloat16_stays(tiny_model: Tiny) -> None:
+@pytest.mark.parametrize(("capability", "layer"), [("AVX512", OneDnnLinear), ("AVX2", torch.nn.Linear)])
+def test_float32_goes_through_onednn_where_that_pays_and_bfloat16_stays(
+    tiny_model: Tiny, capability: str, layer: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    _load.cache_clear()
     block = find_blocks(load(tiny_model("llama")).model)[0]
-    assert type(block.mlp.up_proj) is OneDnnLinear
+    assert type(block.mlp.up_proj) is layer
     block = find_blocks(load(tiny_model("llama"), "bfloat16").model)[0]
     assert type(block.mlp.up_proj) is torch.nn.Linear
 
@@ -209,3 +219,30 @@ def test_code_and_weights_are_part_of_what_a_model_is(homemade: tuple[Path, Path
     (folder / "modeling_homemade.py").write_text("changed")
 
     assert model_identity(ModelParams(path=folder)) != before
+
+
+FAULTS = """
+import resource, sys, torch
+from pipeline.model.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+x = torch.ones(512, 6000)
+def work():
+    for _ in range(20):
+        a = x + 1
+        b = a * a
+        c = b - x
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept_for_the_next_pass() -> None:
+    def faults(way: str) -> int:
+        command = [sys.executable, "-c", FAULTS, way]
+        return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+    assert 10 * faults("keep") < faults("plain")

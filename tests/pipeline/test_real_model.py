@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.capture.batching import batches, tokenise
+from pipeline.capture.batching import batches
 from pipeline.capture.reader import Reader, Request
+from pipeline.capture.tokens import tokenise
 from pipeline.config import ModelParams
 from pipeline.fetch import FetchParams, fetch
 from pipeline.model.load import Compute, FrozenModel, load_model
@@ -49,9 +50,10 @@ def load(gguf: Path, compute_type: str, compiled: bool = False) -> FrozenModel:
 def rows_of(frozen: FrozenModel) -> torch.Tensor:
     reader = Reader(frozen, Request(EVERY, ("mean",)))
     assert not reader.needs_mask
+    assert reader.packs
     tokens = tokenise(frozen.tokenizer, HEADLINES, [str(i) for i in range(len(HEADLINES))], "{text}", 128)
     rows = torch.empty(len(HEADLINES), 31, 576)
-    for batch in batches(tokens, 64, pad=0):
+    for batch in batches(tokens, 64, 0, reader.packs):
         rows[batch.positions] = reader.read(batch).pooled["mean"]
     return rows
 

@@ -1,0 +1,116 @@
+"""One forward pass that shows each wanted layer as it passes: only one layer's token states need be alive at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from pipeline.model.architecture import find_blocks, model_inputs
+from pipeline.model.load import FrozenModel
+from pipeline.model.weights import drop_blocks, restore_blocks
+from pipeline.model.witness import entering_states
+
+See = Callable[[int, Tensor], None]
+
+
+class _Enough(Exception):
+    """The last needed layer has been seen."""
+
+
+class Forward:
+    """Runs a model as far as its last wanted layer.
+
+    Parameters
+    ----------
+    frozen
+        From `load_model`.
+    layers
+        Places in `frozen.facts.layers`.
+    method
+        `hooks`, or `hidden_states` for an architecture that hooks do not know: it holds all layers at a time.
+
+    Raises
+    ------
+    UserError
+        When the model's blocks are not found; it names the architecture and the way out.
+    """
+
+    def __init__(self, frozen: FrozenModel, layers: tuple[int, ...], method: str = "hooks") -> None:
+        self.frozen, self.layers, self.method = frozen, layers, method
+        self._model, self._witness = frozen.model, frozen.witness
+        self._wanted, self._last = frozenset(layers), max(layers)
+        if method == "hooks":
+            self._blocks = find_blocks(self._model)
+            restore_blocks(frozen, self.blocks_run)
+
+    @property
+    def blocks_run(self) -> int:
+        """How many blocks a forward pass costs with hooks."""
+        last = self._last
+        return min(last if self._witness.from_embedding else last + 1, len(self._witness.layers) - 1)
+
+    def drop_the_rest(self) -> None:
+        """Frees the weights of the blocks that are not run."""
+        if self.method == "hooks":
+            drop_blocks(self.frozen, self.blocks_run)
+
+    def __call__(
+        self,
+        see: See,
+        ids: Int[Tensor, "rows tokens"],
+        mask: Int[Tensor, "rows tokens"] | None = None,
+        numbers: Int[Tensor, "rows tokens"] | None = None,
+    ) -> None:
+        """Calls `see(layer, states)` for each wanted layer, states as the model has them, [rows, tokens, dim].
+
+        `mask` is 1 for tokens and 0 for padding; `numbers` are each token's in its text, for rows of several texts:
+        where they start again, transformers' masks part one text from the next.
+        """
+        device = self.frozen.facts.device
+        inputs = model_inputs(self._model, ids.to(device), None if mask is None else mask.to(device))
+        if numbers is not None:
+            inputs["position_ids"] = numbers.to(device)
+        run = self._run_hooks if self.method == "hooks" else self._run_hidden_states
+        run(inputs, lambda layer, states: see(layer, states) if layer in self._wanted else None)
+
+    def _run_hidden_states(self, inputs: dict[str, Any], see: See) -> None:
+        for layer, states in enumerate(self._model(**inputs, output_hidden_states=True).hidden_states):
+            see(layer, states)
+
+    def _run_hooks(self, inputs: dict[str, Any], see: See) -> None:
+        def watch(layer: int, states: Tensor) -> None:
+            see(layer, states)
+            if layer == self._last:
+                raise _Enough
+
+        try:
+            with _watch(self._blocks, self._witness.from_embedding, watch):
+                output = self._model(**inputs)
+            watch(len(self._witness.layers) - 1, output.last_hidden_state)
+        except _Enough:
+            pass
+
+
+@contextmanager
+def _watch(blocks: nn.ModuleList, from_embedding: bool, see: See) -> Iterator[None]:
+    """Shows layers as they pass: what enters block i, or for models that count so, what leaves it."""
+
+    def entering(layer: int) -> Any:
+        return lambda _block, args, kwargs: see(layer, entering_states(args, kwargs))
+
+    def leaving(layer: int) -> Any:
+        return lambda _block, _args, out: see(layer, out[0] if isinstance(out, tuple) else out)
+
+    if from_embedding:
+        handles = [b.register_forward_pre_hook(entering(i), with_kwargs=True) for i, b in enumerate(blocks)]
+    else:
+        handles = [b.register_forward_hook(leaving(i)) for i, b in enumerate(blocks)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

