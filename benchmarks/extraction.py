@@ -14,7 +14,8 @@ The last line is JSON. `speedup_over_naive` is (d) over (a), `speedup_same_dtype
 `roofline_fraction` and `roofline_fraction_float32` are the model's arithmetic per second of (d) and (c), on texts cut
 at 128 tokens with compiled blocks, over this machine's 2048³ matrix product in that type as PyTorch computes it;
 `…_eager` without compiling, `…_of_best` over the faster of PyTorch's and oneDNN's product (they differ in float32,
-where PyTorch asks MKL). `seconds_before_first_text` is what each way takes until it is warm: loading, proving, compiling.
+where PyTorch asks MKL). `seconds_before_first_text` is what each way takes until it is warm: loading, proving,
+compiling.
 """
 
 from __future__ import annotations
