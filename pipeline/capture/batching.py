@@ -115,7 +115,7 @@ def _plan(lengths: list[int], width: int, batch_tokens: int) -> Plan:
 
 
 def _work(plan: Plan) -> float:
-    return sum(len(rows) * width * (1 + width * WIDER_COST) for rows, width in plan)
+    return float(sum(len(rows) * width * (1 + width * WIDER_COST) for rows, width in plan))  # 0 where all is lent
 
 
 def _even_cuts(widths: list[int], batch_tokens: int) -> list[slice]:
