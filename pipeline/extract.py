@@ -109,8 +109,10 @@ def read_text_ids(texts: Path) -> store.TextIds:
             next_step="check the source in section 'prepare'",
         )
     step = 65_536
-    parts = (table.slice(start, step).collect()[TEXT_ID].to_list() for start in range(0, count, step))
-    return np.concatenate([store.text_id_rows(part) for part in parts])
+    rows = np.empty((count, store.TEXT_ID_BYTES), np.uint8)
+    for start in range(0, count, step):
+        rows[start : start + step] = store.text_id_rows(table.slice(start, step).collect()[TEXT_ID].to_list())
+    return rows
 
 
 def _bring_about(

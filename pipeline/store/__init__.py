@@ -5,7 +5,7 @@ lie; `writing`, `opening`, `reading` and `verification` are what one does with i
 """
 
 from pipeline.store.encoding import STORAGE_TYPES, FloatRows, value_bytes
-from pipeline.store.layout import STATISTICS, TextIds, text_id_rows
+from pipeline.store.layout import STATISTICS, TEXT_ID_BYTES, TextIds, text_id_rows
 from pipeline.store.location import Location
 from pipeline.store.opening import peek
 from pipeline.store.reading import Cache, open_cache
@@ -29,6 +29,7 @@ __all__ = [
     "POOLINGS",
     "STATISTICS",
     "STORAGE_TYPES",
+    "TEXT_ID_BYTES",
     "Cache",
     "CacheHeader",
     "CaptureSpec",

@@ -17,7 +17,7 @@ Files are made in memory, by zarr, and put in place whole; nothing else writes i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -72,11 +72,15 @@ def root_file(header: CacheHeader, complete: bool) -> Files:
     return _content(files)
 
 
-def index_files(header: CacheHeader, name: str, values: npt.NDArray[Any]) -> Files:
-    """A small array as a whole, chunks included."""
+def index_files(header: CacheHeader, name: str, values: npt.NDArray[Any]) -> Iterator[tuple[str, bytes]]:
+    """A small array as a whole, file by file: of a million texts' ids only one chunk is in memory a second time."""
     files: dict[str, Any] = {}
-    _create(zarr.create_group(MemoryStore(files)), name, _form(header, name))[...] = values
-    return _content(files, without=(ROOT,))
+    form = _form(header, name)
+    array = _create(zarr.create_group(MemoryStore(files)), name, form)
+    for start in range(0, len(values), form.chunks[0]):
+        place = slice(start, start + form.chunks[0])
+        array[place] = values[place]
+        yield from _content(files, without=(ROOT,)).items()
 
 
 def shard_files(
@@ -222,5 +226,6 @@ def _described(array: zarr.Array[Any]) -> dict[str, Any]:
     }
 
 
-def _content(files: Mapping[str, Any], without: Sequence[str] = ()) -> Files:
-    return {name: buffer.to_bytes() for name, buffer in files.items() if name not in without}
+def _content(files: dict[str, Any], without: Sequence[str] = ()) -> Files:
+    """The buffers as bytes; `files` is emptied on the way, so that a million texts' ids are never held twice."""
+    return {name: files.pop(name).to_bytes() for name in list(files) if name not in without}

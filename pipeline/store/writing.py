@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from pipeline.store.spec import CacheHeader, ShardRecord
 
 def create(location: Location, header: CacheHeader, text_ids: Sequence[str] | TextIds) -> None:
     """Lays out an empty, incomplete cache; `text_ids` are 32 hexadecimal digits each, in row order, or their bytes."""
-    for name, data in {**_metadata(header, text_ids), **layout.root_file(header, complete=False)}.items():
+    for name, data in _metadata(header, text_ids, complete=False):
         location.put(name, data)
 
 
@@ -90,8 +91,6 @@ def finish(
         if record.shard != index.shards:
             break  # one is missing
         index.add(record)
-    files = {**_metadata(header, text_ids), **index.files()}
-    root = layout.root_file(header, complete=True)
     if index.shards != header.shards:
         raise UserError(
             f"cache {location}",
@@ -99,9 +98,11 @@ def finish(
             found=f"none of shard {index.shards}",
             next_step="run the extraction again: it computes the missing shards",
         )
-    for name, data in files.items():
+    root = layout.root_file(header, complete=True)
+    sums = {**index.sums, layout.ROOT: sha256(root[layout.ROOT])}
+    for name, data in chain(_arrays(header, text_ids), index.files()):
         location.put(name, data)
-    sums = index.sums | {name: sha256(data) for name, data in {**files, **root}.items()}
+        sums[name] = sha256(data)
     _remove_others(location, sums)
     location.put(layout.SUMS, layout.sums_file(sums))
     # One put of one file is atomic everywhere, which renaming a folder is not: this is the commit.
@@ -116,19 +117,29 @@ def _remove_others(location: Location, sums: Mapping[str, str]) -> None:
 
 def is_same_cache(listed: Mapping[str, str], header: CacheHeader, text_ids: Sequence[str] | TextIds) -> bool:
     """Whether a finished cache with these checksums is exactly the one that `header` and `text_ids` make."""
-    expected = {**_metadata(header, text_ids), **layout.root_file(header, complete=True)}
-    return all(listed.get(name) == sha256(data) for name, data in expected.items())
+    return all(listed.get(name) == sha256(data) for name, data in _metadata(header, text_ids, complete=True))
 
 
 def restore_metadata(location: Location, header: CacheHeader, text_ids: Sequence[str] | TextIds) -> None:
     """Puts back metadata files that are damaged; for a cache that `is_same_cache` knows."""
-    for name, data in {**_metadata(header, text_ids), **layout.root_file(header, complete=True)}.items():
+    for name, data in _metadata(header, text_ids, complete=True):
         if not has_checksum(location, name, sha256(data)):
             location.put(name, data)
 
 
-def _metadata(header: CacheHeader, text_ids: Sequence[str] | TextIds) -> layout.Files:
-    return {**layout.array_files(header), **layout.index_files(header, "text_id", layout.text_id_rows(text_ids))}
+Named = Iterator[tuple[str, bytes]]
+"""Files one by one: name inside the cache, content."""
+
+
+def _arrays(header: CacheHeader, text_ids: Sequence[str] | TextIds) -> Named:
+    yield from layout.array_files(header).items()
+    yield from layout.index_files(header, "text_id", layout.text_id_rows(text_ids))
+
+
+def _metadata(header: CacheHeader, text_ids: Sequence[str] | TextIds, complete: bool) -> Named:
+    """What follows from header and texts alone; the group's own file comes last."""
+    yield from _arrays(header, text_ids)
+    yield from layout.root_file(header, complete).items()
 
 
 class _Index:
@@ -154,13 +165,11 @@ class _Index:
         self.sums |= record.files
         self.shards += 1
 
-    def files(self) -> layout.Files:
+    def files(self) -> Named:
         arrays = {"token_count": self._token_count, "truncated": self._truncated}
         arrays |= {f"statistics/{pooling}": self._statistics(total) for pooling, total in self._totals.items()}
-        files: layout.Files = {}
         for name, values in arrays.items():
-            files |= layout.index_files(self._header, name, values)
-        return files
+            yield from layout.index_files(self._header, name, values)
 
     def _statistics(self, total: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         values = self._header.texts * self._header.capture.dim

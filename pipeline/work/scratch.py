@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from ilse.errors import UserError
 from ilse.files import move_folder
 from pipeline import store
@@ -86,7 +88,7 @@ def scratch_name(header: store.CacheHeader, text_ids: store.TextIds, compute: st
     Work on another model, another setting or another list of texts is never mistaken for this one.
     """
     digest = hashlib.sha256(f"{header.shard_rows}\n{compute}\n{sorted(header.versions.items())}\n".encode())
-    digest.update(text_ids.tobytes())
+    digest.update(np.ascontiguousarray(text_ids).data)  # no copy of a million ids
     return f"{header.capture.fingerprint[:16]}-{digest.hexdigest()[:16]}"
 
 
