@@ -4,8 +4,9 @@
 
 Each size runs as a process of its own with one Dask worker. The last line is JSON: `rss_growth` is the peak resident
 memory of the largest run over that of the smallest (main process and worker, the larger growth of the two),
-`time_per_text_growth` the same of seconds per text, from the first result to the finished cache, `graph_bytes` the
-most bytes of tasks that were in flight at once.
+`time_per_text_growth` the same of seconds per text, from the first result to the finished cache; what is paid once a
+run weighs on the smallest size, so `microseconds_per_further_text` says what the texts of each step up cost.
+`graph_bytes` is the most bytes of tasks that were in flight at once.
 """
 
 from __future__ import annotations
@@ -39,7 +40,13 @@ def main() -> None:
         folder = Path(name)
         tiny_model(folder / "model")
         runs = [_child(folder, size) for size in (QUICK if given.quick else SIZES)]
-    print(json.dumps({**_growth(runs[0], runs[-1]), "runs": runs}))
+    print(json.dumps({**_growth(runs[0], runs[-1]), "microseconds_per_further_text": _further(runs), "runs": runs}))
+
+
+def _further(runs: list[dict[str, Any]]) -> list[float]:
+    """Of each size over the one before: what a text more costs, without what is paid once a run."""
+    pairs = zip(runs, runs[1:], strict=False)
+    return [round(1e6 * (b["seconds"] - a["seconds"]) / (b["texts"] - a["texts"]), 2) for a, b in pairs]
 
 
 def _child(folder: Path, size: int) -> dict[str, Any]:
