@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,7 @@ def main() -> None:
 
 def _further(runs: list[dict[str, Any]]) -> list[float]:
     """Of each size over the one before: what a text more costs, without what is paid once a run."""
-    pairs = zip(runs, runs[1:], strict=False)
-    return [round(1e6 * (b["seconds"] - a["seconds"]) / (b["texts"] - a["texts"]), 2) for a, b in pairs]
+    return [round(1e6 * (b["seconds"] - a["seconds"]) / (b["texts"] - a["texts"]), 2) for a, b in pairwise(runs)]
 
 
 def _child(folder: Path, size: int) -> dict[str, Any]:
