@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -17,6 +18,8 @@ from ilse.files import replacing, replacing_folder, write_json, write_text
 from ilse.tables import TEST, TRAIN, VALIDATION
 from pipeline.store import open_cache
 from trainer.artifact import TrainedHead, load_head, predict_logits
+from trainer.heads import Exits
+from trainer.heads.leaving import tradeoff, tradeoffs
 from trainer.leaderboard import Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
 from trainer.task import Rows, Task, open_task
 
@@ -29,6 +32,8 @@ class Prediction:
     probabilities: Float[Tensor, "rows out"]
     y: Int[Tensor, " rows"]
     text_ids: list[str]
+    exits: list[dict[str, Any]]
+    """Rows of `exits.csv`."""
 
 
 def evaluate(heads: list[str], cache: str | Path, examples: Path, models: Path, results: Path) -> pl.DataFrame:
@@ -50,6 +55,7 @@ def evaluate(heads: list[str], cache: str | Path, examples: Path, models: Path, 
             of_head = [prediction for prediction in predictions if prediction.run.head == name]
             _predictions_table(of_head, task.labels).write_parquet(folder / f"{name}.parquet")
     chosen = table["head"][0]
+    _write_exits(results, predictions)
     _write_confusion(results, [p for p in predictions if p.run.head == chosen], task.labels)
     return table
 
@@ -85,7 +91,21 @@ def _predict(name: str, trained: TrainedHead, held_out: Callable[[tuple[int, ...
     rows = held_out(trained.head.layers_read, trained.facts.pooling)
     probabilities = predict_logits(trained, rows.x).softmax(-1)
     accuracy = float((probabilities.argmax(-1) == rows.y).double().mean())
-    return Prediction(Run.of(name, trained, accuracy), probabilities, rows.y, rows.text_ids)
+    exits = _exits(trained, rows.x, rows.y)
+    return Prediction(Run.of(name, trained, accuracy), probabilities, rows.y, rows.text_ids, exits)
+
+
+@torch.inference_mode()
+def _exits(trained: TrainedHead, x: Float[Tensor, "rows layers dim"], y: Int[Tensor, " rows"]) -> list[dict[str, Any]]:
+    """Of a head with exits: accuracy and depth of every threshold, and (`chosen`) of its own."""
+    head = trained.head
+    if not isinstance(head, Exits):
+        return []
+    logits = torch.cat([head.every(trained.standardise(part)) for part in x.split(256)])
+    kind, layers = head.spec.options.sureness, head.layers_read
+    own = tradeoff(logits, y, kind, layers, float(head.threshold))
+    curve = tradeoffs(logits, y, kind, layers)
+    return [asdict(point) | {"chosen": point is own} for point in (*curve, own)]
 
 
 def _write_tables(
@@ -119,6 +139,14 @@ def _predictions_table(predictions: list[Prediction], labels: tuple[str, ...]) -
         for p in predictions
     ]
     return pl.concat(frames)
+
+
+def _write_exits(results: Path, predictions: list[Prediction]) -> None:
+    """Accuracy on the test split against mean depth, for every threshold of a head with exits; empty without one."""
+    rows = [{"head": p.run.head, "seed": p.run.seed, **point} for p in predictions for point in p.exits]
+    columns = {"head": pl.String, "seed": pl.Int64, "mean_layer": pl.Float64, "accuracy": pl.Float64}
+    with replacing(results / "exits.csv") as file:
+        pl.DataFrame(rows, schema=columns | {"threshold": pl.Float64, "chosen": pl.Boolean}).write_csv(file)
 
 
 def _write_confusion(results: Path, predictions: list[Prediction], labels: tuple[str, ...]) -> None:

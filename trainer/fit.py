@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ilse.errors import UserError
 from trainer.config import Recipe
-from trainer.heads import Head, LayerProbes
+from trainer.heads import Head, Outputs
 from trainer.task import Rows
 
 # Lightning tells which accelerators are unused, and that data in memory has no loader workers: neither helps here.
@@ -93,13 +93,13 @@ class BestStates:
 
 
 class _Training(pl.LightningModule):
-    def __init__(self, head: Head, recipe: Recipe, validation: Rows, candidates: int, steps: int) -> None:
+    def __init__(self, head: Head, recipe: Recipe, validation: Rows, steps: int) -> None:
         super().__init__()
         self.head = head
         self.recipe = recipe
         self.steps = steps
         self.validation_rows = validation
-        self.best = BestStates(candidates)
+        self.best = BestStates(head.candidates)
         self.history: list[tuple[Tensor, Tensor, Tensor]] = []
         self._losses: list[Tensor] = []
 
@@ -116,13 +116,16 @@ class _Training(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         x, y = batch
-        losses = candidate_losses(self.head(x), y, self.recipe.label_smoothing)
+        losses = training_losses(self.head.supervised(x), y, self.recipe.label_smoothing)
         self._losses.append(losses.detach())
         # The sum, so that each candidate's gradient is what it would be alone.
         return losses.sum()
 
+    def on_train_epoch_start(self) -> None:
+        self.head.at_epoch(self.current_epoch / self.recipe.epochs)
+
     def configure_gradient_clipping(self, *_given: Any, **_more: Any) -> None:
-        clip_gradients(self.head, len(self.best.loss), self.recipe.gradient_clip)
+        clip_gradients(self.head, self.head.candidates, self.recipe.gradient_clip)
 
     def on_train_epoch_end(self) -> None:
         train_loss = torch.stack(self._losses).mean(0).cpu()
@@ -131,19 +134,18 @@ class _Training(pl.LightningModule):
         loss, accuracy = validate(self.head, self.validation_rows)
         _refuse_nan("validation loss", loss, self.current_epoch)
         self.history.append((train_loss, loss, accuracy))
-        self.best.offer(self.current_epoch, accuracy, loss, self.head.state_dict())
+        self.best.offer(self.current_epoch, accuracy, loss, dict(self.head.named_parameters()))
 
 
 def fit(head: Head, train: Rows, validation: Rows, recipe: Recipe, seed: int, device: str = "auto") -> Fit:
     """Trains `head` on `train` and returns it in the state of its best validation epoch.
 
-    The rows hold the layers that the head reads. `device` is auto, cpu or cuda. With `LayerProbes` the best layer on
+    The rows hold the layers that the head reads. `device` is auto, cpu or cuda. Of `LayerProbes` the best layer on
     validation is chosen too, and its `SingleLayer` head is returned. Raises `UserError` for a loss that is not finite.
     """
     started = time.perf_counter()
-    candidates = head.spec.layers if isinstance(head, LayerProbes) else 1
     batches = IndexBatches(train, recipe.batch_size, seed)
-    training = _Training(head.train(), recipe, validation, candidates, recipe.epochs * len(batches))
+    training = _Training(head.train(), recipe, validation, recipe.epochs * len(batches))
     # barebones: without logging, checkpoints, progress bar and a first look at validation.
     trainer = pl.Trainer(max_epochs=recipe.epochs, accelerator=_accelerator(device), devices=1, barebones=True)
     torch.manual_seed(seed)  # dropout; the caller seeded the head's weights
@@ -173,7 +175,7 @@ def validate(head: Head, rows: Rows) -> tuple[Float[Tensor, " candidates"], Floa
     sums = torch.zeros(())
     head.eval()
     for x, y in zip(rows.x.split(VALIDATION_ROWS), rows.y.split(VALIDATION_ROWS), strict=True):
-        logits, y = head(x.to(device)), y.to(device)
+        logits, y = head.supervised(x.to(device)).logits, y.to(device)
         both = torch.stack([candidate_losses(logits, y), candidate_accuracy(logits, y)])
         sums = sums + len(y) * both.double().cpu()
     head.train()
@@ -196,6 +198,16 @@ def clip_gradients(head: Head, candidates: int, largest: float) -> None:
         gradient.mul_(scale[:, None])
 
 
+def training_losses(outputs: Outputs, y: Int[Tensor, " batch"], smoothing: float) -> Float[Tensor, " candidates"]:
+    """What training makes small: the loss of each candidate, or the weighted sum of a head's terms, and its penalty."""
+    if outputs.terms is None:
+        losses = candidate_losses(outputs.logits, y, smoothing)
+    else:
+        assert outputs.weights is not None
+        losses = (candidate_losses(outputs.terms, y, smoothing) * outputs.weights).sum().unsqueeze(0)
+    return losses if outputs.penalty is None else losses + outputs.penalty
+
+
 def candidate_losses(
     logits: Float[Tensor, "batch ..."], y: Int[Tensor, " batch"], smoothing: float = 0.0
 ) -> Float[Tensor, " candidates"]:
@@ -214,20 +226,31 @@ def candidate_accuracy(logits: Float[Tensor, "batch ..."], y: Int[Tensor, " batc
 
 def _result(head: Head, training: _Training, seconds: float) -> Fit:
     best = training.best
-    head.cpu().load_state_dict(best.state)
+    head.cpu().load_state_dict(head.state_dict() | best.state)
     ranked = sorted(range(len(best.accuracy)), key=lambda k: (-float(best.accuracy[k]), float(best.loss[k])))
     chosen = ranked[0]
     curve = [
         Epoch(epoch, *(float(values[chosen]) for values in triple)) for epoch, triple in enumerate(training.history)
     ]
-    probes = isinstance(head, LayerProbes)
+    kept, reached = head.settle(ranked).eval(), curve[int(best.epoch[chosen])]
+    with torch.no_grad():
+        rows = training.validation_rows
+        if kept.calibrate(rows.x, rows.y):
+            loss, accuracy = _measured(kept, rows)
+            reached = replace(reached, val_loss=loss, val_accuracy=accuracy)
     return Fit(
-        head=(head.probe(chosen) if isinstance(head, LayerProbes) else head).eval(),
-        best=curve[int(best.epoch[chosen])],
+        head=kept,
+        best=reached,
         curve=curve,
         seconds=seconds,
-        layer_accuracy=[float(a) for a in best.accuracy] if probes else None,
+        layer_accuracy=[float(a) for a in best.accuracy] if head.candidates == head.spec.layers else None,
     )
+
+
+def _measured(head: Head, rows: Rows) -> tuple[float, float]:
+    """Validation loss and accuracy of a head as it predicts."""
+    logits = torch.cat([head(part) for part in rows.x.split(VALIDATION_ROWS)])
+    return float(candidate_losses(logits, rows.y)), float(candidate_accuracy(logits, rows.y))
 
 
 def _refuse_nan(what: str, losses: Tensor, epoch: int) -> None:

@@ -122,9 +122,10 @@ def test_weights_of_another_shape_are_refused(saved: Path, change: Callable[[dic
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["head"].update(name="weigthed"), "one of last, best(.|\n)*unknown head 'weigthed'"),
-        (lambda c: c["head"].update(name="os.system"), "one of last, best"),
-        (lambda c: c["head"].update(name="mean"), "'ilse train' wrote it"),
+        (lambda c: c["head"].update(name="weigthed"), "one of last, layer, best(.|\n)*unknown head 'weigthed'"),
+        (lambda c: c["head"].update(name="os.system"), "one of last, layer, best"),
+        (lambda c: c["head"].update(name="mean"), "unknown key 'weight_of'"),
+        (lambda c: c["head"].update(name="mean", options={}), "'ilse train' wrote it"),
         (lambda c: c["head"].update(options={"code": "print()"}), "unknown key 'code'"),
         (lambda c: c["head"].update(layers=5), "names of 5 layers"),
         (lambda c: c["head"].update(out=4), "and 4 labels"),

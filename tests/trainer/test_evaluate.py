@@ -229,3 +229,23 @@ def test_evaluating_again_gives_the_same_bytes(project: Path) -> None:
     first = {path: path.read_bytes() for path in files}
     run(project)
     assert {path: path.read_bytes() for path in files} == first
+
+
+def test_exits_are_a_curve_of_accuracy_against_depth(tmp_path: Path) -> None:
+    made = write_task(tmp_path)
+    params = PARAMS.model_copy(update={"heads": ["exits", "last"]})
+    for name in params.heads:
+        train(params, name, made.cache, made.examples, tmp_path / "models", tmp_path / "results")
+    run(tmp_path, ["exits", "last"])
+    table = pl.read_csv(tmp_path / "results" / "exits.csv")
+    assert table["head"].unique().to_list() == ["exits"]
+    assert table["seed"].unique().sort().to_list() == [0, 1]
+    runs = pl.read_csv(tmp_path / "results" / "runs.csv").filter(head="exits")
+    for seed, accuracy in zip(runs["seed"], runs["test_accuracy"], strict=True):
+        of_seed = table.filter(seed=seed)
+        own = of_seed.filter("chosen")
+        assert own["accuracy"].to_list() == pytest.approx([accuracy], abs=1e-6)
+        head = load_head(tmp_path / "models" / "exits" / f"seed-{seed}")
+        assert own["threshold"].item() == pytest.approx(float(head.get_buffer("head.threshold")))
+        assert of_seed["mean_layer"].max() == len(LAYERS) - 1
+        assert of_seed["mean_layer"].min() == 0

@@ -308,3 +308,29 @@ def test_cuda_without_a_device_is_a_users_error(rows: MakeRows, monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"train.device(.|\n)*set train.device to auto"):
         fit(head_of("mean"), rows(40), rows(20), recipe_of(), 0, "cuda")
+
+
+TRAINED: dict[str, dict[str, Any]] = {
+    **{name: {} for name in HEADS},
+    "layer": {"layer": TELLING},
+    "concat": {"rows": 2},
+    "exits": {"training": "separate"},
+    "cayley": {"supervision": 0.5, "hidden": 16},
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_head_learns_in_the_one_loop(name: str, rows: MakeRows) -> None:
+    """Above chance (1/3) on rows that it never saw; `last` reads a layer that carries little, `max` mixes in noise."""
+    options = {"hidden": 16, **TRAINED[name]} if "hidden" in HEADS[name].options.model_fields else TRAINED[name]
+    head = head_of(name, **options)
+    train, validation = (
+        Rows(part.x[:, list(head.layers_read)], part.y, part.text_ids) for part in (rows(120), rows(60, seed=1))
+    )
+    result = fit(head, train, validation, recipe_of(epochs=8), seed=0, device="cpu")
+    assert result.best.val_accuracy > (0.4 if name in ("last", "max") else 0.6)
+    kept = result.head
+    x = validation.x if name != "best" else validation.x[:, list(kept.layers_read)]
+    with torch.no_grad():
+        accuracy = float((kept(x).argmax(1) == validation.y).double().mean())
+    assert accuracy == pytest.approx(result.best.val_accuracy)

@@ -5,9 +5,9 @@
     same = build_head(**head_config(head))
     same.load_state_dict(head.state_dict())
 
-`base` says what a head is. `single` and `fusion` hold the linear and MLP heads, `deepset` the Set-Encoder, `graph` the
-graph encoder over the layer graphs of `cayley`, `dense` the unit they share. Linear layers start from PyTorch's
-defaults, so `torch.manual_seed` fixes a head.
+`base` says what a head is. The families: `single` rows; `fixed` and `learned` fusions and `attention` over layers, each
+with what `readout` puts on top; `deepset` and `graph` encoders; `exits` and `gated`, which have a classifier for every
+layer. `dense` is the unit they share. Linear layers start from PyTorch's defaults, so `torch.manual_seed` fixes a head.
 
 Every head gives `[batch, out]`, except `best` before its layer is chosen: that is `LayerProbes`, whose forward gives
 the candidates `[batch, layers, out]`. Train it on the sum of the layers' losses, choose k on validation and keep
@@ -23,20 +23,38 @@ from typing import Any
 
 from ilse.errors import UserError
 from ilse.params import Section, validate
-from trainer.heads.base import Encoder, EncoderHead, Head, HeadSpec
+from trainer.heads.attention import AttentionOptions, DWAttOptions, build_attention, build_dwatt
+from trainer.heads.base import Encoder, EncoderHead, Head, HeadSpec, Outputs
 from trainer.heads.deepset import SetOptions, build_set
-from trainer.heads.fusion import FusionOptions, MLPOptions, build_fused, build_mlp
+from trainer.heads.exits import Exits, ExitsOptions, build_exits
+from trainer.heads.fixed import ConcatOptions, build_concat, build_max, build_mean
+from trainer.heads.gated import Gated, GatedOptions, build_gated
 from trainer.heads.graph import CayleyOptions, GraphOptions, build_cayley, build_fc
-from trainer.heads.single import BestOptions, LastOptions, LayerProbes, SingleLayer, build_best, build_last
+from trainer.heads.learned import BottleneckOptions, WeightedOptions, build_bottleneck, build_weighted
+from trainer.heads.mlp import MLPOptions, build_mlp
+from trainer.heads.readout import ReadoutOptions
+from trainer.heads.single import (
+    BestOptions,
+    LastOptions,
+    LayerOptions,
+    LayerProbes,
+    SingleLayer,
+    build_best,
+    build_last,
+    build_layer,
+)
 
 __all__ = [
     "HEADS",
     "Encoder",
     "EncoderHead",
+    "Exits",
+    "Gated",
     "Head",
     "HeadKind",
     "HeadSpec",
     "LayerProbes",
+    "Outputs",
     "SingleLayer",
     "build_head",
     "head_config",
@@ -69,13 +87,21 @@ HEADS: dict[str, HeadKind] = {
     kind.name: kind
     for kind in (
         HeadKind("last", LastOptions, build_last, "linear head on the last layer"),
+        HeadKind("layer", LayerOptions, build_layer, "linear head on a layer that is named"),
         HeadKind("best", BestOptions, build_best, "linear head on the layer that does best on validation"),
-        HeadKind("mean", FusionOptions, build_fused, "linear head on the mean of all layers"),
-        HeadKind("weighted", FusionOptions, build_fused, "linear head on a learned weighted sum of all layers"),
+        HeadKind("mean", ReadoutOptions, build_mean, "mean of all layers"),
+        HeadKind("max", ReadoutOptions, build_max, "maximum of all layers, by coordinate"),
+        HeadKind("concat", ConcatOptions, build_concat, "chosen layers side by side"),
+        HeadKind("weighted", WeightedOptions, build_weighted, "learned weighted sum of all layers"),
+        HeadKind("bottleneck", BottleneckOptions, build_bottleneck, "low-rank projection of every layer"),
+        HeadKind("attention", AttentionOptions, build_attention, "attention over layers, by input"),
+        HeadKind("dwatt", DWAttOptions, build_dwatt, "depth-wise attention: the last layer asks all"),
         HeadKind("mlp", MLPOptions, build_mlp, "MLP on the last layer, the mean or the weighted sum"),
         HeadKind("set", SetOptions, build_set, "Set-Encoder: layers as a set, without order"),
         HeadKind("fc", GraphOptions, build_fc, "graph encoder, layers on the complete graph"),
         HeadKind("cayley", CayleyOptions, build_cayley, "graph encoder, layers on a Cayley graph of SL(2, Z_n)"),
+        HeadKind("exits", ExitsOptions, build_exits, "a classifier after every layer, left as soon as one is sure"),
+        HeadKind("gated", GatedOptions, build_gated, "classifiers of all layers, mixed by a gate on the input"),
     )
 }
 

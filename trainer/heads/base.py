@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ilse.errors import UserError
@@ -39,25 +41,60 @@ class HeadSpec(Generic[O_co]):
     out: int
 
 
+class Outputs(NamedTuple):
+    """What a head gives the training loop.
+
+    Parameters
+    ----------
+    logits
+        `[batch, out]`, what the head predicts with; `[batch, candidates, out]` for independent candidates.
+    terms
+        `[batch, terms, out]`, what the loss looks at where that is more than `logits`, weighted by `weights`.
+    weights
+        `[terms]`.
+    penalty
+        A number that is added to the loss.
+    """
+
+    logits: Tensor
+    terms: Tensor | None = None
+    weights: Tensor | None = None
+    penalty: Tensor | None = None
+
+
 class Encoder(nn.Module):
     """From the layers' vectors to one vector: `[batch, layers, dim] -> [batch, width]`.
 
     `width` is the length of that vector; `layers_read` names the only rows it looks at, or is None for all.
+    `state_widths` are the lengths of its intermediate states.
     """
 
     width: int
     layers_read: tuple[int, ...] | None = None
+    state_widths: tuple[int, ...] = ()
+
+    def with_states(self, x: Float[Tensor, "batch layers dim"]) -> tuple[Tensor, list[Tensor]]:
+        """The vector, and the intermediate states `[batch, state_widths[i]]` on the way to it."""
+        return self(x), []
 
     def layer_weights(self) -> Float[Tensor, " layers"] | None:
-        """The weight of every layer, where the encoder learns one; they sum to 1."""
+        """The weight of every layer, where the encoder learns one for all inputs; they sum to 1."""
         return None
+
+    def input_weights(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers"] | None:
+        """The weight of every layer for each input, where the encoder has one; they sum to 1."""
+        weights = self.layer_weights()
+        return None if weights is None else weights.expand(len(x), -1)
 
 
 class Head(nn.Module):
     """A trainable map from one example's layers to its outputs; built by `trainer.heads.build_head`.
 
-    `layers_read` are the rows it looks at, in order: a loader may give `x` with those rows only.
+    `layers_read` are the rows it looks at, in order: a loader may give `x` with those rows only. `candidates` are
+    independent heads trained side by side, each with its own best epoch; their parameters stand along the first axis.
     """
+
+    candidates: int = 1
 
     def __init__(self, spec: HeadSpec[Section], layers_read: tuple[int, ...] | None = None) -> None:
         super().__init__()
@@ -68,8 +105,27 @@ class Head(nn.Module):
         """Outputs of every example; logits for classes."""
         raise NotImplementedError
 
+    def supervised(self, x: Float[Tensor, "batch layers dim"]) -> Outputs:
+        """Outputs with all that the loss wants."""
+        return Outputs(self(x))
+
+    def at_epoch(self, share: float) -> None:
+        """Told before every epoch: the share of the training that is done, from 0 to 1."""
+
+    def settle(self, ranked: Sequence[int]) -> Head:
+        """The head that is kept after training, given the candidates from best to worst on validation."""
+        return self
+
+    def calibrate(self, x: Float[Tensor, "rows layers dim"], y: Int[Tensor, " rows"]) -> bool:
+        """Sets what is chosen on validation after training; returns whether that changed what the head predicts."""
+        return False
+
     def layer_weights(self) -> Float[Tensor, " layers"] | None:
-        """The learned weight of every layer (softmax, detached), or None where the head learns none."""
+        """The learned weight of every layer (softmax, detached), or None where the head learns none for all inputs."""
+        return None
+
+    def input_weights(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers"] | None:
+        """What each input owes to every layer (attention, gate or exit; detached), or None where there is no such."""
         return None
 
     def check(self, x: Float[Tensor, "batch layers dim"]) -> None:
@@ -86,12 +142,26 @@ class Head(nn.Module):
 
 
 class EncoderHead(Head):
-    """An encoder, then one linear readout."""
+    """An encoder, then one linear readout.
 
-    def __init__(self, spec: HeadSpec[Section], encoder: Encoder) -> None:
+    Parameters
+    ----------
+    supervision
+        α: with more than 0, every intermediate state of the encoder gets a linear readout of its own in training,
+        whose loss counts α·(its place)/(their number) (deep supervision, methods: α_ℓ = α₀ℓ/L).
+    fades
+        α falls to 0 over the epochs.
+    """
+
+    def __init__(
+        self, spec: HeadSpec[Section], encoder: Encoder, supervision: float = 0.0, fades: bool = False
+    ) -> None:
         super().__init__(spec, encoder.layers_read)
         self.encoder = encoder
         self.readout = nn.Linear(encoder.width, spec.out)
+        self.supervision, self.fades, self._share = supervision, fades, 0.0
+        widths = encoder.state_widths if supervision else ()
+        self.auxiliary = nn.ModuleList(nn.Linear(width, spec.out) for width in widths)
 
     def encode(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch width"]:
         """The vector before the readout: the embedding that similarity tasks compare."""
@@ -104,7 +174,30 @@ class EncoderHead(Head):
         outputs: Tensor = self.readout(self.encode(x))
         return outputs
 
+    def supervised(self, x: Float[Tensor, "batch layers dim"]) -> Outputs:
+        """Logits; in training with those of the intermediate states too, where they are supervised."""
+        if not len(self.auxiliary) or not self.training:
+            return Outputs(self(x))
+        self.check(x)
+        encoded, states = self.encoder.with_states(x)
+        logits: Tensor = self.readout(encoded)
+        others = [readout(state) for readout, state in zip(self.auxiliary, states, strict=True)]
+        places = torch.arange(1, len(others) + 1, dtype=logits.dtype, device=logits.device) / len(others)
+        alpha = self.supervision * (1 - self._share if self.fades else 1)
+        weights = torch.cat([places.new_ones(1), alpha * places])
+        return Outputs(logits, torch.stack([logits, *others], dim=1), weights)
+
+    def at_epoch(self, share: float) -> None:
+        """Remembers where α stands."""
+        self._share = share
+
     def layer_weights(self) -> Float[Tensor, " layers"] | None:
         """The encoder's layer weights."""
         weights = self.encoder.layer_weights()
+        return None if weights is None else weights.detach()
+
+    def input_weights(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers"] | None:
+        """The encoder's, for each input."""
+        self.check(x)
+        weights = self.encoder.input_weights(x)
         return None if weights is None else weights.detach()

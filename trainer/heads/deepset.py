@@ -12,12 +12,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from ilse.params import Section
 from trainer.heads.base import Encoder, EncoderHead, HeadSpec
 from trainer.heads.dense import dense_stack
+from trainer.heads.readout import SupervisionOptions
 
 
-class SetOptions(Section):
+class SetOptions(SupervisionOptions):
     """Options of the head `set`."""
 
     hidden: int = Field(256, ge=1, description="width of a hidden layer, in values")
@@ -34,17 +34,27 @@ class SetEncoder(Encoder):
         super().__init__()
         pooled = options.hidden if options.pre_layers else dim
         self.width = options.hidden if options.post_layers else pooled
+        self.state_widths = (pooled,) if options.post_layers else ()
         self.pool = options.pool
         self.pre = dense_stack(dim, options.hidden, options.pre_layers, options.dropout)
         self.post = dense_stack(pooled, options.hidden, options.post_layers, options.dropout)
 
     def forward(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch width"]:
         """One vector for the set of layers."""
-        h = self.pre(x)
-        encoded: Tensor = self.post(h.mean(1) if self.pool == "mean" else h.sum(1))
+        encoded: Tensor = self.post(self._pooled(x))
         return encoded
+
+    def with_states(self, x: Float[Tensor, "batch layers dim"]) -> tuple[Tensor, list[Tensor]]:
+        """One vector for the set of layers, and the pooled one where ρ follows it."""
+        pooled = self._pooled(x)
+        return self.post(pooled), [pooled][: len(self.state_widths)]
+
+    def _pooled(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch pooled"]:
+        h: Tensor = self.pre(x)
+        return h.mean(1) if self.pool == "mean" else h.sum(1)
 
 
 def build_set(spec: HeadSpec[SetOptions]) -> EncoderHead:
     """A Set-Encoder and a linear readout."""
-    return EncoderHead(spec, SetEncoder(spec.dim, spec.options))
+    options = spec.options
+    return EncoderHead(spec, SetEncoder(spec.dim, options), options.supervision, options.supervision_fades)

@@ -1,4 +1,4 @@
-"""Linear, ReLU, Dropout: the unit that the nonlinear heads are made of."""
+"""Linear, ReLU, Dropout: the unit that the nonlinear heads are made of; and a linear map for each layer."""
 
 from __future__ import annotations
 
@@ -45,3 +45,17 @@ def dense_stack(width: int, hidden: int, depth: int, dropout: float) -> nn.Seque
     for index in range(depth):
         modules += [nn.Linear(hidden if index else width, hidden), nn.ReLU(), Dropout(dropout)]
     return nn.Sequential(*modules)
+
+
+class LayerLinear(nn.Module):
+    """A linear map of its own for every layer, all in one product; each starts as `nn.Linear` does: U(±1/√width)."""
+
+    def __init__(self, layers: int, width: int, out: int) -> None:
+        super().__init__()
+        bound = width**-0.5
+        self.weight = nn.Parameter(torch.empty(layers, out, width).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(layers, out).uniform_(-bound, bound))
+
+    def forward(self, x: Float[Tensor, "batch layers width"]) -> Float[Tensor, "batch layers out"]:
+        """W_ℓ z_ℓ + b_ℓ."""
+        return torch.baddbmm(self.bias[:, None], x.transpose(0, 1), self.weight.mT).transpose(0, 1)

@@ -24,13 +24,13 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from ilse.params import Section
 from trainer.heads.base import Encoder, EncoderHead, HeadSpec
 from trainer.heads.cayley import cayley_adjacency, complete_adjacency, smallest_modulus
 from trainer.heads.dense import Dropout
+from trainer.heads.readout import SupervisionOptions
 
 
-class GraphOptions(Section):
+class GraphOptions(SupervisionOptions):
     """Options of the graph encoder; the head `fc` has just these."""
 
     hidden: int = Field(256, ge=1, description="width of a node, in values")
@@ -46,6 +46,10 @@ class CayleyOptions(GraphOptions):
     doubled_edges: bool = Field(
         False, description="count every edge twice (n = 2: four times) as the published code does, for comparison"
     )
+    virtual_nodes: bool = Field(
+        True, description="keep the graph's vertices beyond the layers, which enter as zeros and pass messages on"
+    )
+    learn_epsilon: bool = Field(True, description="learn how much a node counts itself in each GIN block, from 1 + 0")
 
 
 class Mixing(nn.Module):
@@ -127,7 +131,8 @@ class GraphEncoder(Encoder):
         weights = gcn_weights(adjacency) if convolve else adjacency + torch.eye(len(adjacency))
         sizes = needed_nodes(adjacency, layers, options.blocks)
         self.width = options.hidden
-        self.pool = options.pool
+        self.state_widths = (options.hidden,) * options.blocks
+        self.layers, self.pool = layers, options.pool
         self.virtual = sizes[0] - layers
         self.project = nn.Linear(dim, options.hidden)
         self.dropout = Dropout(options.dropout)
@@ -141,8 +146,18 @@ class GraphEncoder(Encoder):
         h = self.dropout(self._nodes(x))
         for block in self.blocks:
             h = block(h)
-        pooled: Tensor = h.mean(1) if self.pool == "mean" else h.sum(1)
-        return pooled
+        return self._pooled(h)
+
+    def with_states(self, x: Float[Tensor, "batch layers dim"]) -> tuple[Tensor, list[Tensor]]:
+        """The pooled nodes, and what pooling gives before each block."""
+        h, states = self.dropout(self._nodes(x)), []
+        for block in self.blocks:
+            states.append(self._pooled(h[:, : self.layers]))
+            h = block(h)
+        return self._pooled(h), states
+
+    def _pooled(self, h: Float[Tensor, "batch layers hidden"]) -> Float[Tensor, "batch hidden"]:
+        return h.mean(1) if self.pool == "mean" else h.sum(1)
 
     def _nodes(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch nodes hidden"]:
         real = self.project(x)
@@ -177,13 +192,21 @@ def needed_nodes(adjacency: Float[Tensor, "nodes nodes"], layers: int, blocks: i
 
 def build_cayley(spec: HeadSpec[CayleyOptions]) -> EncoderHead:
     """Layers on the smallest Cayley graph that holds them, ε learned."""
-    adjacency = cayley_adjacency(smallest_modulus(spec.layers), doubled=spec.options.doubled_edges)
-    encoder = GraphEncoder(adjacency, layers=spec.layers, dim=spec.dim, options=spec.options, learn_epsilon=True)
-    return EncoderHead(spec, encoder)
+    options = spec.options
+    adjacency = cayley_adjacency(smallest_modulus(spec.layers), doubled=options.doubled_edges)
+    if not options.virtual_nodes:
+        adjacency = adjacency[: spec.layers, : spec.layers]
+    return _on_graph(spec, adjacency, options.learn_epsilon)
 
 
 def build_fc(spec: HeadSpec[GraphOptions]) -> EncoderHead:
     """Layers on the complete graph, ε fixed at 0."""
-    adjacency = complete_adjacency(spec.layers)
-    encoder = GraphEncoder(adjacency, layers=spec.layers, dim=spec.dim, options=spec.options, learn_epsilon=False)
-    return EncoderHead(spec, encoder)
+    return _on_graph(spec, complete_adjacency(spec.layers), learn_epsilon=False)
+
+
+def _on_graph(
+    spec: HeadSpec[GraphOptions], adjacency: Float[Tensor, "nodes nodes"], learn_epsilon: bool
+) -> EncoderHead:
+    options = spec.options
+    encoder = GraphEncoder(adjacency, layers=spec.layers, dim=spec.dim, options=options, learn_epsilon=learn_epsilon)
+    return EncoderHead(spec, encoder, options.supervision, options.supervision_fades)

@@ -1,4 +1,4 @@
-"""Linear heads on one layer: a given one, or a probe on each to choose among (heads `last` and `best`).
+"""Linear heads on one layer: the last, a given one, or a probe on each to choose among (heads `last`, `layer`, `best`).
 
 `best` is built twice. With `layer` unset it is `LayerProbes`, trained on all layers at once; once a layer is chosen on
 validation, `probe(k)` gives the `SingleLayer` head that is kept, whose options say `layer: k`.
@@ -6,21 +6,27 @@ validation, `probe(k)` gives the `SingleLayer` head that is kept, whose options 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from ilse.errors import UserError
 from ilse.params import Section
 from trainer.heads.base import EncoderHead, Head, HeadSpec
-from trainer.heads.fusion import Row
+from trainer.heads.dense import LayerLinear
+from trainer.heads.fixed import Row, layer_index
 
 
 class LastOptions(Section):
     """The head `last` has no options."""
+
+
+class LayerOptions(Section):
+    """Options of the head `layer`."""
+
+    layer: int = Field(-1, description="the layer to read, from 0 (embeddings); negative from the end")
 
 
 class BestOptions(Section):
@@ -35,35 +41,38 @@ class SingleLayer(EncoderHead):
     """A linear head on the row of `layer`; the only row it reads."""
 
     def __init__(self, spec: HeadSpec[Section], layer: int) -> None:
-        super().__init__(spec, Row(layer, spec.layers, spec.dim))
-        self.layer = layer
+        self.layer = layer_index(spec.name, layer, spec.layers)
+        super().__init__(spec, Row(self.layer, spec.layers, spec.dim))
 
 
 class LayerProbes(Head):
     """An independent linear probe on every layer, all in one product.
 
     The probes share nothing, so under Adam the summed losses train each as if alone (test:
-    `test_probes_train_like_single_layers`). Weights start as `nn.Linear`'s do: U(±1/√dim).
+    `test_probes_train_like_single_layers`).
     """
 
     spec: HeadSpec[BestOptions]
 
     def __init__(self, spec: HeadSpec[BestOptions]) -> None:
         super().__init__(spec)
-        bound = spec.dim**-0.5
-        self.weight = nn.Parameter(torch.empty(spec.layers, spec.out, spec.dim).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(spec.layers, spec.out).uniform_(-bound, bound))
+        self.candidates = spec.layers
+        self.probes = LayerLinear(spec.layers, spec.dim, spec.out)
 
     def forward(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers out"]:
         """The candidates: every layer's own outputs."""
         self.check(x)
-        products = torch.baddbmm(self.bias[:, None], x.transpose(0, 1), self.weight.mT)
-        return products.transpose(0, 1)
+        outputs: Tensor = self.probes(x)
+        return outputs
+
+    def settle(self, ranked: Sequence[int]) -> SingleLayer:
+        """The best layer's probe."""
+        return self.probe(ranked[0])
 
     def probe(self, layer: int) -> SingleLayer:
         """Layer `layer`'s probe as a head of its own, with copies of its weights."""
-        head = _single(replace(self.spec, options=BestOptions(layer=layer)), layer).to(self.weight)
-        head.load_state_dict({"readout.weight": self.weight[layer], "readout.bias": self.bias[layer]})
+        head = SingleLayer(replace(self.spec, options=BestOptions(layer=layer)), layer).to(self.probes.weight)
+        head.load_state_dict({"readout.weight": self.probes.weight[layer], "readout.bias": self.probes.bias[layer]})
         return head.train(self.training)
 
 
@@ -72,17 +81,11 @@ def build_last(spec: HeadSpec[LastOptions]) -> SingleLayer:
     return SingleLayer(spec, spec.layers - 1)
 
 
+def build_layer(spec: HeadSpec[LayerOptions]) -> SingleLayer:
+    """A linear head on the row that the options name."""
+    return SingleLayer(spec, spec.options.layer)
+
+
 def build_best(spec: HeadSpec[BestOptions]) -> SingleLayer | LayerProbes:
     """Probes on all layers, or the head on the layer that the options name."""
-    return LayerProbes(spec) if spec.options.layer is None else _single(spec, spec.options.layer)
-
-
-def _single(spec: HeadSpec[BestOptions], layer: int) -> SingleLayer:
-    if not 0 <= layer < spec.layers:
-        raise UserError(
-            "head 'best', layer",
-            expected=f"a layer from 0 to {spec.layers - 1}",
-            found=str(layer),
-            next_step="name a layer that the cache holds, or leave it unset to choose on validation",
-        )
-    return SingleLayer(spec, layer)
+    return LayerProbes(spec) if spec.options.layer is None else SingleLayer(spec, spec.options.layer)

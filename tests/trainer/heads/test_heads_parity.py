@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ def our_name(case: dict[str, Any], published: str) -> str:
     """The name in our state dict of a published module's parameter."""
     if case["kind"] == "weighted":
         return "scores"
+    if case["kind"] == "dwatt":
+        return dwatt_name(published)
     if case["kind"] == "deepset":
         return published.replace("_pool_mlp", "")
     first, _, rest = published.partition(".")
@@ -35,28 +38,42 @@ def our_name(case: dict[str, Any], published: str) -> str:
     return f"blocks.{index}.body." + (leaf.removeprefix("nn.") if "nn." in leaf else f"0.{leaf.removeprefix('lin.')}")
 
 
+def dwatt_name(published: str) -> str:
+    """As above; a `*` stands for a layer, whose tensors we hold stacked."""
+    ours = {"layer_pos_embeddings": "place", "input_projection": "project", "key_transform": "key"}
+    ours |= {"query_transform": "query", "value_layer_norms.*": "norm"}
+    ours |= {f"value_transforms.*.{i}": name for i, name in ((0, "value_in"), (2, "value_norm"), (3, "value_out"))}
+    for theirs, mine in ours.items():
+        pattern = "^" + re.escape(theirs).replace(r"\*", r"\d+")
+        if re.match(pattern, published):
+            return re.sub(pattern, mine, published)
+    raise KeyError(published)
+
+
 def our_head(case: dict[str, Any]) -> EncoderHead:
     given = case["options"]
     if case["kind"] == "weighted":
         name, options = "weighted", {}
+    elif case["kind"] == "dwatt":
+        name, options = "dwatt", {"hidden": given["hidden"]}
     elif case["kind"] == "deepset":
         name, options = "set", {"pre_layers": given["pre"], "post_layers": given["post"], "pool": given["pool"]}
     else:
         name = "cayley" if given["graph"] == "cayley" else "fc"
         options = {"blocks": given["layers"], "mlp_layers": given["mlp"], "pool": given["pool"]}
         options |= {"doubled_edges": True} if name == "cayley" else {}
-    options |= {} if name == "weighted" else {"hidden": case["hidden_dim"]}
+    options |= {} if name in ("weighted", "dwatt") else {"hidden": case["hidden_dim"]}
     head = build_head(name, options, layers=case["n_layers"], dim=case["dim"], out=2)
     assert isinstance(head, EncoderHead)
     return head.eval()
 
 
 def our_state(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    state = {
-        our_name(case, key.removeprefix("param/")): torch.from_numpy(array)
-        for key, array in arrays.items()
-        if key.startswith("param/")
-    }
+    stacks: dict[str, list[Tensor]] = {}
+    for key, array in arrays.items():  # the layers' tensors stand in the layers' order
+        if key.startswith("param/"):
+            stacks.setdefault(our_name(case, key.removeprefix("param/")), []).append(torch.from_numpy(array))
+    state = {name: torch.stack(parts) if len(parts) > 1 else parts[0] for name, parts in stacks.items()}
     for key in [key for key in state if key.endswith("epsilon")]:
         epsilon = state.pop(key).reshape(())
         if case["options"]["graph"] == "cayley":
@@ -94,4 +111,4 @@ def test_single_edges_are_another_graph() -> None:
 
 
 def test_every_kind_is_here() -> None:
-    assert {case["kind"] for case in CASES.values()} == {"gin", "deepset", "weighted"}
+    assert {case["kind"] for case in CASES.values()} == {"gin", "deepset", "weighted", "dwatt"}

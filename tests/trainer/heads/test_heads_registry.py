@@ -15,7 +15,10 @@ SIZES = {"layers": 7, "dim": 6, "out": 3}
 
 
 def test_names() -> None:
-    assert list(HEADS) == ["last", "best", "mean", "weighted", "mlp", "set", "fc", "cayley"]
+    assert list(HEADS) == [
+        "last", "layer", "best", "mean", "max", "concat", "weighted", "bottleneck", "attention", "dwatt",
+        "mlp", "set", "fc", "cayley", "exits", "gated",
+    ]  # fmt: skip
     assert all(kind.name == name and kind.summary for name, kind in HEADS.items())
     for kind in HEADS.values():
         assert all(field.description for field in kind.options.model_fields.values())
@@ -68,11 +71,15 @@ def test_defaults() -> None:
         "pool": "mean",
         "dropout": 0.1,
         "doubled_edges": False,
+        "virtual_nodes": True,
+        "learn_epsilon": True,
+        "supervision": 0.0,
+        "supervision_fades": True,
     }
 
 
 def test_unknown_name_names_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"head 'cayly'\n.*one of last, best.*\n.*\n.*did you mean 'cayley'\?"):
+    with pytest.raises(UserError, match=r"head 'cayly'\n.*one of last, layer, best.*\n.*\n.*did you mean 'cayley'\?"):
         build_head("cayly", **SIZES)
     with pytest.raises(UserError, match="choose one of the heads above"):
         build_head("zzz", **SIZES)

@@ -34,7 +34,7 @@ def test_candidates_are_every_layers_own_outputs() -> None:
     candidates = head(x)
     assert candidates.shape == (5, LAYERS, OUT)
     for layer in range(LAYERS):
-        expected = x[:, layer] @ head.weight[layer].T + head.bias[layer]
+        expected = x[:, layer] @ head.probes.weight[layer].T + head.probes.bias[layer]
         torch.testing.assert_close(candidates[:, layer], expected)
         single = head.probe(layer)
         assert isinstance(single, SingleLayer)
@@ -47,7 +47,7 @@ def test_probes_train_like_single_layers() -> None:
     together = probes()
     apart = [together.probe(layer) for layer in range(LAYERS)]
     optimisers = [torch.optim.Adam(h.parameters(), lr=1e-2, weight_decay=1e-3) for h in (together, *apart)]
-    start = together.weight.detach().clone()
+    start = together.probes.weight.detach().clone()
     for _ in range(30):
         x, y = torch.randn(16, LAYERS, DIM, dtype=torch.float64), torch.randint(0, OUT, (16,))
         candidates = together(x)
@@ -57,10 +57,10 @@ def test_probes_train_like_single_layers() -> None:
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    assert (together.weight - start).abs().min() > 0
+    assert (together.probes.weight - start).abs().min() > 0
     for layer, head in enumerate(apart):
-        torch.testing.assert_close(together.weight[layer], head.readout.weight, rtol=1e-9, atol=1e-11)
-        torch.testing.assert_close(together.bias[layer], head.readout.bias, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(together.probes.weight[layer], head.readout.weight, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(together.probes.bias[layer], head.readout.bias, rtol=1e-9, atol=1e-11)
 
 
 def test_probe_holds_copies_and_keeps_dtype_and_mode() -> None:
@@ -70,7 +70,7 @@ def test_probe_holds_copies_and_keeps_dtype_and_mode() -> None:
     assert not single.training
     with torch.no_grad():
         single.readout.weight.zero_()
-    assert head.weight[1].abs().min() > 0
+    assert head.probes.weight[1].abs().min() > 0
 
 
 def test_chosen_probe_is_rebuilt_from_its_config() -> None:
@@ -92,17 +92,27 @@ def test_start_is_that_of_a_linear_layer() -> None:
     torch.manual_seed(0)
     head = build_head("best", layers=20, dim=100, out=50)
     reference = torch.nn.Linear(100, 50)
-    assert head.weight.abs().max() <= 0.1
-    assert head.weight.std().item() == pytest.approx(reference.weight.std().item(), rel=0.02)
-    assert head.bias.abs().max() <= 0.1
+    assert head.probes.weight.abs().max() <= 0.1
+    assert head.probes.weight.std().item() == pytest.approx(reference.weight.std().item(), rel=0.02)
+    assert head.probes.bias.abs().max() <= 0.1
 
 
 def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(probes(), torch.randn(2, LAYERS, DIM, dtype=torch.float64, requires_grad=True))
 
 
+@pytest.mark.parametrize(("given", "layer"), [(0, 0), (3, 3), (-1, 3), (-4, 0)])
+def test_a_layer_by_name(given: int, layer: int) -> None:
+    head = build_head("layer", {"layer": given}, layers=LAYERS, dim=DIM, out=OUT)
+    x = torch.randn(2, LAYERS, DIM)
+    assert head.layers_read == (layer,)
+    torch.testing.assert_close(head(x), head.readout(x[:, layer]))
+    with pytest.raises(UserError, match=r"head 'layer'\n.*from 0 to 3, or from -4 to -1"):
+        build_head("layer", {"layer": -5}, layers=LAYERS, dim=DIM, out=OUT)
+
+
 def test_a_layer_beyond_the_cache_is_refused() -> None:
-    with pytest.raises(UserError, match=r"head 'best', layer\n.*from 0 to 3\n.*found:    4\n"):
+    with pytest.raises(UserError, match=r"head 'best'\n.*from 0 to 3.*\n.*found:    4\n"):
         build_head("best", {"layer": 4}, layers=LAYERS, dim=DIM, out=OUT)
     with pytest.raises(UserError, match="from 0 to 3"):
         probes().probe(7)
