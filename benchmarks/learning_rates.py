@@ -23,8 +23,8 @@ from pipeline.store import open_cache
 from trainer.config import TrainParams
 from trainer.fit import Epoch, fit
 from trainer.heads import build_head
-from trainer.standardise import Standardise
 from trainer.task import Rows, Task, open_task
+from trainer.treatment import Standardise
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 

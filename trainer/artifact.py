@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from ilse.errors import UserError
 from ilse.files import write_json
+from ilse.params import validate
 from trainer.heads import Head, build_head, head_config
-from trainer.standardise import Standardise
+from trainer.treatment import Treatment, TreatmentOptions
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS, CONFIG = "head.safetensors", "config.json"
 
 
@@ -52,20 +53,20 @@ _FACTS = TypeAdapter(HeadFacts)
 class TrainedHead(nn.Module):
     """Input treatment and head together: raw rows in, logits out."""
 
-    def __init__(self, standardise: Standardise, head: Head, facts: HeadFacts) -> None:
+    def __init__(self, treatment: Treatment, head: Head, facts: HeadFacts) -> None:
         super().__init__()
-        self.standardise = standardise
+        self.treatment = treatment
         self.head = head
         self.facts = facts
 
     def forward(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch out"]:
         """Logits for rows of the layers that the head reads, as the cache holds them."""
-        logits: Tensor = self.head(self.standardise(x))
+        logits: Tensor = self.head(self.treatment(x))
         return logits
 
     @property
     def parameters_trained(self) -> int:
-        """Trained values of the head; the statistics of the standardisation are not trained."""
+        """Trained values of the head; the statistics of the treatment are not trained."""
         return sum(p.numel() for p in self.head.parameters())
 
 
@@ -74,8 +75,9 @@ def save_head(folder: Path, trained: TrainedHead) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous().cpu() for name, value in trained.state_dict().items()}
     save_file(state, folder / WEIGHTS)
-    config = {"format_version": FORMAT_VERSION, "head": head_config(trained.head), "facts": asdict(trained.facts)}
-    write_json(folder / CONFIG, config)
+    treatment = {"options": trained.treatment.options.model_dump(), "dim": trained.treatment.standardise.mean.shape[1]}
+    described = {"head": head_config(trained.head), "treatment": treatment, "facts": asdict(trained.facts)}
+    write_json(folder / CONFIG, {"format_version": FORMAT_VERSION, **described})
 
 
 def load_head(folder: Path) -> TrainedHead:
@@ -92,7 +94,7 @@ def load_head(folder: Path) -> TrainedHead:
         facts = _FACTS.validate_json(json.dumps(config["facts"]))
         head = build_head(**config["head"])
         _check_facts(folder, head, facts)
-        trained = TrainedHead(Standardise(len(head.layers_read), head.spec.dim), head, facts)
+        trained = TrainedHead(_treatment(config["treatment"], head), head, facts)
         trained.load_state_dict(load_file(folder / WEIGHTS))
     except FileNotFoundError as error:
         raise _refused(folder, f"{CONFIG} and {WEIGHTS}", f"no {_missing(folder)}") from error
@@ -112,6 +114,14 @@ def predict_logits(
 ) -> Float[Tensor, "rows out"]:
     """Logits of many rows, a batch at a time."""
     return torch.cat([trained(part) for part in x.split(batch)])
+
+
+def _treatment(config: dict[str, Any], head: Head) -> Treatment:
+    options = validate("treatment", TreatmentOptions, config["options"], where="head")
+    treatment = Treatment(options, len(head.layers_read), config["dim"])
+    if treatment.width != head.spec.dim:
+        raise ValueError(f"a treatment that gives {treatment.width} values, a head that reads {head.spec.dim}")
+    return treatment
 
 
 def _check_facts(folder: Path, head: Head, facts: HeadFacts) -> None:

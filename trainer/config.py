@@ -9,9 +9,10 @@ from pydantic_core import PydanticCustomError
 
 from ilse.params import Section
 from trainer.heads import HEADS
+from trainer.treatment import TreatmentOptions
 
 
-class Recipe(Section):
+class Recipe(TreatmentOptions):
     """How a head is trained; the same for every head unless a head's own `recipe` says otherwise."""
 
     epochs: int = Field(30, ge=1, description="Passes over the training examples; the best one on validation is kept.")
@@ -21,7 +22,10 @@ class Recipe(Section):
     schedule: Literal["one_cycle", "constant"] = Field("one_cycle", description="Learning rate over the steps.")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="Share of the target spread over all labels.")
     gradient_clip: float = Field(1.0, ge=0, description="Largest norm of a step's gradient; 0 turns clipping off.")
-    standardise: bool = Field(True, description="Standardise each coordinate of each layer by the training rows.")
+
+    def treatment(self) -> TreatmentOptions:
+        """What is done to the rows first."""
+        return TreatmentOptions.model_validate({name: getattr(self, name) for name in TreatmentOptions.model_fields})
 
 
 if TYPE_CHECKING:

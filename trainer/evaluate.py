@@ -101,7 +101,7 @@ def _exits(trained: TrainedHead, x: Float[Tensor, "rows layers dim"], y: Int[Ten
     head = trained.head
     if not isinstance(head, Exits):
         return []
-    logits = torch.cat([head.every(trained.standardise(part)) for part in x.split(256)])
+    logits = torch.cat([head.every(trained.treatment(part)) for part in x.split(256)])
     kind, layers = head.spec.options.sureness, head.layers_read
     own = tradeoff(logits, y, kind, layers, float(head.threshold))
     curve = tradeoffs(logits, y, kind, layers)

@@ -17,12 +17,12 @@ from pipeline.store import open_cache
 from trainer.artifact import HeadFacts, TrainedHead, save_head
 from trainer.config import TrainParams
 from trainer.fit import Fit, fit
-from trainer.heads import build_head
-from trainer.standardise import Standardise
+from trainer.heads import build_head, head_kind
 from trainer.task import Rows, Task, open_task
+from trainer.treatment import Treatment
 
 TREATED_ROWS = 256
-"""Examples that are standardised at a time."""
+"""Examples that are treated at a time."""
 
 
 def train(
@@ -33,18 +33,16 @@ def train(
     Writes `models/<name>/seed-<n>/`, `results/train/<name>.json` and `results/curves/<name>.csv`. Raises `UserError`
     for a head that there is not, and for what `open_cache`, `open_task` and `fit` refuse; the old ones then stay.
     """
-    build_head(name, layers=2, dim=1, out=1)  # refuses a wrong name before anything is read
+    head_kind(name)  # refuses a wrong name before anything is read
     task = open_task(open_cache(cache), examples)
     options, recipe = params.head_options(name), params.recipe_of(name)
-    shape = {"layers": len(task.cache.layers), "dim": task.cache.dim, "out": len(task.labels)}
+    treated = task.cache.dim if recipe.pca is None else recipe.pca
+    shape = {"layers": len(task.cache.layers), "dim": treated, "out": len(task.labels)}
     reads = build_head(name, options, **shape).layers_read
     train_rows = task.training_split(TRAIN, reads, params.pooling)
     validation_rows = task.training_split(VALIDATION, reads, params.pooling)
-    standardise = Standardise(len(reads), task.cache.dim)
-    if recipe.standardise:
-        standardise.fit(train_rows.x)
-    for rows in (train_rows, validation_rows):
-        _treat(standardise, rows)
+    treatment = Treatment(recipe.treatment(), len(reads), task.cache.dim).fit(train_rows.x)
+    train_rows, validation_rows = _treated(treatment, train_rows), _treated(treatment, validation_rows)
     fits = []
     with replacing_folder(models / name) as folder:
         for seed in range(params.seeds):
@@ -52,25 +50,25 @@ def train(
             head = build_head(name, options, **shape)
             result = fit(head, train_rows, validation_rows, recipe, seed, params.device)
             facts = _facts(task, params, recipe.model_dump(), seed, result)
-            trained = TrainedHead(_for_head(standardise, reads, result), result.head, facts)
+            trained = TrainedHead(_for_head(treatment, reads, result), result.head, facts)
             save_head(folder / f"seed-{seed}", trained)
             fits.append(result)
             print(f"{name} seed {seed}: {_line(result)}", file=sys.stderr, flush=True)
     return _write_figures(name, fits, results)
 
 
-def _treat(standardise: Standardise, rows: Rows) -> None:
-    """Standardises in place, once and not once a batch; in pieces, because a whole second copy might not fit."""
-    for part in rows.x.split(TREATED_ROWS):
-        part.copy_(standardise(part))
+def _treated(treatment: Treatment, rows: Rows) -> Rows:
+    """Treats rows once and not once a batch; in pieces and in place, because a whole second copy might not fit."""
+    x = rows.x[..., : treatment.width]
+    for place in range(0, len(x), TREATED_ROWS):
+        part = slice(place, place + TREATED_ROWS)
+        x[part] = treatment(rows.x[part])
+    return Rows(x.contiguous(), rows.y, rows.text_ids)
 
 
-def _for_head(standardise: Standardise, reads: tuple[int, ...], result: Fit) -> Standardise:
-    """The statistics of the rows that the trained head reads: `best` trains on all layers and keeps one."""
-    kept = [reads.index(layer) for layer in result.head.layers_read]
-    part = Standardise(len(kept), standardise.mean.shape[1])
-    part.load_state_dict({"mean": standardise.mean[kept], "scale": standardise.scale[kept]})
-    return part
+def _for_head(treatment: Treatment, reads: tuple[int, ...], result: Fit) -> Treatment:
+    """The treatment of the rows that the trained head reads: `best` trains on all layers and keeps one."""
+    return treatment.of_layers([reads.index(layer) for layer in result.head.layers_read])
 
 
 def _facts(task: Task, params: TrainParams, recipe: dict[str, Any], seed: int, result: Fit) -> HeadFacts:

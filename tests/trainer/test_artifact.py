@@ -19,7 +19,7 @@ from ilse.errors import UserError
 from tests.trainer.conftest import DIM, LABELS, LAYERS
 from trainer.artifact import HeadFacts, TrainedHead, load_head, predict_logits, save_head
 from trainer.heads import HEADS, build_head
-from trainer.standardise import Standardise
+from trainer.treatment import Treatment, TreatmentOptions
 
 SHAPE = {"layers": len(LAYERS), "dim": DIM, "out": len(LABELS)}
 FACTS = HeadFacts(
@@ -29,11 +29,13 @@ FACTS = HeadFacts(
 )  # fmt: skip
 
 
-def trained_head(name: str = "weighted") -> TrainedHead:
+def trained_head(name: str = "weighted", **treatment: Any) -> TrainedHead:
     torch.manual_seed(0)
-    head = build_head(name, {"layer": 2} if name == "best" else {}, **SHAPE)
+    options = TreatmentOptions(**treatment)
+    shape = SHAPE | {"dim": options.pca or DIM}
+    head = build_head(name, {"layer": 2} if name == "best" else {}, **shape)
     rows = 5 + 100 * torch.randn(50, len(head.layers_read), DIM)
-    return TrainedHead(Standardise(len(head.layers_read), DIM).fit(rows), head, FACTS).eval()
+    return TrainedHead(Treatment(options, len(head.layers_read), DIM).fit(rows), head, FACTS).eval()
 
 
 @pytest.fixture
@@ -49,8 +51,9 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_a_loaded_head_gives_the_same_bits(tmp_path: Path, name: str) -> None:
-    trained = trained_head(name)
+@pytest.mark.parametrize("treatment", [{}, {"clip": 2.0, "pca": 3, "whiten": True, "layer_norm": True}])
+def test_a_loaded_head_gives_the_same_bits(tmp_path: Path, name: str, treatment: dict[str, Any]) -> None:
+    trained = trained_head(name, **treatment)
     save_head(tmp_path, trained)
     loaded = load_head(tmp_path)
     x = 5 + 100 * torch.randn(20, len(trained.head.layers_read), DIM)
@@ -82,8 +85,8 @@ def test_a_missing_file_is_named(saved: Path, name: str) -> None:
 
 
 def test_another_format_version_is_refused(saved: Path) -> None:
-    edit(saved, lambda config: config.update(format_version=2))
-    with pytest.raises(UserError, match=r"head format version 1\n(.|\n)*version 2"):
+    edit(saved, lambda config: config.update(format_version=1))
+    with pytest.raises(UserError, match=r"head format version 2\n(.|\n)*version 1"):
         load_head(saved)
 
 
@@ -107,7 +110,7 @@ def test_cut_weights_are_refused(saved: Path, keep: int) -> None:
     [
         lambda state: state.pop("head.readout.weight"),
         lambda state: state.update({"head.readout.bias": torch.zeros(4)}),
-        lambda state: state.update({"standardise.mean": torch.zeros(1, DIM)}),
+        lambda state: state.update({"treatment.standardise.mean": torch.zeros(1, DIM)}),
         lambda state: state.update({"more": torch.zeros(1)}),
     ],
 )
@@ -129,7 +132,11 @@ def test_weights_of_another_shape_are_refused(saved: Path, change: Callable[[dic
         (lambda c: c["head"].update(options={"code": "print()"}), "unknown key 'code'"),
         (lambda c: c["head"].update(layers=5), "names of 5 layers"),
         (lambda c: c["head"].update(out=4), "and 4 labels"),
-        (lambda c: c["head"].update(dim=9), "size mismatch"),
+        (lambda c: c["head"].update(dim=9), "a head that reads 9"),
+        (lambda c: c["treatment"].update(dim=9), "a head that reads 8"),
+        (lambda c: c["treatment"]["options"].update(pca=3), "that gives 3 values"),
+        (lambda c: c["treatment"]["options"].update(whitten=True), "unknown key 'whitten'"),
+        (lambda c: c.pop("treatment"), "treatment"),
         (lambda c: c["head"].update(dim="8"), "'ilse train' wrote it"),
         (lambda c: c["head"].update(build="os.system"), "unexpected keyword"),
         (lambda c: c["head"].pop("dim"), "'ilse train' wrote it"),

@@ -83,9 +83,9 @@ def test_predictions_are_those_of_the_head_alone(project: Path) -> None:
     weight, bias = (p.detach().numpy() for p in (state.head.readout.weight, state.head.readout.bias))
     (layer,) = state.head.layers_read
     for row in predictions.head(10).to_dicts():
-        x = (made.values[row["text_id"]][layer] - state.standardise.mean[0].numpy()) / state.standardise.scale[
-            0
-        ].numpy()
+        x = (
+            made.values[row["text_id"]][layer] - state.treatment.standardise.mean[0].numpy()
+        ) / state.treatment.standardise.scale[0].numpy()
         exponentials = np.exp(weight @ x + bias)
         np.testing.assert_allclose(row["probabilities"], exponentials / exponentials.sum(), rtol=1e-3, atol=1e-6)
 

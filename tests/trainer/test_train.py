@@ -74,7 +74,7 @@ def test_the_saved_head_does_on_raw_rows_what_training_saw(
     assert head.facts.val_accuracy == pytest.approx(float(right))
     if name == "best":
         assert head.head.layers_read == (TELLING,)
-        assert head.standardise.mean.shape == (1, DIM)
+        assert head.treatment.standardise.mean.shape == (1, DIM)
 
 
 def test_statistics_are_of_the_training_rows_alone(made: Made, quick: Params) -> None:
@@ -82,8 +82,8 @@ def test_statistics_are_of_the_training_rows_alone(made: Made, quick: Params) ->
     head = load_head(folder / "models" / "mean" / "seed-0")
     ids = made.table.filter(split="train")["text_id"]
     values = np.stack([made.values[text_id] for text_id in ids]).astype(np.float64)
-    np.testing.assert_allclose(head.standardise.mean, values.mean(0), rtol=1e-4)
-    np.testing.assert_allclose(head.standardise.scale, values.std(0), rtol=1e-4)
+    np.testing.assert_allclose(head.treatment.standardise.mean, values.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(head.treatment.standardise.scale, values.std(0), rtol=1e-4)
 
 
 def test_training_again_gives_the_same_files(made: Made, quick: Params) -> None:

@@ -58,6 +58,7 @@ __all__ = [
     "SingleLayer",
     "build_head",
     "head_config",
+    "head_kind",
 ]
 
 
@@ -106,6 +107,19 @@ HEADS: dict[str, HeadKind] = {
 }
 
 
+def head_kind(name: str) -> HeadKind:
+    """The registry's entry; `UserError` for an unknown name, naming the nearest."""
+    if name not in HEADS:
+        near = difflib.get_close_matches(name, HEADS, n=1, cutoff=0.5)
+        raise UserError(
+            f"head '{name}'",
+            expected=f"one of {', '.join(HEADS)}",
+            found=f"unknown head '{name}'",
+            next_step=f"did you mean '{near[0]}'?" if near else "choose one of the heads above",
+        )
+    return HEADS[name]
+
+
 def build_head(name: str, options: dict[str, Any] | Section | None = None, *, layers: int, dim: int, out: int) -> Head:
     """An untrained head.
 
@@ -125,15 +139,7 @@ def build_head(name: str, options: dict[str, Any] | Section | None = None, *, la
     UserError
         For an unknown name or option (naming the nearest), a value out of range, or more layers than a graph holds.
     """
-    if name not in HEADS:
-        near = difflib.get_close_matches(name, HEADS, n=1, cutoff=0.5)
-        raise UserError(
-            f"head '{name}'",
-            expected=f"one of {', '.join(HEADS)}",
-            found=f"unknown head '{name}'",
-            next_step=f"did you mean '{near[0]}'?" if near else "choose one of the heads above",
-        )
-    kind = HEADS[name]
+    kind = head_kind(name)
     checked = validate(name, kind.options, {} if options is None else options, where="head options")
     return kind.build(HeadSpec(name, checked, layers, dim, out))
 

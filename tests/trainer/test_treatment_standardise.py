@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import trainer.standardise
+import trainer.treatment.standardise
 from ilse.errors import UserError
-from trainer.standardise import Standardise
+from trainer.treatment.standardise import Standardise
 
 
 @given(rows=st.integers(1, 40), cuts=st.lists(st.integers(0, 40), max_size=5), seed=st.integers(0, 2**32 - 1))
@@ -31,7 +31,7 @@ def test_any_chunking_gives_the_statistics_of_the_whole(rows: int, cuts: list[in
 def test_fit_splits_rows_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(100, 3, 4)
     whole = Standardise(3, 4).fit(x)
-    monkeypatch.setattr(trainer.standardise, "CHUNK_VALUES", 85)
+    monkeypatch.setattr(trainer.treatment.standardise, "CHUNK_VALUES", 85)
     torch.testing.assert_close(Standardise(3, 4).fit(x).state_dict(), whole.state_dict())
 
 

@@ -1,0 +1,90 @@
+"""What is done to a cache's rows before a head sees them, fitted on training rows alone and saved with the head.
+
+    raw -> standardise -> clip -> PCA -> LayerNorm
+
+each for every layer by itself, each optional. `standardise` and `pca` hold the two that are fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ilse.params import Section
+from trainer.treatment.pca import PCA
+from trainer.treatment.standardise import Standardise
+
+__all__ = ["PCA", "Standardise", "Treatment", "TreatmentOptions"]
+
+
+class TreatmentOptions(Section):
+    """Which of the steps are taken."""
+
+    standardise: bool = Field(True, description="Standardise each coordinate of each layer by the training rows.")
+    clip: float | None = Field(
+        None, gt=0, description="Then cut coordinates off at so many standard deviations; unset: nowhere."
+    )
+    pca: int | None = Field(
+        None,
+        ge=1,
+        description="Then keep so many principal components of each layer; unset: all coordinates as they are.",
+    )
+    whiten: bool = Field(False, description="Bring those components to variance 1.")
+    layer_norm: bool = Field(False, description="At last normalise each layer's vector of each example.")
+
+    @model_validator(mode="after")
+    def _steps_have_what_they_need(self) -> TreatmentOptions:
+        if self.whiten and self.pca is None:
+            raise ValueError("pca with whiten: it is the principal components that are whitened")
+        if self.clip is not None and not self.standardise:
+            raise ValueError("standardise with clip: it counts in standard deviations")
+        return self
+
+
+class Treatment(nn.Module):
+    """Rows of `layers` layers in, treated rows `[batch, layers, width]` out; the identity until `fit`.
+
+    Attributes
+    ----------
+    width
+        Length of a treated vector: the number of principal components, or the cache's own width.
+    """
+
+    def __init__(self, options: TreatmentOptions, layers: int, dim: int) -> None:
+        super().__init__()
+        self.options = options
+        self.standardise = Standardise(layers, dim)
+        self.pca = None if options.pca is None else PCA(layers, dim, options.pca, options.whiten)
+        self.width = options.pca or dim
+
+    def forward(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers width"]:
+        """All steps that are on."""
+        treated = self._before_pca(x)
+        if self.pca is not None:
+            treated = self.pca(treated)
+        return functional.layer_norm(treated, treated.shape[-1:]) if self.options.layer_norm else treated
+
+    def fit(self, x: Float[Tensor, "rows layers dim"], chunk: int = 256) -> Treatment:
+        """Takes the statistics of `x`, the training rows and no others, `chunk` rows at a time.
+
+        Raises `UserError` for rows that are not finite, or too few of them for the components.
+        """
+        if self.options.standardise:
+            self.standardise.fit(x)
+        if self.pca is not None:
+            self.pca.fit_chunks(lambda: (self._before_pca(part) for part in x.split(chunk)))
+        return self
+
+    def of_layers(self, kept: Sequence[int]) -> Treatment:
+        """The same treatment for some of its layers, by their place on the layers' axis."""
+        part = Treatment(self.options, len(kept), self.standardise.mean.shape[1])
+        part.load_state_dict({name: value[list(kept)] for name, value in self.state_dict().items()})
+        return part
+
+    def _before_pca(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers dim"]:
+        standardised: Tensor = self.standardise(x)
+        return standardised if self.options.clip is None else standardised.clamp_(-self.options.clip, self.options.clip)
