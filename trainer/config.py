@@ -11,17 +11,55 @@ from ilse.params import Section
 from trainer.heads import HEADS
 from trainer.treatment import TreatmentOptions
 
+PAPER: dict[str, Any] = {
+    "epochs": 50,
+    "optimizer": "adam",
+    "weight_decay": 1e-4,
+    "schedule": "plateau",
+    "label_smoothing": 0.0,
+    "gradient_clip": 0.0,
+    "standardise": False,
+}
+"""ILSE's published training (arXiv 2603.22665, its code): what it does otherwise than our defaults."""
+
 
 class Recipe(TreatmentOptions):
     """How a head is trained; the same for every head unless a head's own `recipe` says otherwise."""
 
+    preset: Literal["default", "paper"] = Field(
+        "default", description="Values of the keys that are not given: ours, or those of ILSE's published code."
+    )
     epochs: int = Field(30, ge=1, description="Passes over the training examples; the best one on validation is kept.")
+    patience: int | None = Field(
+        None, ge=1, description="Stop after so many epochs without a better one on validation; unset: run all."
+    )
     batch_size: int = Field(64, ge=1, description="Examples of a step.")
-    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
-    weight_decay: float = Field(1e-2, ge=0, description="Decoupled weight decay of AdamW.")
-    schedule: Literal["one_cycle", "constant"] = Field("one_cycle", description="Learning rate over the steps.")
+    optimizer: Literal["adamw", "adam"] = Field(
+        "adamw", description="AdamW decays weights apart from the gradient, Adam as a part of it (L2)."
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    weight_decay: float = Field(1e-2, ge=0, description="Weight decay.")
+    schedule: Literal["one_cycle", "constant", "plateau"] = Field(
+        "one_cycle",
+        description="Learning rate over the steps; plateau halves it after 3 epochs without a lower validation loss.",
+    )
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="Share of the target spread over all labels.")
     gradient_clip: float = Field(1.0, ge=0, description="Largest norm of a step's gradient; 0 turns clipping off.")
+    compute_type: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Type of the matrix products in training; `auto` is bfloat16 where the hardware multiplies it. "
+        "Weights, sums, norms and validation stay in float32.",
+    )
+    imbalance: Literal["none", "weights", "sampling"] = Field(
+        "none", description="Rare labels count more in the loss, or are drawn as often as the others, or neither."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_gives_what_is_not_given(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("preset") == "paper":
+            return {**PAPER, **given}
+        return given
 
     def treatment(self) -> TreatmentOptions:
         """What is done to the rows first."""
@@ -58,6 +96,9 @@ class TrainParams(Section):
         list(HEADS), min_length=1, description="Heads of the comparison, by name, each once."
     )
     seeds: int = Field(3, ge=1, description="Independent runs of each head, with seeds 0, 1, …")
+    shots: int | None = Field(
+        None, ge=1, description="Train on so many examples of each label, drawn by the seed, the same for every head."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
     pooling: Literal["mean"] = Field("mean", description="Which pooled array of the cache is read.")
     recipe: Recipe = Field(Recipe(), description="How every head is trained.")
@@ -75,6 +116,7 @@ class TrainParams(Section):
         return section.model_dump(exclude={"recipe"})
 
     def recipe_of(self, name: str) -> Recipe:
-        """The shared recipe with this head's differences."""
+        """The shared recipe with this head's differences; a preset of its own takes the place of the shared recipe."""
         differences = getattr(self.options, name).recipe.model_dump(exclude_unset=True)
-        return self.recipe.model_copy(update=differences)
+        shared = {} if "preset" in differences else self.recipe.model_dump()
+        return Recipe.model_validate(shared | differences)

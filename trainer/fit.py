@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ilse.errors import UserError
+from ilse.hardware import native_bfloat16
 from trainer.config import Recipe
 from trainer.heads import Head, Outputs
 from trainer.task import Rows
@@ -53,18 +54,30 @@ class Fit:
 class IndexBatches:
     """Shuffled batches of rows that are in memory: a batch is an index, without per-example work or processes."""
 
-    def __init__(self, rows: Rows, batch_size: int, seed: int) -> None:
+    def __init__(self, rows: Rows, batch_size: int, seed: int, balanced: bool = False) -> None:
         self._rows = rows
         self._batch_size = batch_size
+        self._balanced = balanced
         self._generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         return -(-len(self._rows.y) // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self._rows.y), generator=self._generator)
-        for chosen in order.split(self._batch_size):
+        for chosen in self._order().split(self._batch_size):
             yield self._rows.x[chosen], self._rows.y[chosen]
+
+    def _order(self) -> Tensor:
+        y = self._rows.y
+        if self._balanced:
+            return torch.multinomial(label_weights(y)[y], len(y), replacement=True, generator=self._generator)
+        return torch.randperm(len(y), generator=self._generator)
+
+
+def label_weights(y: Int[Tensor, " rows"]) -> Float[Tensor, " labels"]:
+    """For each label rows / (labels present × its rows): their mean over `y` is 1. 0 for a label without rows."""
+    counts = y.bincount().double()
+    return (len(y) / (counts > 0).sum() / counts).masked_fill(counts == 0, 0.0)
 
 
 class BestStates:
@@ -93,30 +106,35 @@ class BestStates:
 
 
 class _Training(pl.LightningModule):
-    def __init__(self, head: Head, recipe: Recipe, validation: Rows, steps: int) -> None:
+    def __init__(self, head: Head, recipe: Recipe, validation: Rows, steps: int, weights: Tensor | None) -> None:
         super().__init__()
         self.head = head
         self.recipe = recipe
         self.steps = steps
         self.validation_rows = validation
+        self.weights: Tensor | None
+        self.register_buffer("weights", weights, persistent=False)
+        self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
         self.best = BestStates(head.candidates)
         self.history: list[tuple[Tensor, Tensor, Tensor]] = []
         self._losses: list[Tensor] = []
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(
-            self.head.parameters(), lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay, fused=True
-        )
-        if self.recipe.schedule == "constant":
-            return optimizer
+        kind = torch.optim.AdamW if self.recipe.optimizer == "adamw" else torch.optim.Adam
+        rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
+        self.optimizer = kind(self.head.parameters(), lr=rate, weight_decay=decay, fused=True)
+        if self.recipe.schedule == "plateau":
+            self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.5, patience=3)
+        if self.recipe.schedule != "one_cycle":
+            return self.optimizer
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=self.recipe.learning_rate, total_steps=self.steps
+            self.optimizer, max_lr=self.recipe.learning_rate, total_steps=self.steps
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {"optimizer": self.optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         x, y = batch
-        losses = training_losses(self.head.supervised(x), y, self.recipe.label_smoothing)
+        losses = training_losses(self.head.supervised(x), y, self.recipe.label_smoothing, self.weights)
         self._losses.append(losses.detach())
         # The sum, so that each candidate's gradient is what it would be alone.
         return losses.sum()
@@ -135,6 +153,10 @@ class _Training(pl.LightningModule):
         _refuse_nan("validation loss", loss, self.current_epoch)
         self.history.append((train_loss, loss, accuracy))
         self.best.offer(self.current_epoch, accuracy, loss, dict(self.head.named_parameters()))
+        if self.plateau is not None:
+            self.plateau.step(float(loss.mean()))
+        if self.recipe.patience is not None and self.current_epoch - int(self.best.epoch.max()) >= self.recipe.patience:
+            self.trainer.should_stop = True
 
 
 def fit(head: Head, train: Rows, validation: Rows, recipe: Recipe, seed: int, device: str = "auto") -> Fit:
@@ -144,10 +166,18 @@ def fit(head: Head, train: Rows, validation: Rows, recipe: Recipe, seed: int, de
     validation is chosen too, and its `SingleLayer` head is returned. Raises `UserError` for a loss that is not finite.
     """
     started = time.perf_counter()
-    batches = IndexBatches(train, recipe.batch_size, seed)
-    training = _Training(head.train(), recipe, validation, recipe.epochs * len(batches))
+    batches = IndexBatches(train, recipe.batch_size, seed, balanced=recipe.imbalance == "sampling")
+    weights = label_weights(train.y) if recipe.imbalance == "weights" else None
+    training = _Training(head.train(), recipe, validation, recipe.epochs * len(batches), weights)
+    accelerator = _accelerator(device)
     # barebones: without logging, checkpoints, progress bar and a first look at validation.
-    trainer = pl.Trainer(max_epochs=recipe.epochs, accelerator=_accelerator(device), devices=1, barebones=True)
+    trainer = pl.Trainer(
+        max_epochs=recipe.epochs,
+        accelerator=accelerator,
+        devices=1,
+        precision=_precision(recipe.compute_type, accelerator),
+        barebones=True,
+    )
     torch.manual_seed(seed)  # dropout; the caller seeded the head's weights
     try:
         trainer.fit(training, batches)
@@ -166,6 +196,11 @@ def _accelerator(device: str) -> str:
             next_step="set train.device to auto, or install a PyTorch with CUDA",
         )
     return "cuda" if present and device != "cpu" else "cpu"
+
+
+def _precision(compute_type: str, accelerator: str) -> Literal["bf16-mixed", "32-true"]:
+    mixed = native_bfloat16(accelerator) if compute_type == "auto" else compute_type == "bfloat16"
+    return "bf16-mixed" if mixed else "32-true"
 
 
 @torch.no_grad()
@@ -198,24 +233,33 @@ def clip_gradients(head: Head, candidates: int, largest: float) -> None:
         gradient.mul_(scale[:, None])
 
 
-def training_losses(outputs: Outputs, y: Int[Tensor, " batch"], smoothing: float) -> Float[Tensor, " candidates"]:
+def training_losses(
+    outputs: Outputs, y: Int[Tensor, " batch"], smoothing: float, weights: Float[Tensor, " labels"] | None = None
+) -> Float[Tensor, " candidates"]:
     """What training makes small: the loss of each candidate, or the weighted sum of a head's terms, and its penalty."""
     if outputs.terms is None:
-        losses = candidate_losses(outputs.logits, y, smoothing)
+        losses = candidate_losses(outputs.logits, y, smoothing, weights)
     else:
         assert outputs.weights is not None
-        losses = (candidate_losses(outputs.terms, y, smoothing) * outputs.weights).sum().unsqueeze(0)
+        losses = (candidate_losses(outputs.terms, y, smoothing, weights) * outputs.weights).sum().unsqueeze(0)
     return losses if outputs.penalty is None else losses + outputs.penalty
 
 
 def candidate_losses(
-    logits: Float[Tensor, "batch ..."], y: Int[Tensor, " batch"], smoothing: float = 0.0
+    logits: Float[Tensor, "batch ..."],
+    y: Int[Tensor, " batch"],
+    smoothing: float = 0.0,
+    weights: Float[Tensor, " labels"] | None = None,
 ) -> Float[Tensor, " candidates"]:
-    """Mean cross-entropy of each candidate; logits are [batch, out] or [batch, candidates, out]."""
+    """Mean cross-entropy of each candidate; logits are [batch, out] or [batch, candidates, out].
+
+    With `weights`, each example counts its label's weight and the mean is over examples, so that a batch of rare
+    labels has a large loss: the weights' mean over the training set is 1.
+    """
     stacked = logits if logits.ndim == 3 else logits.unsqueeze(1)
     spread = y.unsqueeze(1).expand(stacked.shape[:2])
     each = functional.cross_entropy(stacked.transpose(1, 2), spread, label_smoothing=smoothing, reduction="none")
-    return each.mean(0)
+    return each.mean(0) if weights is None else (each * weights.to(each)[y][:, None]).mean(0)
 
 
 def candidate_accuracy(logits: Float[Tensor, "batch ..."], y: Int[Tensor, " batch"]) -> Float[Tensor, " candidates"]:

@@ -28,6 +28,10 @@ class Rows:
     y: Int[Tensor, " rows"]
     text_ids: list[str]
 
+    def take(self, chosen: Int[Tensor, " chosen"]) -> Rows:
+        """A copy of the examples at these positions."""
+        return Rows(self.x[chosen], self.y[chosen], [self.text_ids[place] for place in chosen.tolist()])
+
 
 class Task:
     """Examples with a label each, over a cache that holds all their texts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,9 +15,10 @@ from ilse.files import replacing, replacing_folder, write_json
 from ilse.tables import TRAIN, VALIDATION
 from pipeline.store import open_cache
 from trainer.artifact import HeadFacts, TrainedHead, save_head
-from trainer.config import TrainParams
+from trainer.config import Recipe, TrainParams
 from trainer.fit import Fit, fit
 from trainer.heads import build_head, head_kind
+from trainer.shots import draw_shots
 from trainer.task import Rows, Task, open_task
 from trainer.treatment import Treatment
 
@@ -39,13 +40,11 @@ def train(
     treated = task.cache.dim if recipe.pca is None else recipe.pca
     shape = {"layers": len(task.cache.layers), "dim": treated, "out": len(task.labels)}
     reads = build_head(name, options, **shape).layers_read
-    train_rows = task.training_split(TRAIN, reads, params.pooling)
-    validation_rows = task.training_split(VALIDATION, reads, params.pooling)
-    treatment = Treatment(recipe.treatment(), len(reads), task.cache.dim).fit(train_rows.x)
-    train_rows, validation_rows = _treated(treatment, train_rows), _treated(treatment, validation_rows)
+    inputs = _Inputs(task, params, recipe, reads)
     fits = []
     with replacing_folder(models / name) as folder:
         for seed in range(params.seeds):
+            treatment, train_rows, validation_rows = inputs.of_seed(seed)
             torch.manual_seed(seed)
             head = build_head(name, options, **shape)
             result = fit(head, train_rows, validation_rows, recipe, seed, params.device)
@@ -57,13 +56,37 @@ def train(
     return _write_figures(name, fits, results)
 
 
-def _treated(treatment: Treatment, rows: Rows) -> Rows:
-    """Treats rows once and not once a batch; in pieces and in place, because a whole second copy might not fit."""
-    x = rows.x[..., : treatment.width]
-    for place in range(0, len(x), TREATED_ROWS):
-        part = slice(place, place + TREATED_ROWS)
-        x[part] = treatment(rows.x[part])
-    return Rows(x.contiguous(), rows.y, rows.text_ids)
+class _Inputs:
+    """Treated rows of both splits: the same for every seed, or few shots that the seed draws."""
+
+    def __init__(self, task: Task, params: TrainParams, recipe: Recipe, reads: tuple[int, ...]) -> None:
+        self._task, self._shots = task, params.shots
+        self._treatment = Treatment(recipe.treatment(), len(reads), task.cache.dim)
+        self._train = task.training_split(TRAIN, reads, params.pooling)
+        self._validation = task.training_split(VALIDATION, reads, params.pooling)
+        if self._shots is None:
+            self._treatment.fit(self._train.x)
+            self._train, self._validation = self._treated(self._train), self._treated(self._validation)
+
+    def of_seed(self, seed: int) -> tuple[Treatment, Rows, Rows]:
+        """The treatment, the training rows and the validation rows."""
+        if self._shots is None:
+            return self._treatment, self._train, self._validation
+        drawn = self._train.take(draw_shots(self._train.y, self._shots, seed, self._task.labels))
+        self._treatment.fit(drawn.x)
+        return (
+            self._treatment,
+            self._treated(drawn),
+            self._treated(replace(self._validation, x=self._validation.x.clone())),  # treating works in place
+        )
+
+    def _treated(self, rows: Rows) -> Rows:
+        """Treats rows once and not once a batch; in pieces and in place, because a second copy might not fit."""
+        x = rows.x[..., : self._treatment.width]
+        for place in range(0, len(x), TREATED_ROWS):
+            part = slice(place, place + TREATED_ROWS)
+            x[part] = self._treatment(rows.x[part])
+        return Rows(x.contiguous(), rows.y, rows.text_ids)
 
 
 def _for_head(treatment: Treatment, reads: tuple[int, ...], result: Fit) -> Treatment:

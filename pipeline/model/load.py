@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from ilse import __version__
 from ilse.errors import UserError
+from ilse.hardware import native_bfloat16
 from pipeline.config import ModelParams
 from pipeline.model.architecture import find_blocks, text_part, width, window
 from pipeline.model.compiled import compile_blocks
@@ -125,13 +126,7 @@ def choose_compute_type(requested: str, device: str) -> str:
     """`auto` is bfloat16 where the hardware multiplies it natively, else float32."""
     if requested != "auto":
         return requested
-    if device.startswith("cuda"):
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        # Private to torch, and its only word on the matter; a release without them means float32, which is right.
-        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        native = any(getattr(torch.cpu, check, lambda: False)() for check in checks)
-    return "bfloat16" if native else "float32"
+    return "bfloat16" if native_bfloat16(device) else "float32"
 
 
 def load_model(params: ModelParams, compute: Compute) -> FrozenModel:

@@ -66,3 +66,20 @@ def test_a_heads_recipe_differs_only_where_it_says_so() -> None:
     found = params(recipe={"epochs": 5, "batch_size": 8}, options={"set": {"recipe": own}})
     assert found.recipe_of("set") == Recipe(epochs=Recipe().epochs, batch_size=8, gradient_clip=0)
     assert found.recipe_of("fc") == Recipe(epochs=5, batch_size=8)
+
+
+def test_a_preset_gives_what_is_not_given() -> None:
+    paper = params(recipe={"preset": "paper", "epochs": 7}).recipe
+    assert (paper.epochs, paper.optimizer, paper.schedule, paper.weight_decay) == (7, "adam", "plateau", 1e-4)
+    assert (paper.label_smoothing, paper.gradient_clip, paper.standardise, paper.batch_size) == (0, 0, False, 64)
+    assert params().recipe.preset == "default"
+    with pytest.raises(UserError, match=r"recipe.preset(.|\n)*'default' or 'paper'"):
+        params(recipe={"preset": "papers"})
+
+
+def test_a_heads_preset_takes_the_place_of_the_shared_recipe() -> None:
+    found = params(recipe={"epochs": 5}, options={"cayley": {"recipe": {"preset": "paper", "epochs": 9}}})
+    assert found.recipe_of("cayley") == Recipe.model_validate({"preset": "paper", "epochs": 9})
+    assert found.recipe_of("cayley").optimizer == "adam"
+    shared = params(recipe={"preset": "paper"}, options={"set": {"recipe": {"epochs": 9}}})
+    assert shared.recipe_of("set") == Recipe.model_validate({"preset": "paper", "epochs": 9})

@@ -20,7 +20,16 @@ import trainer.fit
 from ilse.errors import UserError
 from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING
 from trainer.config import Recipe
-from trainer.fit import BestStates, IndexBatches, candidate_accuracy, candidate_losses, clip_gradients, fit, validate
+from trainer.fit import (
+    BestStates,
+    IndexBatches,
+    candidate_accuracy,
+    candidate_losses,
+    clip_gradients,
+    fit,
+    label_weights,
+    validate,
+)
 from trainer.heads import HEADS, Head, LayerProbes, build_head
 from trainer.task import Rows
 
@@ -34,7 +43,7 @@ def head_of(name: str, seed: int = 0, **options: Any) -> Head:
 
 
 def recipe_of(**changes: Any) -> Recipe:
-    return Recipe(**{"epochs": 6, "batch_size": 16, "learning_rate": 0.02, **changes})
+    return Recipe.model_validate({"epochs": 6, "batch_size": 16, "learning_rate": 0.02, **changes})
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -46,8 +55,12 @@ def plain_fit(head: Head, train: Rows, validation: Rows, recipe: Recipe, seed: i
     torch.manual_seed(seed)
     shuffling = torch.Generator().manual_seed(seed)
     rates = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
-    optimizer = torch.optim.AdamW(head.parameters(), **rates, fused=True)
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer]
+    optimizer = kind(head.parameters(), **rates, fused=True)
     schedule: Any = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=3)
+    shares = train.y.bincount().double() / len(train.y)
+    weights = 1 / (len(shares) * shares) if recipe.imbalance == "weights" else None
     if recipe.schedule == "one_cycle":
         steps = recipe.epochs * math.ceil(len(train.y) / recipe.batch_size)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=recipe.learning_rate, total_steps=steps)
@@ -57,9 +70,10 @@ def plain_fit(head: Head, train: Rows, validation: Rows, recipe: Recipe, seed: i
         order = torch.randperm(len(train.y), generator=shuffling)
         for start in range(0, len(order), recipe.batch_size):
             batch = order[start : start + recipe.batch_size]
-            loss = functional.cross_entropy(
-                head(train.x[batch]), train.y[batch], label_smoothing=recipe.label_smoothing
+            each = functional.cross_entropy(
+                head(train.x[batch]), train.y[batch], label_smoothing=recipe.label_smoothing, reduction="none"
             )
+            loss = (each if weights is None else each * weights[train.y[batch]]).mean()
             optimizer.zero_grad()
             loss.backward()
             if recipe.gradient_clip:
@@ -71,6 +85,8 @@ def plain_fit(head: Head, train: Rows, validation: Rows, recipe: Recipe, seed: i
             logits = head(validation.x)
             loss = functional.cross_entropy(logits, validation.y)
             accuracy = (logits.argmax(1) == validation.y).double().mean()
+        if recipe.schedule == "plateau":
+            plateau.step(loss)
         epochs.append(
             {"loss": float(loss), "accuracy": float(accuracy), "state": copy.deepcopy(head.state_dict())}
         )  # fmt: skip
@@ -84,6 +100,8 @@ def plain_fit(head: Head, train: Rows, validation: Rows, recipe: Recipe, seed: i
         ("mlp", {"dropout": 0.3, "hidden": 16}, {"gradient_clip": 0.05}),
         ("cayley", {"dropout": 0.1, "hidden": 8}, {"gradient_clip": 0, "weight_decay": 0.5}),
         ("mean", {}, {"schedule": "constant", "label_smoothing": 0, "batch_size": 1000}),
+        ("weighted", {}, {"preset": "paper", "epochs": 15, "learning_rate": 0.3}),
+        ("mean", {}, {"imbalance": "weights", "label_smoothing": 0.1}),
     ],
 )
 def test_the_loop_is_the_plain_one(rows: MakeRows, name: str, options: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -334,3 +352,78 @@ def test_every_head_learns_in_the_one_loop(name: str, rows: MakeRows) -> None:
     with torch.no_grad():
         accuracy = float((kept(x).argmax(1) == validation.y).double().mean())
     assert accuracy == pytest.approx(result.best.val_accuracy)
+
+
+def test_plateau_lowers_the_rate(rows: MakeRows) -> None:
+    """In the twin test above too, where it can only be seen in the numbers: here that it happens."""
+    seen = []
+    original = torch.optim.lr_scheduler.ReduceLROnPlateau.step
+
+    def step(self: Any, loss: float) -> None:
+        original(self, loss)
+        seen.append(self.optimizer.param_groups[0]["lr"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.lr_scheduler.ReduceLROnPlateau, "step", step)
+        fit(head_of("mean"), rows(70), rows(40, seed=1), recipe_of(preset="paper", epochs=15, learning_rate=0.3), 0)
+    assert seen[0] == 0.3
+    assert seen[-1] < 0.3
+
+
+def test_patience_ends_training(rows: MakeRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = iter([0.2, 0.9, 0.5, 0.9, 0.1, 0.95])
+    monkeypatch.setattr(
+        trainer.fit,
+        "validate",
+        lambda *_: (torch.ones(1).double(), torch.tensor([next(outcomes)]).double()),
+    )
+    result = fit(head_of("mean"), rows(40), rows(10), recipe_of(patience=2), 0, "cpu")
+    assert [epoch.val_accuracy for epoch in result.curve] == pytest.approx([0.2, 0.9, 0.5, 0.9])
+    assert result.best.epoch == 1
+
+
+def test_label_weights() -> None:
+    y = torch.tensor([0, 0, 0, 2, 2, 2, 2, 2, 2])
+    assert label_weights(y).tolist() == pytest.approx([9 / 2 / 3, 0.0, 9 / 2 / 6])
+    assert label_weights(y)[y].mean().item() == pytest.approx(1.0)
+
+
+def test_sampling_draws_every_label_as_often() -> None:
+    y = torch.tensor([0] * 900 + [1] * 90 + [2] * 10)
+    batches = IndexBatches(Rows(torch.zeros(1000, 1, 1), y, []), 100, seed=0, balanced=True)
+    drawn = torch.cat([labels for _ in range(3) for _, labels in batches])
+    assert len(drawn) == 3000
+    assert (drawn.bincount() / 3000).tolist() == pytest.approx([1 / 3] * 3, abs=0.03)
+
+
+@pytest.mark.parametrize("imbalance", ["weights", "sampling"])
+def test_a_rare_label_is_found_more_often(imbalance: str, rows: MakeRows) -> None:
+    every = rows(600)
+    kept = torch.cat([(every.y == 0).nonzero()[:6, 0], (every.y == 1).nonzero()[:, 0]])
+    train, validation = every.take(kept), rows(200, seed=1)
+    recalls = []
+    for how in ("none", imbalance):
+        result = fit(head_of("last"), *(Rows(p.x[:, [-1]], p.y, p.text_ids) for p in (train, validation)),
+                     recipe_of(imbalance=how, epochs=10), 0, "cpu")  # fmt: skip
+        rare = validation.x[validation.y == 0][:, [-1]]
+        recalls.append(float((result.head(rare).argmax(1) == 0).double().mean()))
+    assert recalls[1] > recalls[0] + 0.1
+
+
+def test_bfloat16_products_give_the_same_accuracy(rows: MakeRows) -> None:
+    """Emulated here where the hardware has none; the weights stay in float32."""
+    train, validation = rows(120), rows(80, seed=1)
+    found = [
+        fit(head_of("cayley", hidden=16), train, validation, recipe_of(epochs=8, compute_type=kind), 0, "cpu")
+        for kind in ("float32", "bfloat16")
+    ]
+    assert found[0].curve != found[1].curve
+    assert found[1].best.val_accuracy == pytest.approx(found[0].best.val_accuracy, abs=0.05)
+    assert all(parameter.dtype == torch.float32 for parameter in found[1].head.parameters())
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_what_the_hardware_multiplies(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer.fit, "native_bfloat16", lambda device: native)
+    assert trainer.fit._precision("auto", "cpu") == ("bf16-mixed" if native else "32-true")
+    assert trainer.fit._precision("float32", "cpu") == "32-true"

@@ -18,7 +18,8 @@ from pipeline.store import open_cache
 from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING, Made, write_cache, write_task
 from trainer.artifact import load_head, predict_logits
 from trainer.config import TrainParams
-from trainer.task import open_task
+from trainer.shots import draw_shots
+from trainer.task import Rows, open_task
 from trainer.train import train
 
 Params = Callable[..., TrainParams]
@@ -172,3 +173,44 @@ def test_training_takes_no_second_copy_of_the_rows(made: Made, quick: Params, mo
     assert len(x) == 90
     torch.testing.assert_close(x.mean(0), torch.zeros(len(LAYERS), DIM), atol=1e-4, rtol=0)
     torch.testing.assert_close(x.std(0, correction=0), torch.ones(len(LAYERS), DIM), atol=1e-3, rtol=0)
+
+
+def test_few_shots_are_the_same_for_every_head_and_others_for_every_seed(
+    made: Made, quick: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[list[str]]] = {}
+    whole = trainer.train.fit
+
+    def recorded(head: torch.nn.Module, rows: Rows, *rest: object) -> object:
+        seen.setdefault(head.spec.name, []).append(rows.text_ids)  # type: ignore[union-attr]
+        return whole(head, rows, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer.train, "fit", recorded)
+    for name in ("last", "weighted"):
+        run(quick(shots=4), name, made)
+    assert seen["last"] == seen["weighted"]
+    assert seen["last"][0] != seen["last"][1]
+    labels = dict(made.table.select("text_id", "label").iter_rows())
+    splits = dict(made.table.select("text_id", "split").iter_rows())
+    for ids in seen["last"]:
+        assert sorted(labels[i] for i in ids) == sorted(LABELS * 4)
+        assert {splits[i] for i in ids} == {"train"}
+
+
+def test_few_shots_are_standardised_by_themselves(made: Made, quick: Params) -> None:
+    folder = run(quick(shots=4), "mean", made)
+    for seed in range(2):
+        task = open_task(open_cache(made.cache), made.examples)
+        rows = task.training_split("train")
+        drawn = rows.take(draw_shots(rows.y, 4, seed, task.labels))
+        head = load_head(folder / "models" / "mean" / f"seed-{seed}")
+        torch.testing.assert_close(head.treatment.standardise.mean, drawn.x.mean(0))
+        validation = task.training_split("validation")
+        right = predict_logits(head, validation.x).argmax(1) == validation.y
+        assert float(right.double().mean()) == pytest.approx(head.facts.val_accuracy)
+
+
+def test_more_shots_than_a_label_has_are_refused(made: Made, quick: Params) -> None:
+    rarest = made.table.filter(split="train")["label"].value_counts().sort("count").row(0)
+    with pytest.raises(UserError, match=rf"shots, label '{rarest[0]}'(.|\n)*set train.shots to {rarest[1]} or fewer"):
+        run(quick(shots=rarest[1] + 1), "last", made)
