@@ -81,8 +81,8 @@ class Location:
     def get(self, name: str) -> bytes:
         """The bytes of a file. Raises `FileNotFoundError`, or `UserError` where the store can't be read."""
         if not self.is_local:
-            with self._asking(f"reading {name}") as obstore:
-                return bytes(obstore.get(self._store(), name).bytes())
+            with self._asking(f"reading {name}") as (obstore, patiently):
+                return bytes(patiently(lambda: obstore.get(self._store(), name).bytes()))
         try:
             return (self.path / name).read_bytes()
         except NotADirectoryError as error:
@@ -91,7 +91,7 @@ class Location:
     def put(self, name: str, data: bytes, create: bool = False) -> None:
         """Puts `data` at `name` in one step; with `create`, raises `FileExistsError` where there is one already."""
         if not self.is_local:
-            with self._asking(f"writing {name}", missing=False) as obstore:
+            with self._asking(f"writing {name}", missing=False) as (obstore, _):
                 obstore.put(self._store(), name, data, mode="create" if create else "overwrite")
             return
         target = self.path / name
@@ -114,15 +114,20 @@ class Location:
         if self.is_local:
             (self.path / name).unlink(missing_ok=True)
             return
-        with suppress(FileNotFoundError), self._asking(f"deleting {name}") as obstore:
+        with suppress(FileNotFoundError), self._asking(f"deleting {name}") as (obstore, _):
             obstore.delete(self._store(), name)
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Name and size of every file under the folder `prefix`, in no order."""
         if not self.is_local:
-            with self._asking("listing", missing=False) as obstore:
-                for page in obstore.list(self._store(), prefix or None):
-                    yield from ((entry["path"], entry["size"]) for entry in page)
+            with self._asking("listing", missing=False) as (obstore, patiently):
+                yield from patiently(
+                    lambda: [
+                        (entry["path"], entry["size"])
+                        for page in obstore.list(self._store(), prefix or None)
+                        for entry in page
+                    ]
+                )
             return
         for folder, _, names in os.walk(self.path / prefix, onerror=_unless_missing):
             for name in names:
@@ -142,10 +147,10 @@ class Location:
         """What zarr reads from."""
         if self.is_local:
             return LocalStore(self.path, read_only=True)
-        from zarr.storage import ObjectStore
-
         with self._asking("opening"):
-            return ObjectStore(self._store(), read_only=True)
+            from pipeline.store.patience import PatientStore
+
+            return PatientStore(self._store(), read_only=True)
 
     def refusal(self, error: Exception, doing: str) -> UserError | None:
         """What to say of an error when it is one of the object store's own, without what it repeats of secrets."""
@@ -165,23 +170,25 @@ class Location:
 
     @contextmanager
     def _asking(self, doing: str, missing: bool = True) -> Iterator[Any]:
-        """Yield obstore for one call; what goes wrong inside becomes the error that a file system would give.
+        """Yield obstore and `patiently` for one call; what goes wrong inside becomes the error of a file system.
 
         Without `missing`, what the store does not find can only be the bucket.
         """
         try:
             import obstore
+
+            from pipeline.store.patience import patiently
         except ModuleNotFoundError as error:
             raise UserError(
                 f"cache {self}",
                 expected="the packages of the extra 'remote'",
-                found="no package 'obstore'",
+                found=f"no package '{error.name}'",
                 next_step="pip install 'ilse-cache[remote]'",
             ) from error
         from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 
         try:
-            yield obstore
+            yield obstore, patiently
         except AlreadyExistsError:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self)) from None
         except (FileNotFoundError, NotFoundError):
