@@ -1,7 +1,8 @@
 """Asks an object store again when an answer breaks off in the middle.
 
-Its client tries a request again that fails before or while it is answered with an error; a body that is cut off by a
-reset connection it passes on as an error. Reading changes nothing, so the same question may be put again.
+Its client tries a request again that fails or is answered with an error, and asks for the rest of a body that is cut
+off; but not when the connection is reset before any of it was read. Reading changes nothing, so the same question may
+be put again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
@@ -20,7 +21,7 @@ T = TypeVar("T")
 _CUT_OFF = re.compile(r"response body|body error")
 _AGAIN: dict[str, Any] = {
     "stop": stop_after_attempt(6),
-    "wait": wait_exponential_jitter(initial=0.5, max=8),
+    "wait": wait_exponential(multiplier=0.5, max=8),
     "reraise": True,
 }
 """Six times within some 20 seconds; the client's own patience, with each answer anew, comes on top."""

@@ -8,6 +8,8 @@ import itertools
 import os
 import resource
 import signal
+import socket
+import struct
 import sys
 import threading
 import time
@@ -23,10 +25,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tenacity import wait_none
 
 from ilse.errors import UserError
 from pipeline import store
-from pipeline.store import Location, location
+from pipeline.store import Location, location, patience
 from pipeline.verify import verify
 from tests.pipeline.caches import files_of, header, random_rows, token_states, write
 
@@ -45,6 +48,10 @@ class Stand(BaseHTTPRequestHandler):
     behind: str
     answers: list[tuple[int, bytes]]
     always: tuple[int, bytes] | None
+    cuts: int
+    """So many of the next answers with a body break off."""
+    share: float
+    """How much of it is sent first."""
     seen: int
     lock: threading.Lock
 
@@ -61,7 +68,15 @@ class Stand(BaseHTTPRequestHandler):
         length = headers.get("Content-Length", len(content)) if self.command == "HEAD" else len(content)
         self.send_header("Content-Length", str(length))
         self.end_headers()
-        self.wfile.write(content)
+        with self.lock:
+            cut = len(content) > 1 and self.cuts > 0 and self.command == "GET"
+            type(self).cuts -= cut
+        self.wfile.write(content[: int(self.share * len(content))] if cut else content)
+        if cut:
+            self.wfile.flush()
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()  # with a reset
+            self.close_connection = True
 
     def pass_on(self, body: bytes) -> tuple[int, Any, bytes]:
         connection = http.client.HTTPConnection(self.behind.removeprefix("http://"))
@@ -105,7 +120,8 @@ def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> Location:
 def stand(bucket: Location, server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Stand]]:
     """The bucket's server with a stand before it, and short waits between retries."""
     monkeypatch.setattr(location, "_RETRIES", QUICK)
-    handler = type("Handler", (Stand,), dict(behind=server, answers=[], always=None, seen=0, lock=threading.Lock()))
+    start = {"behind": server, "answers": [], "always": None, "cuts": 0, "share": 0.0, "seen": 0}
+    handler = type("Handler", (Stand,), {**start, "lock": threading.Lock()})
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{httpd.server_port}")
@@ -385,6 +401,41 @@ def test_a_server_that_recovers_is_waited_for(stand: type[Stand], bucket: Locati
     stand.answers = [(status, b"slow down")] * 4
     assert bucket.get("a") == b"1"
     assert stand.seen == 10
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(patience._AGAIN, "wait", wait_none())
+
+
+@pytest.mark.usefixtures("short_waits")
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_an_answer_that_breaks_off_is_asked_for_again(
+    stand: type[Stand], bucket: Location, tmp_path: Path, share: float
+) -> None:
+    stand.share = share
+    local = write(tmp_path / "c", header(), random_rows(header()))
+    remote = write(str(bucket), header(), random_rows(header()))
+    for read, expected in (
+        (lambda: bucket.get("zarr.json"), local.location.get("zarr.json")),
+        (lambda: sorted(bucket.list()), sorted(local.location.list())),
+        (lambda: remote.read(slice(0, 10)).tolist(), local.read(slice(0, 10)).tolist()),
+        (lambda: store.open_cache(bucket).text_ids(), local.text_ids()),
+        (lambda: list(store.verify(bucket)), []),
+    ):
+        stand.cuts = 3
+        assert read() == expected
+        assert stand.cuts == 0, "three answers were cut"
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_answers_that_always_break_off_end_in_an_error(stand: type[Stand], bucket: Location) -> None:
+    cache = write(str(bucket), header(), random_rows(header()))
+    stand.cuts = 10_000
+    for call in (lambda: bucket.get("zarr.json"), lambda: cache.read(slice(0, 4)), lambda: store.open_cache(bucket)):
+        with pytest.raises(UserError, match=r"an object store that answers(.|\n)*what is finished is kept"):
+            call()
+    assert stand.cuts > 0
 
 
 def test_a_cache_is_written_and_read_through_errors(stand: type[Stand], bucket: Location, tmp_path: Path) -> None:
