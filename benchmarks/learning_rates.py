@@ -23,7 +23,8 @@ from pipeline.store import open_cache
 from trainer.config import TrainParams
 from trainer.fit import Epoch, fit
 from trainer.heads import build_head
-from trainer.task import Rows, Task, open_task
+from trainer.rows import Rows
+from trainer.task import Task, open_task
 from trainer.treatment import Standardise
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)

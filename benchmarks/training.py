@@ -31,11 +31,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config import Recipe
-from trainer.fit import IndexBatches, candidate_losses, clip_gradients, fit
+from trainer.fit import candidate_losses, clip_gradients, fit
 from trainer.heads import EncoderHead, Head, build_head
 from trainer.heads.cayley import cayley_adjacency, smallest_modulus
 from trainer.heads.graph import GraphEncoder
-from trainer.task import Rows
+from trainer.rows import IndexBatches, Rows
 
 LAYERS, DIM, CLASSES, BATCH = 31, 576, 77, 64
 ROWS, QUICK_ROWS = 8502, 512

@@ -101,6 +101,9 @@ class TrainParams(Section):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
     pooling: Literal["mean"] = Field("mean", description="Which pooled array of the cache is read.")
+    memory_budget: float | None = Field(
+        None, gt=0, description="GB for rows; more of them are read as they are used. Unset: half of the free memory."
+    )
     recipe: Recipe = Field(Recipe(), description="How every head is trained.")
     options: HeadSections = Field(HeadSections(), description="By head: its own options, also of heads not trained.")
 

@@ -21,7 +21,8 @@ from trainer.artifact import TrainedHead, load_head, predict_logits
 from trainer.heads import Exits
 from trainer.heads.leaving import tradeoff, tradeoffs
 from trainer.leaderboard import Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
-from trainer.task import Rows, Task, open_task
+from trainer.rows import Rows
+from trainer.task import Task, open_task
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from ilse.errors import UserError
 from ilse.hardware import native_bfloat16
 from trainer.config import Recipe
 from trainer.heads import Head, Outputs
-from trainer.task import Rows
+from trainer.rows import Examples, label_weights
 
 # Lightning tells which accelerators are unused, and that data in memory has no loader workers: neither helps here.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -51,35 +50,6 @@ class Fit:
     """For `best`: the validation accuracy of every layer's probe at its own best epoch."""
 
 
-class IndexBatches:
-    """Shuffled batches of rows that are in memory: a batch is an index, without per-example work or processes."""
-
-    def __init__(self, rows: Rows, batch_size: int, seed: int, balanced: bool = False) -> None:
-        self._rows = rows
-        self._batch_size = batch_size
-        self._balanced = balanced
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def __len__(self) -> int:
-        return -(-len(self._rows.y) // self._batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for chosen in self._order().split(self._batch_size):
-            yield self._rows.x[chosen], self._rows.y[chosen]
-
-    def _order(self) -> Tensor:
-        y = self._rows.y
-        if self._balanced:
-            return torch.multinomial(label_weights(y)[y], len(y), replacement=True, generator=self._generator)
-        return torch.randperm(len(y), generator=self._generator)
-
-
-def label_weights(y: Int[Tensor, " rows"]) -> Float[Tensor, " labels"]:
-    """For each label rows / (labels present × its rows): their mean over `y` is 1. 0 for a label without rows."""
-    counts = y.bincount().double()
-    return (len(y) / (counts > 0).sum() / counts).masked_fill(counts == 0, 0.0)
-
-
 class BestStates:
     """The best state of each candidate so far: highest accuracy, then lowest loss.
 
@@ -106,7 +76,7 @@ class BestStates:
 
 
 class _Training(pl.LightningModule):
-    def __init__(self, head: Head, recipe: Recipe, validation: Rows, steps: int, weights: Tensor | None) -> None:
+    def __init__(self, head: Head, recipe: Recipe, validation: Examples, steps: int, weights: Tensor | None) -> None:
         super().__init__()
         self.head = head
         self.recipe = recipe
@@ -159,14 +129,14 @@ class _Training(pl.LightningModule):
             self.trainer.should_stop = True
 
 
-def fit(head: Head, train: Rows, validation: Rows, recipe: Recipe, seed: int, device: str = "auto") -> Fit:
+def fit(head: Head, train: Examples, validation: Examples, recipe: Recipe, seed: int, device: str = "auto") -> Fit:
     """Trains `head` on `train` and returns it in the state of its best validation epoch.
 
     The rows hold the layers that the head reads. `device` is auto, cpu or cuda. Of `LayerProbes` the best layer on
     validation is chosen too, and its `SingleLayer` head is returned. Raises `UserError` for a loss that is not finite.
     """
     started = time.perf_counter()
-    batches = IndexBatches(train, recipe.batch_size, seed, balanced=recipe.imbalance == "sampling")
+    batches = train.shuffled(recipe.batch_size, seed, balanced=recipe.imbalance == "sampling")
     weights = label_weights(train.y) if recipe.imbalance == "weights" else None
     training = _Training(head.train(), recipe, validation, recipe.epochs * len(batches), weights)
     accelerator = _accelerator(device)
@@ -204,12 +174,12 @@ def _precision(compute_type: str, accelerator: str) -> Literal["bf16-mixed", "32
 
 
 @torch.no_grad()
-def validate(head: Head, rows: Rows) -> tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]:
+def validate(head: Head, rows: Examples) -> tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]:
     """Loss and accuracy of each candidate over `rows`, float64, in evaluation mode and a batch at a time."""
     device = next(head.parameters()).device
     sums = torch.zeros(())
     head.eval()
-    for x, y in zip(rows.x.split(VALIDATION_ROWS), rows.y.split(VALIDATION_ROWS), strict=True):
+    for x, y in rows.chunks(VALIDATION_ROWS):
         logits, y = head.supervised(x.to(device)).logits, y.to(device)
         both = torch.stack([candidate_losses(logits, y), candidate_accuracy(logits, y)])
         sums = sums + len(y) * both.double().cpu()
@@ -279,7 +249,7 @@ def _result(head: Head, training: _Training, seconds: float) -> Fit:
     kept, reached = head.settle(ranked).eval(), curve[int(best.epoch[chosen])]
     with torch.no_grad():
         rows = training.validation_rows
-        if kept.calibrate(rows.x, rows.y):
+        if kept.calibrate(rows.chunks(VALIDATION_ROWS)):
             loss, accuracy = _measured(kept, rows)
             reached = replace(reached, val_loss=loss, val_accuracy=accuracy)
     return Fit(
@@ -291,10 +261,11 @@ def _result(head: Head, training: _Training, seconds: float) -> Fit:
     )
 
 
-def _measured(head: Head, rows: Rows) -> tuple[float, float]:
+def _measured(head: Head, rows: Examples) -> tuple[float, float]:
     """Validation loss and accuracy of a head as it predicts."""
-    logits = torch.cat([head(part) for part in rows.x.split(VALIDATION_ROWS)])
-    return float(candidate_losses(logits, rows.y)), float(candidate_accuracy(logits, rows.y))
+    pairs = [(head(x), y) for x, y in rows.chunks(VALIDATION_ROWS)]
+    logits, y = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    return float(candidate_losses(logits, y)), float(candidate_accuracy(logits, y))
 
 
 def _refuse_nan(what: str, losses: Tensor, epoch: int) -> None:

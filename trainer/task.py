@@ -7,30 +7,17 @@ walks the code for it).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from ilse.errors import UserError
 from ilse.tables import LABEL, LABEL_INDEX, SCORE, SPLIT, TEST, TEXT_ID, TRAIN, VALIDATION
 from pipeline.store import Cache
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The examples of one split in memory."""
-
-    x: Float[Tensor, "rows layers dim"]
-    y: Int[Tensor, " rows"]
-    text_ids: list[str]
-
-    def take(self, chosen: Int[Tensor, " chosen"]) -> Rows:
-        """A copy of the examples at these positions."""
-        return Rows(self.x[chosen], self.y[chosen], [self.text_ids[place] for place in chosen.tolist()])
+from trainer.rows import Rows
+from trainer.stream import StreamedRows, shards_in
 
 
 class Task:
@@ -46,16 +33,32 @@ class Task:
         return int((self._examples[SPLIT] == split).sum())
 
     def training_split(self, split: str, layers: Sequence[int] | None = None, pooling: str = "mean") -> Rows:
-        """The examples of `train` or `validation`, with the rows of the chosen `layers`."""
-        if split not in (TRAIN, VALIDATION):
-            raise ValueError(f"'{split}' is no split to train or choose on")
-        return self._load(split, layers, pooling)
+        """The examples of `train` or `validation` in memory, with the rows of the chosen `layers`."""
+        return self._load(_for_training(split), layers, pooling)
+
+    def streamed_split(
+        self, split: str, layers: Sequence[int], pooling: str = "mean", *, memory_budget: int
+    ) -> StreamedRows:
+        """The examples of `train` or `validation`, whose rows are read within `memory_budget` bytes as they are used.
+
+        Raises `UserError` for a budget that does not hold single shards.
+        """
+        chosen = self._examples_of(_for_training(split))
+        places = chosen["cache_row"].to_numpy().astype(np.int64)
+        shards = shards_in(memory_budget, self.cache, len(layers))
+        ids = chosen[TEXT_ID].to_list()
+        return StreamedRows(self.cache, tuple(layers), pooling, places, _labels(chosen), ids, shards)
 
     def held_out(self, layers: Sequence[int] | None = None, pooling: str = "mean") -> Rows:
         """The test examples. For `trainer.evaluate` alone, once every choice has been made."""
         return self._load(TEST, layers, pooling)
 
     def _load(self, split: str, layers: Sequence[int] | None, pooling: str) -> Rows:
+        chosen = self._examples_of(split)
+        x = torch.from_numpy(self.cache.gather(chosen["cache_row"].to_numpy(), layers, pooling))
+        return Rows(x, _labels(chosen), chosen[TEXT_ID].to_list())
+
+    def _examples_of(self, split: str) -> pl.DataFrame:
         chosen = self._examples.filter(pl.col(SPLIT) == split)
         if chosen.is_empty():
             raise UserError(
@@ -64,8 +67,17 @@ class Task:
                 found="none",
                 next_step="change the fractions in section 'prepare', or give more data",
             )
-        x = torch.from_numpy(self.cache.gather(chosen["cache_row"].to_numpy(), layers, pooling))
-        return Rows(x, torch.from_numpy(chosen[LABEL_INDEX].to_numpy().astype("int64")), chosen[TEXT_ID].to_list())
+        return chosen
+
+
+def _for_training(split: str) -> str:
+    if split not in (TRAIN, VALIDATION):
+        raise ValueError(f"'{split}' is no split to train or choose on")
+    return split
+
+
+def _labels(examples: pl.DataFrame) -> torch.Tensor:
+    return torch.from_numpy(examples[LABEL_INDEX].to_numpy().astype("int64"))
 
 
 def open_task(cache: Cache, examples: Path) -> Task:

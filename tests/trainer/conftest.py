@@ -14,7 +14,7 @@ import torch
 
 from pipeline import store
 from trainer.config import TrainParams
-from trainer.task import Rows
+from trainer.rows import Rows
 
 LABELS = ("art", "law", "war")
 LAYERS = ("embeddings", "block 0", "block 1", "block 2")

@@ -22,16 +22,14 @@ from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING
 from trainer.config import Recipe
 from trainer.fit import (
     BestStates,
-    IndexBatches,
     candidate_accuracy,
     candidate_losses,
     clip_gradients,
     fit,
-    label_weights,
     validate,
 )
 from trainer.heads import HEADS, Head, LayerProbes, build_head
-from trainer.task import Rows
+from trainer.rows import IndexBatches, Rows, label_weights
 
 SHAPE = {"layers": len(LAYERS), "dim": DIM, "out": len(LABELS)}
 MakeRows = Callable[..., Rows]

@@ -11,7 +11,8 @@ import pytest
 from ilse.errors import UserError
 from pipeline.store import open_cache
 from tests.trainer.conftest import LABELS, Made, write_task
-from trainer.task import Rows, Task, open_task
+from trainer.rows import Rows
+from trainer.task import Task, open_task
 
 
 def opened(made: Made) -> Task:

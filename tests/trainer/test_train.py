@@ -18,8 +18,9 @@ from pipeline.store import open_cache
 from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING, Made, write_cache, write_task
 from trainer.artifact import load_head, predict_logits
 from trainer.config import TrainParams
+from trainer.rows import Rows
 from trainer.shots import draw_shots
-from trainer.task import Rows, open_task
+from trainer.task import open_task
 from trainer.train import train
 
 Params = Callable[..., TrainParams]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ilse.errors import UserError
@@ -116,8 +116,11 @@ class Head(nn.Module):
         """The head that is kept after training, given the candidates from best to worst on validation."""
         return self
 
-    def calibrate(self, x: Float[Tensor, "rows layers dim"], y: Int[Tensor, " rows"]) -> bool:
-        """Sets what is chosen on validation after training; returns whether that changed what the head predicts."""
+    def calibrate(self, chunks: Iterable[tuple[Tensor, Tensor]]) -> bool:
+        """Sets what is chosen after training on validation rows x and labels y, which come in pieces.
+
+        Returns whether that changed what the head predicts.
+        """
         return False
 
     def layer_weights(self) -> Float[Tensor, " layers"] | None:

@@ -10,11 +10,11 @@ An input leaves at the first layer that is sure of it (`leaving`). On a cache of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -97,9 +97,9 @@ class Exits(Head):
         """All exits stay, each in its own best state."""
         return self
 
-    def calibrate(self, x: Float[Tensor, "rows layers dim"], y: Int[Tensor, " rows"]) -> bool:
+    def calibrate(self, chunks: Iterable[tuple[Tensor, Tensor]]) -> bool:
         """Chooses the threshold on these validation rows."""
-        logits = torch.cat([self.every(part) for part in x.split(256)])
+        logits, y = (torch.cat(parts) for parts in zip(*((self.every(x), y) for x, y in chunks), strict=True))
         self.threshold.fill_(choose_threshold(logits, y, self.spec.options.sureness, self.spec.options.tolerance))
         return True
 

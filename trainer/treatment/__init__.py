@@ -7,7 +7,7 @@ each for every layer by itself, each optional. `standardise` and `pca` hold the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from jaxtyping import Float
 from pydantic import Field, model_validator
@@ -69,14 +69,18 @@ class Treatment(nn.Module):
         return functional.layer_norm(treated, treated.shape[-1:]) if self.options.layer_norm else treated
 
     def fit(self, x: Float[Tensor, "rows layers dim"], chunk: int = 256) -> Treatment:
-        """Takes the statistics of `x`, the training rows and no others, `chunk` rows at a time.
+        """Takes the statistics of `x`, the training rows and no others, `chunk` rows at a time. See `fit_chunks`."""
+        return self.fit_chunks(lambda: x.split(chunk))
+
+    def fit_chunks(self, chunks: Callable[[], Iterable[Float[Tensor, "_ layers dim"]]]) -> Treatment:
+        """Takes the statistics of training rows that come in pieces, as often as a step wants them.
 
         Raises `UserError` for rows that are not finite, or too few of them for the components.
         """
         if self.options.standardise:
-            self.standardise.fit(x)
+            self.standardise.fit_chunks(chunks())
         if self.pca is not None:
-            self.pca.fit_chunks(lambda: (self._before_pca(part) for part in x.split(chunk)))
+            self.pca.fit_chunks(lambda: (self._before_pca(part) for part in chunks()))
         return self
 
     def of_layers(self, kept: Sequence[int]) -> Treatment:

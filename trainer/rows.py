@@ -1,0 +1,88 @@
+"""A split's examples in memory: batches are indices into one tensor, without per-example work or worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Batch = tuple[Tensor, Tensor]
+"""x [batch, layers, dim] and y [batch]."""
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Shuffled batches; every pass is another epoch."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """A split's examples, wherever their rows are."""
+
+    @property
+    def y(self) -> Tensor:
+        """Labels, [rows]."""
+
+    def chunks(self, size: int) -> Iterator[Batch]:
+        """All examples in one order, at most `size` at a time."""
+
+    def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> Batches:
+        """Batches for training; `balanced` draws every label as often as the others, with replacement."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The examples of one split in memory."""
+
+    x: Float[Tensor, "rows layers dim"]
+    y: Int[Tensor, " rows"]
+    text_ids: list[str]
+
+    def take(self, chosen: Int[Tensor, " chosen"]) -> Rows:
+        """A copy of the examples at these positions."""
+        return Rows(self.x[chosen], self.y[chosen], [self.text_ids[place] for place in chosen.tolist()])
+
+    def chunks(self, size: int) -> Iterator[Batch]:
+        """All examples in order."""
+        yield from zip(self.x.split(size), self.y.split(size), strict=True)
+
+    def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> IndexBatches:
+        """Batches for training."""
+        return IndexBatches(self, batch_size, seed, balanced)
+
+
+class IndexBatches:
+    """Shuffled batches of rows that are in memory: a batch is an index."""
+
+    def __init__(self, rows: Rows, batch_size: int, seed: int, balanced: bool = False) -> None:
+        self._rows = rows
+        self._batch_size = batch_size
+        self._balanced = balanced
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return -(-len(self._rows.y) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for chosen in self._order().split(self._batch_size):
+            yield self._rows.x[chosen], self._rows.y[chosen]
+
+    def _order(self) -> Tensor:
+        y = self._rows.y
+        if self._balanced:
+            return torch.multinomial(label_weights(y)[y], len(y), replacement=True, generator=self._generator)
+        return torch.randperm(len(y), generator=self._generator)
+
+
+def label_weights(y: Int[Tensor, " rows"]) -> Float[Tensor, " labels"]:
+    """For each label rows / (labels present × its rows): their mean over `y` is 1. 0 for a label without rows."""
+    counts = y.bincount().double()
+    return (len(y) / (counts > 0).sum() / counts).masked_fill(counts == 0, 0.0)
