@@ -9,9 +9,13 @@ alternating A B C A B C:
     the (doubled) edges, virtual nodes and all, float32; a plain loop;
 (b) ours in float32; (c) ours at `compute_type: auto`; both by `trainer.fit`, validation left out of the time.
 
-Then `weighted` by `trainer.fit` against a bare loop of the same steps. The last line is JSON: `seconds_per_epoch` of
-each, `cayley_speedup` (a over c), `cayley_speedup_float32` (a over b), `roofline_fraction_float32` (the encoder's
-matrix products per second over this machine's 2048³ product), `lightning_overhead` (time more than the bare loop's).
+Then `weighted` by `trainer.fit` against a bare loop of the same steps; and `weighted` and `cayley` from a float16 cache
+on disk, all rows in memory against streaming within a budget of 200 MB, standardised both ways, each in a process of
+its own. The last line is JSON: `seconds_per_epoch` of each, `cayley_speedup` (a over c), `cayley_speedup_float32` (a
+over b), `roofline_fraction_float32` (the encoder's matrix products per second over this machine's 2048³ product),
+`lightning_overhead` (time more than the bare loop's), `streaming_fraction` (speed of streaming over that in memory) by
+head, `streaming_megabytes` (peak resident memory of streaming, libraries and all) and `libraries_megabytes` (what the
+libraries take alone).
 
 (a) needs torch-geometric: pip install -e '.[bench]'.
 """
@@ -20,26 +24,35 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline import store
 from trainer.config import Recipe
 from trainer.fit import candidate_losses, clip_gradients, fit
 from trainer.heads import EncoderHead, Head, build_head
 from trainer.heads.cayley import cayley_adjacency, smallest_modulus
 from trainer.heads.graph import GraphEncoder
 from trainer.rows import IndexBatches, Rows
+from trainer.stream import StreamedRows, shards_in
+from trainer.treatment import Treatment, TreatmentOptions
 
 LAYERS, DIM, CLASSES, BATCH = 31, 576, 77, 64
 ROWS, QUICK_ROWS = 8502, 512
 HIDDEN, BLOCKS = 256, 2
+SHARD_ROWS, BUDGET = 256, 200_000_000
 PUBLISHED = {"hidden": HIDDEN, "blocks": BLOCKS, "mlp_layers": 1, "dropout": 0.1}
 
 
@@ -47,7 +60,12 @@ def main() -> None:
     """Runs the rounds and prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="end within a minute: 512 rows, one round")
-    quick = parser.parse_args().quick
+    parser.add_argument("--child", nargs=3, metavar=("CACHE", "HEAD", "BUDGET"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        print(json.dumps(from_cache(given.child[0], given.child[1], int(given.child[2]))))
+        return
+    quick = given.quick
     rows = made_up(QUICK_ROWS if quick else ROWS)
     ways: dict[str, Callable[[], float]] = {
         "published": Published(rows).epoch,
@@ -61,7 +79,11 @@ def main() -> None:
         for name, way in ways.items():
             seconds[name] += [way() for _ in range(5 if name.startswith("weighted") else 1)]
     found = {name: median(values) for name, values in seconds.items()}
-    print(json.dumps(_summary(found, len(rows.y))))
+    del ways
+    with tempfile.TemporaryDirectory() as name:
+        cache = write_cache(rows, Path(name) / "cache.zarr")
+        streaming = _streaming(cache, 1 if quick else 3)
+    print(json.dumps(_summary(found, len(rows.y)) | streaming))
 
 
 def _summary(found: dict[str, float], rows: int) -> dict[str, Any]:
@@ -81,9 +103,9 @@ def made_up(rows: int) -> Rows:
     return Rows(x, torch.randint(CLASSES, (rows,), generator=generator), [])
 
 
-def ours(name: str, options: dict[str, Any], rows: Rows, compute_type: str) -> float:
+def ours(name: str, options: dict[str, Any], rows: Rows | StreamedRows, compute_type: str) -> float:
     """Seconds of an epoch by `trainer.fit`: of three epochs less one, so that its start and end are left out."""
-    few = Rows(rows.x[:1], rows.y[:1], [])
+    few = Rows(torch.zeros(1, LAYERS, DIM), torch.zeros(1, dtype=torch.long), [])
     took = []
     for epochs in (1, 3) if name == "weighted" else (1, 2):
         torch.manual_seed(0)
@@ -111,6 +133,73 @@ def bare(name: str, options: dict[str, Any], rows: Rows) -> float:
         optimizer.step()
         schedule.step()
     return time.perf_counter() - started
+
+
+def write_cache(rows: Rows, path: Path) -> Path:
+    """The rows in a finished float16 cache."""
+    names = tuple(f"layer {layer}" for layer in range(LAYERS))
+    spec = store.CaptureSpec(
+        model={"sha256": "00"}, tokenizer="11", layers=names, dim=DIM, max_tokens=16, template="{text}",
+        compute_type="float32", storage_type="float16",
+    )  # fmt: skip
+    header = store.CacheHeader(spec, len(rows.y), SHARD_ROWS, "made up", 1, {})
+    location, ids = store.Location(path), store.text_id_rows([f"{i:032x}" for i in range(len(rows.y))])
+    store.create(location, header, ids)
+    records = []
+    for shard in range(header.shards):
+        place = header.rows_of(shard)
+        size = place.stop - place.start
+        values = {"mean": rows.x[place].numpy()}
+        records.append(
+            store.write_shard(location, header, shard, store.ShardRows(ids[place], [3] * size, [False] * size, values))
+        )
+    store.finish(location, header, ids, records)
+    return path
+
+
+def _streaming(cache: Path, rounds: int) -> dict[str, Any]:
+    seconds: dict[str, list[float]] = {}
+    peak = base = 0.0
+    for _ in range(rounds):
+        for head in ("weighted", "cayley"):
+            for budget in (0, BUDGET):
+                command = [sys.executable, "-m", "benchmarks.training", "--child", str(cache), head, str(budget)]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                figures = json.loads(done.stdout.splitlines()[-1])
+                seconds.setdefault(f"{head} {budget}", []).append(figures["seconds"])
+                if budget:
+                    peak, base = max(peak, figures["peak_megabytes"]), figures["libraries_megabytes"]
+    return {
+        "streaming_fraction": {
+            head: round(median(seconds[f"{head} 0"]) / median(seconds[f"{head} {BUDGET}"]), 2)
+            for head in ("weighted", "cayley")
+        },
+        "streaming_budget_megabytes": BUDGET / 1e6,
+        "streaming_megabytes": round(peak),
+        "libraries_megabytes": round(base),
+    }
+
+
+def from_cache(path: str, name: str, budget: int) -> dict[str, float]:
+    """Seconds of an epoch of training from a cache, and the peak memory of this process; budget 0: all in memory."""
+    libraries = _peak_rss()
+    cache = store.open_cache(path)
+    layers, places = tuple(range(LAYERS)), np.arange(cache.header.texts)
+    y = torch.arange(cache.header.texts) % CLASSES
+    rows: Rows | StreamedRows
+    if budget:
+        source = StreamedRows(cache, layers, "mean", places, y, [], shards_in(budget, cache, LAYERS))
+        rows = source.treated(Treatment(TreatmentOptions(), LAYERS, DIM))
+    else:
+        rows = Rows(torch.from_numpy(cache.gather(places)), y, [])
+    seconds = ours(name, PUBLISHED if name == "cayley" else {}, rows, "auto")
+    return {"seconds": seconds, "peak_megabytes": _peak_rss(), "libraries_megabytes": libraries}
+
+
+def _peak_rss() -> float:
+    """Megabytes since this program began; what `getrusage` says includes the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3
 
 
 class Published:
