@@ -40,8 +40,8 @@ types: $(VENV)/.dev ## check types
 hooks: $(VENV)/.dev ## run the checks before each commit
 	@$(BIN)/pre-commit install
 
-bench: $(VENV)/.test ## run the benchmarks; each prints one JSON object as its last line (ARGS=--quick)
-	@for name in store extraction scale scale_out storage_types faults; do echo "==> $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
+bench: $(VENV)/.bench ## run the benchmarks; each prints one JSON object as its last line (ARGS=--quick)
+	@for name in store extraction scale scale_out storage_types training faults; do echo "==> $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
 clean: ## remove the environments, scratch work and caches; data, models and results stay
 	rm -rf $(VENV) .venv-train data/scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
@@ -50,11 +50,12 @@ clean: ## remove the environments, scratch work and caches; data, models and res
 # compiled, when it is: compiling all packages takes a third of the time.
 $(VENV)/.demo: EXTRAS := extract,train,dvc
 $(VENV)/.test: EXTRAS := test
+$(VENV)/.bench: EXTRAS := bench
 $(VENV)/.dev:  EXTRAS := dev
 .venv-train/.train: VENV := .venv-train
 .venv-train/.train: EXTRAS := train,check
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.dev .venv-train/.train: pyproject.toml constraints.txt
+$(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.dev .venv-train/.train: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); try make PYTHON=python3.12" >&2; exit 2; }
 	@test -x $(BIN)/python || { echo "==> $(VENV): making the environment"; $(PYTHON) -m venv $(VENV); }
