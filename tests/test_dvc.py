@@ -32,6 +32,7 @@ PARAMS = {
     "train": {
         "heads": ["last", "best"],
         "seeds": 1,
+        "shots": None,
         "device": "cpu",
         "pooling": "mean",
         "recipe": {"epochs": 2},
