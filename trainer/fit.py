@@ -123,7 +123,7 @@ class _Training(pl.LightningModule):
         _refuse_nan("validation loss", loss, self.current_epoch)
         self.history.append((train_loss, loss, accuracy))
         self.best.offer(self.current_epoch, accuracy, loss, dict(self.head.named_parameters()))
-        if self.plateau is not None:
+        if self.plateau is not None:  # candidates have one rate: it follows their mean
             self.plateau.step(float(loss.mean()))
         if self.recipe.patience is not None and self.current_epoch - int(self.best.epoch.max()) >= self.recipe.patience:
             self.trainer.should_stop = True
@@ -257,7 +257,7 @@ def _result(head: Head, training: _Training, seconds: float) -> Fit:
         best=reached,
         curve=curve,
         seconds=seconds,
-        layer_accuracy=[float(a) for a in best.accuracy] if head.candidates == head.spec.layers else None,
+        layer_accuracy=None if kept is head else [float(accuracy) for accuracy in best.accuracy],
     )
 
 

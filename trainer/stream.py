@@ -1,7 +1,9 @@
 """A split's examples that stay in the cache: whole shards are read in random order into a shuffle buffer.
 
-Rows are shuffled within a block of shards that fits the memory budget, and the shards of a block are drawn anew every
-epoch. While one block is trained on, a thread reads and treats the next.
+Rows are shuffled within a block of shards, and the shards of a block are drawn anew every epoch. While one block is
+trained on, a thread reads and treats the next. The memory budget sizes the blocks; what the process takes beside them
+(reading's temporaries that the allocator keeps, libraries, the head) is more than they: `benchmarks/training.py` says
+how much.
 """
 
 from __future__ import annotations

@@ -39,9 +39,10 @@ class Task:
     def streamed_split(
         self, split: str, layers: Sequence[int], pooling: str = "mean", *, memory_budget: int
     ) -> StreamedRows:
-        """The examples of `train` or `validation`, whose rows are read within `memory_budget` bytes as they are used.
+        """The examples of `train` or `validation`, whose rows are read as they are used.
 
-        Raises `UserError` for a budget that does not hold single shards.
+        `memory_budget` is that of the blocks that they are read in, in bytes; see `trainer.stream`. Raises
+        `UserError` for one that does not hold single shards.
         """
         chosen = self._examples_of(_for_training(split))
         places = chosen["cache_row"].to_numpy().astype(np.int64)

@@ -345,6 +345,7 @@ def test_every_head_learns_in_the_one_loop(name: str, rows: MakeRows) -> None:
     )
     result = fit(head, train, validation, recipe_of(epochs=8), seed=0, device="cpu")
     assert result.best.val_accuracy > (0.4 if name in ("last", "max") else 0.6)
+    assert (result.layer_accuracy is not None) == (name == "best")
     kept = result.head
     x = validation.x if name != "best" else validation.x[:, list(kept.layers_read)]
     with torch.no_grad():
