@@ -20,11 +20,11 @@ demo: $(VENV)/.demo ## fetch a real model and real news, extract, train 8 heads,
 
 test: $(VENV)/.test ## run the whole test suite
 	@echo "==> pytest"
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-train: .venv-train/.train ## run the trainer's tests where only the extra 'train' is installed
 	@echo "==> the trainer's tests, without transformers, dask and tokenizers"
-	@.venv-train/bin/python -m pytest -n 2 --dist loadfile tests/trainer tests/test_imports.py $(ARGS)
+	@.venv-train/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/trainer tests/test_imports.py $(ARGS)
 
 lint: $(VENV)/.dev ## check style
 	@$(BIN)/ruff check .
