@@ -46,6 +46,7 @@ from trainer.heads import EncoderHead, Head, build_head
 from trainer.heads.cayley import cayley_adjacency, smallest_modulus
 from trainer.heads.graph import GraphEncoder
 from trainer.rows import IndexBatches, Rows
+from trainer.stored import gather
 from trainer.stream import StreamedRows, shards_in
 from trainer.treatment import Treatment, TreatmentOptions
 
@@ -191,7 +192,7 @@ def from_cache(path: str, name: str, budget: int) -> dict[str, float]:
         source = StreamedRows(cache, layers, "mean", places, y, [], shards_in(budget, cache, LAYERS))
         rows = source.treated(Treatment(TreatmentOptions(), LAYERS, DIM))
     else:
-        rows = Rows(torch.from_numpy(cache.gather(places)), y, [])
+        rows = Rows(gather(cache, places), y, [])
     seconds = ours(name, PUBLISHED if name == "cayley" else {}, rows, "auto")
     return {"seconds": seconds, "peak_megabytes": _peak_rss(), "libraries_megabytes": libraries}
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ilse.errors import UserError
 from ilse.hardware import native_bfloat16
+from ilse.memory import keep_freed_memory
 from trainer.config import Recipe
 from trainer.heads import Head, Outputs
 from trainer.rows import Examples, label_weights
@@ -136,6 +137,7 @@ def fit(head: Head, train: Examples, validation: Examples, recipe: Recipe, seed:
     validation is chosen too, and its `SingleLayer` head is returned. Raises `UserError` for a loss that is not finite.
     """
     started = time.perf_counter()
+    keep_freed_memory()
     batches = train.shuffled(recipe.batch_size, seed, balanced=recipe.imbalance == "sampling")
     weights = label_weights(train.y) if recipe.imbalance == "weights" else None
     training = _Training(head.train(), recipe, validation, recipe.epochs * len(batches), weights)

@@ -1,9 +1,9 @@
 """A split's examples that stay in the cache: whole shards are read in random order into a shuffle buffer.
 
 Rows are shuffled within a block of shards, and the shards of a block are drawn anew every epoch. While one block is
-trained on, a thread reads and treats the next. The memory budget sizes the blocks; what the process takes beside them
-(reading's temporaries that the allocator keeps, libraries, the head) is more than they: `benchmarks/training.py` says
-how much.
+trained on, a thread reads the next. Blocks keep rows as they are stored, half of float32 as a rule; a batch is widened
+and treated when it is taken. The memory budget sizes the blocks; what the process takes beside them (libraries, the
+head) is more than they: `benchmarks/training.py` says how much.
 """
 
 from __future__ import annotations
@@ -21,13 +21,28 @@ from torch import Tensor
 from ilse.errors import UserError
 from pipeline.store import Cache
 from trainer.rows import Batch, Rows
+from trainer.stored import compact, compact_type, gather, widened
 
 Treat = Callable[[Float[Tensor, "rows layers dim"]], Float[Tensor, "rows layers width"]]
 
 BLOCKS = 2
 """One that is trained on, one that is read."""
 LOOSE_SHARDS = 3
-"""Memory beside the blocks: a shard as stored, decoded and treated."""
+"""Memory beside the blocks: a shard's bytes, the layers read from it, and those layers side by side."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Examples of some shards as they are stored, and how to treat them."""
+
+    values: Float[Tensor, "rows layers dim"]
+    y: Int[Tensor, " rows"]
+    treat: Treat | None
+
+    def batch(self, chosen: Tensor | slice) -> Batch:
+        """The examples at these positions, float32 and treated."""
+        x = widened(self.values[chosen])
+        return (x if self.treat is None else self.treat(x)), self.y[chosen]
 
 
 @dataclass(frozen=True)
@@ -45,7 +60,7 @@ class StreamedRows:
     block_shards
         Shards of a block.
     treat
-        What is done to rows as they are read; None for nothing.
+        What is done to the rows of a batch; None for nothing.
     """
 
     cache: Cache
@@ -58,20 +73,21 @@ class StreamedRows:
     treat: Treat | None = None
 
     def treated(self, treat: Treat) -> StreamedRows:
-        """The same examples, treated as they are read."""
+        """The same examples, treated as they are taken."""
         return replace(self, treat=treat)
 
     def take(self, chosen: Int[Tensor, " chosen"]) -> Rows:
         """The examples at these positions, in memory."""
-        x = torch.from_numpy(self.cache.gather(self.places[chosen.numpy()], self.layers, self.pooling))
+        x = gather(self.cache, self.places[chosen.numpy()], self.layers, self.pooling)
         ids = [self.text_ids[place] for place in chosen.tolist()]
         return Rows(x if self.treat is None else self.treat(x), self.y[chosen], ids)
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """All examples, shard by shard."""
         for shard in self.shards():
-            x, y = self.read([shard])
-            yield from zip(x.split(size), y.split(size), strict=True)
+            block = self.read([shard])
+            for start in range(0, len(block.y), size):
+                yield block.batch(slice(start, start + size))
 
     def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> StreamedBatches:
         """Batches for training; `UserError` for balanced ones, which would read the shards in any order."""
@@ -89,20 +105,23 @@ class StreamedRows:
         found: list[int] = np.unique(self.places // self.cache.header.shard_rows).tolist()
         return found
 
-    def read(self, shards: Sequence[int]) -> Batch:
-        """The examples of these shards, shard after shard, treated."""
+    def read(self, shards: Sequence[int], into: Tensor | None = None) -> Block:
+        """The examples of these shards, shard after shard; in the memory of `into`, which must hold them."""
         shard_of = self.places // self.cache.header.shard_rows
         chosen = [np.flatnonzero(shard_of == shard) for shard in shards]
-        block, filled = torch.empty(0), 0
+        rows = sum(map(len, chosen))
+        values = self.room(rows) if into is None else into[:rows]
+        filled = 0
         for shard, examples in zip(shards, chosen, strict=True):
-            rows = self.cache.header.rows_of(shard)
-            x = torch.from_numpy(self.cache.read(rows, self.layers, self.pooling)[self.places[examples] - rows.start])
-            x = x if self.treat is None else self.treat(x)
-            if not filled:  # one tensor for all: joining parts would hold every row twice
-                block = torch.empty(sum(map(len, chosen)), *x.shape[1:])
-            block[filled : filled + len(x)] = x
-            filled += len(x)
-        return block, self.y[torch.from_numpy(np.concatenate(chosen))]
+            stored = compact(self.cache.read_shard(shard, self.layers, self.pooling))
+            inside = torch.from_numpy(self.places[examples] - self.cache.header.rows_of(shard).start)
+            torch.index_select(stored, 0, inside, out=values[filled : filled + len(examples)])
+            filled += len(examples)
+        return Block(values, self.y[torch.from_numpy(np.concatenate(chosen))], self.treat)
+
+    def room(self, rows: int) -> Float[Tensor, "rows layers dim"]:
+        """Memory for so many rows as they are stored."""
+        return torch.empty(rows, len(self.layers), self.cache.dim, dtype=compact_type(self.cache))
 
 
 class StreamedBatches:
@@ -118,44 +137,47 @@ class StreamedBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         left: Batch | None = None
-        for x, y in self._blocks():
-            order = torch.randperm(len(y), generator=self._generator)
+        for block in self._blocks():
+            order = torch.randperm(len(block.y), generator=self._generator)
             start = 0
             if left is not None:  # what was too little for a batch of the block before
-                start = min(len(y), self._batch_size - len(left[1]))
-                first = order[:start]
-                left = torch.cat([left[0], x[first]]), torch.cat([left[1], y[first]])
+                start = min(len(order), self._batch_size - len(left[1]))
+                left = _joined(left, block.batch(order[:start]))
                 if len(left[1]) < self._batch_size:
                     continue
                 yield left
-            whole = start + (len(y) - start) // self._batch_size * self._batch_size
+            whole = start + (len(order) - start) // self._batch_size * self._batch_size
             for place in range(start, whole, self._batch_size):
-                chosen = order[place : place + self._batch_size]
-                yield x[chosen], y[chosen]
-            rest = order[whole:]
-            left = (x[rest], y[rest]) if len(rest) else None
+                yield block.batch(order[place : place + self._batch_size])
+            left = block.batch(order[whole:]) if whole < len(order) else None
         if left is not None:
             yield left
 
-    def _blocks(self) -> Iterator[Batch]:
-        """Blocks of shards in a new order, each read while the one before is used."""
+    def _blocks(self) -> Iterator[Block]:
+        """Blocks of shards in a new order, each read while the one before is used, in two places in turn."""
         shards = self._rows.shards()
         order = torch.randperm(len(shards), generator=self._generator).tolist()
         size = self._rows.block_shards
         blocks = [[shards[place] for place in order[start : start + size]] for start in range(0, len(order), size)]
+        # Its own memory once an epoch: what a thread allocates and frees for each block, malloc keeps many times over.
+        most = min(size * self._rows.cache.header.shard_rows, len(self._rows.y))
+        places = [self._rows.room(most) for _ in blocks[:BLOCKS]]
         with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(self._rows.read, blocks[0])
-            for following in [*blocks[1:], None]:
+            ahead = reader.submit(self._rows.read, blocks[0], places[0])
+            for number, following in enumerate([*blocks[1:], None], 1):
                 block = ahead.result()
                 if following is not None:
-                    ahead = reader.submit(self._rows.read, following)
+                    ahead = reader.submit(self._rows.read, following, places[number % BLOCKS])
                 yield block
-                del block  # before the next one is waited for
+
+
+def _joined(one: Batch, other: Batch) -> Batch:
+    return torch.cat([one[0], other[0]]), torch.cat([one[1], other[1]])
 
 
 def shards_in(budget: int, cache: Cache, layers: int) -> int:
     """Shards of a block so that streaming stays within `budget` bytes; `UserError` where not even single ones do."""
-    shard = min(cache.header.shard_rows, cache.header.texts) * layers * cache.dim * 4
+    shard = min(cache.header.shard_rows, cache.header.texts) * layers * cache.dim * compact_type(cache).itemsize
     fitting = (budget // shard - LOOSE_SHARDS) // BLOCKS
     if fitting < 1:
         least = (BLOCKS + LOOSE_SHARDS) * shard

@@ -17,6 +17,7 @@ from ilse.errors import UserError
 from ilse.tables import LABEL, LABEL_INDEX, SCORE, SPLIT, TEST, TEXT_ID, TRAIN, VALIDATION
 from pipeline.store import Cache
 from trainer.rows import Rows
+from trainer.stored import gather
 from trainer.stream import StreamedRows, shards_in
 
 
@@ -56,7 +57,7 @@ class Task:
 
     def _load(self, split: str, layers: Sequence[int] | None, pooling: str) -> Rows:
         chosen = self._examples_of(split)
-        x = torch.from_numpy(self.cache.gather(chosen["cache_row"].to_numpy(), layers, pooling))
+        x = gather(self.cache, chosen["cache_row"].to_numpy(), layers, pooling)
         return Rows(x, _labels(chosen), chosen[TEXT_ID].to_list())
 
     def _examples_of(self, split: str) -> pl.DataFrame:

@@ -4,7 +4,7 @@
 lie; `writing`, `opening`, `reading` and `verification` are what one does with it.
 """
 
-from pipeline.store.encoding import STORAGE_TYPES, FloatRows, value_bytes
+from pipeline.store.encoding import STORAGE_TYPES, FloatRows, StoredRows, value_bytes
 from pipeline.store.layout import STATISTICS, TEXT_ID_BYTES, TextIds, text_id_rows
 from pipeline.store.location import Location
 from pipeline.store.opening import peek
@@ -38,6 +38,7 @@ __all__ = [
     "Location",
     "ShardRecord",
     "ShardRows",
+    "StoredRows",
     "TextIds",
     "create",
     "finish",

@@ -47,6 +47,29 @@ STORAGE_TYPES: dict[str, StorageType] = {
 _LEVELS = 127
 
 
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows as they stand in the cache.
+
+    Parameters
+    ----------
+    values
+        [rows, layers, dim] of the storage type.
+    kind
+        The storage type.
+    scales
+        [layers, dim] for int8, else None.
+    """
+
+    values: Stored
+    kind: str
+    scales: Scales | None = None
+
+    def decoded(self) -> FloatRows:
+        """The same as float32."""
+        return decode(self.values, self.kind, self.scales)
+
+
 def value_bytes(storage_type: str) -> int:
     """Bytes of one stored value."""
     return STORAGE_TYPES[storage_type].dtype.itemsize

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import zarr
 
 from ilse.errors import UserError
-from pipeline.store.encoding import FloatRows, Scales, decode, missing
+from pipeline.store.encoding import FloatRows, StoredRows, missing
 from pipeline.store.layout import STATISTICS, TEXT_ID_BYTES, TextIds, is_as_laid_out, tokens_name
 from pipeline.store.location import Location
 from pipeline.store.opening import damaged, open_group, peek
@@ -91,10 +91,12 @@ class Cache:
 
         Raises `UserError` for a pooling that the cache does not hold, and for rows that are damaged.
         """
-        self._require_pooling(pooling)
-        array = self._array(f"pooled/{pooling}")
-        parts = [self._decoded(array, part, layers, pooling) for part in self._parts(rows)]
+        parts = [self._stored(part, layers, pooling).decoded() for part in self._parts(rows)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def read_shard(self, shard: int, layers: Sequence[int] | None = None, pooling: str = "mean") -> StoredRows:
+        """The rows of one shard as they stand; `read` gives the same as float32, and raises the same errors."""
+        return self._stored(self.header.rows_of(shard), layers, pooling)
 
     def token_states(self, text: int, layers: Sequence[int] | None = None) -> FloatRows:
         """The states of one text's tokens in their order, float32 [tokens, layers, dim].
@@ -111,7 +113,7 @@ class Cache:
         tokens = self._tokens_of(text // self.header.shard_rows)
         place = text % self.header.shard_rows
         rows = slice(int(tokens.starts[place]), int(tokens.starts[place + 1]))
-        return self._values(tokens.array, rows, layers, None)
+        return self._values(tokens.array, rows, layers).decoded()
 
     def gather(
         self, rows: npt.NDArray[np.int64], layers: Sequence[int] | None = None, pooling: str = "mean"
@@ -134,26 +136,26 @@ class Cache:
         cuts = [start, *range(start - start % step + step, stop, step), stop]
         return [slice(a, b) for a, b in pairwise(cuts) if b > a] or [slice(start, start)]
 
-    def _decoded(self, array: zarr.Array[Any], rows: slice, layers: Sequence[int] | None, pooling: str) -> FloatRows:
-        scales = None
-        if self.header.capture.storage_type == "int8":
-            scales = self._checked(rows, lambda: self._array(f"scale/{pooling}")[rows.start // self.header.shard_rows])
-            if np.isnan(scales).any():
-                raise self._damaged_rows(rows, "scales that are missing")
-        return self._values(array, rows, layers, scales)
+    def _stored(self, rows: slice, layers: Sequence[int] | None, pooling: str) -> StoredRows:
+        """Rows of one shard, or of several where the type has no scales."""
+        self._require_pooling(pooling)
+        stored = self._values(self._array(f"pooled/{pooling}"), rows, layers)
+        if stored.kind != "int8":
+            return stored
+        scales = self._checked(rows, lambda: self._array(f"scale/{pooling}")[rows.start // self.header.shard_rows])
+        if np.isnan(scales).any():
+            raise self._damaged_rows(rows, "scales that are missing")
+        return replace(stored, scales=scales if layers is None else scales[list(layers)])
 
-    def _values(
-        self, array: zarr.Array[Any], rows: slice, layers: Sequence[int] | None, scales: Scales | None
-    ) -> FloatRows:
+    def _values(self, array: zarr.Array[Any], rows: slice, layers: Sequence[int] | None) -> StoredRows:
         kind = self.header.capture.storage_type
-        if layers is None:
+        if layers is None or tuple(layers) == tuple(range(len(self.layers))):
             stored = self._checked(rows, lambda: array[rows])
         else:
             stored = np.stack([self._checked(rows, lambda layer=layer: array[rows, layer]) for layer in layers], axis=1)
-            scales = None if scales is None else scales[list(layers)]
         if missing(stored[..., :1], kind).any():  # one coordinate tells whether a chunk is there
             raise self._damaged_rows(rows, "a chunk that is missing")
-        return decode(stored, kind, scales)
+        return StoredRows(stored, kind)
 
     def _checked(self, rows: slice, read: Any) -> npt.NDArray[Any]:
         try:

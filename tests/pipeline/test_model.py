@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import platform
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,30 +216,3 @@ def test_code_and_weights_are_part_of_what_a_model_is(homemade: tuple[Path, Path
     (folder / "modeling_homemade.py").write_text("changed")
 
     assert model_identity(ModelParams(path=folder)) != before
-
-
-FAULTS = """
-import resource, sys, torch
-from pipeline.model.memory import keep_freed_memory
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
-x = torch.ones(512, 6000)
-def work():
-    for _ in range(20):
-        a = x + 1
-        b = a * a
-        c = b - x
-work()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-work()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_freed_memory_is_kept_for_the_next_pass() -> None:
-    def faults(way: str) -> int:
-        command = [sys.executable, "-c", FAULTS, way]
-        return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
-
-    assert 10 * faults("keep") < faults("plain")

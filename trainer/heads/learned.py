@@ -52,7 +52,10 @@ class Weighted(Encoder):
         if self.normalise:
             x = functional.layer_norm(x, x.shape[-1:])
         weights = self.scores.softmax(0)
-        mixed = torch.einsum("l,bld->bd" if weights.ndim == 1 else "ld,bld->bd", weights, x)
+        if weights.ndim == 1:  # as a product of matrices: einsum would copy x to turn it round
+            mixed = torch.bmm(weights.expand(len(x), 1, -1), x).squeeze(1)
+        else:
+            mixed = torch.einsum("ld,bld->bd", weights, x)
         return mixed if self.gamma is None else self.gamma * mixed
 
     def layer_weights(self) -> Float[Tensor, " layers"]:
