@@ -41,10 +41,12 @@ from torch.nn import functional
 
 from pipeline import store
 from trainer.config import Recipe
-from trainer.fit import candidate_losses, clip_gradients, fit
+from trainer.fit import fit
 from trainer.heads import EncoderHead, Head, build_head
 from trainer.heads.cayley import cayley_adjacency, smallest_modulus
 from trainer.heads.graph import GraphEncoder
+from trainer.loop import clip_gradients
+from trainer.losses import candidate_losses
 from trainer.rows import IndexBatches, Rows
 from trainer.stored import gather
 from trainer.stream import StreamedRows, shards_in

@@ -16,7 +16,9 @@ Batch = tuple[Tensor, Tensor]
 
 @runtime_checkable
 class Batches(Protocol):
-    """Shuffled batches; every pass is another epoch."""
+    """Shuffled batches; every pass is another epoch, whose order `generator` draws."""
+
+    generator: torch.Generator
 
     def __len__(self) -> int: ...
 
@@ -66,7 +68,7 @@ class IndexBatches:
         self._rows = rows
         self._batch_size = batch_size
         self._balanced = balanced
-        self._generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         return -(-len(self._rows.y) // self._batch_size)
@@ -78,8 +80,8 @@ class IndexBatches:
     def _order(self) -> Tensor:
         y = self._rows.y
         if self._balanced:
-            return torch.multinomial(label_weights(y)[y], len(y), replacement=True, generator=self._generator)
-        return torch.randperm(len(y), generator=self._generator)
+            return torch.multinomial(label_weights(y)[y], len(y), replacement=True, generator=self.generator)
+        return torch.randperm(len(y), generator=self.generator)
 
 
 def label_weights(y: Int[Tensor, " rows"]) -> Float[Tensor, " labels"]:

@@ -130,7 +130,7 @@ class StreamedBatches:
     def __init__(self, rows: StreamedRows, batch_size: int, seed: int) -> None:
         self._rows = rows
         self._batch_size = batch_size
-        self._generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         return -(-len(self._rows.y) // self._batch_size)
@@ -138,7 +138,7 @@ class StreamedBatches:
     def __iter__(self) -> Iterator[Batch]:
         left: Batch | None = None
         for block in self._blocks():
-            order = torch.randperm(len(block.y), generator=self._generator)
+            order = torch.randperm(len(block.y), generator=self.generator)
             start = 0
             if left is not None:  # what was too little for a batch of the block before
                 start = min(len(order), self._batch_size - len(left[1]))
@@ -156,7 +156,7 @@ class StreamedBatches:
     def _blocks(self) -> Iterator[Block]:
         """Blocks of shards in a new order, each read while the one before is used, in two places in turn."""
         shards = self._rows.shards()
-        order = torch.randperm(len(shards), generator=self._generator).tolist()
+        order = torch.randperm(len(shards), generator=self.generator).tolist()
         size = self._rows.block_shards
         blocks = [[shards[place] for place in order[start : start + size]] for start in range(0, len(order), size)]
         # Its own memory once an epoch: what a thread allocates and frees for each block, malloc keeps many times over.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,8 +20,9 @@ from pipeline.store import open_cache
 from trainer.artifact import HeadFacts, TrainedHead, save_head
 from trainer.config import Recipe, TrainParams
 from trainer.fit import Fit, fit
-from trainer.heads import build_head, head_kind
+from trainer.heads import Head, build_head, head_config, head_kind
 from trainer.memory import memory_budget
+from trainer.progress import Progress, progress_key
 from trainer.rows import Examples, Rows
 from trainer.shots import draw_shots
 from trainer.stream import StreamedRows
@@ -27,6 +31,8 @@ from trainer.treatment import Treatment
 
 TREATED_ROWS = 256
 """Examples that are treated at a time."""
+UNFINISHED = ".unfinished"
+"""Folder beside the heads' own for fits that were cut short; it goes when the head is done."""
 
 
 def train(
@@ -34,8 +40,9 @@ def train(
 ) -> dict[str, Any]:
     """Trains head `name` with seeds 0, 1, … and returns its validation figures.
 
-    Writes `models/<name>/seed-<n>/`, `results/train/<name>.json` and `results/curves/<name>.csv`. Raises `UserError`
-    for a head that there is not, and for what `open_cache`, `open_task` and `fit` refuse; the old ones then stay.
+    Writes `models/<name>/seed-<n>/`, `results/train/<name>.json` and `results/curves/<name>.csv`. A run that is cut
+    short goes on, with the same parameters, where it was at most some seconds before. Raises `UserError` for a head
+    that there is not, and for what `open_cache`, `open_task` and `fit` refuse; the old ones then stay.
     """
     head_kind(name)  # refuses a wrong name before anything is read
     task = open_task(open_cache(cache), examples)
@@ -45,18 +52,42 @@ def train(
     reads = build_head(name, options, **shape).layers_read
     inputs = _Inputs(task, params, recipe, reads)
     fits = []
+    unfinished = models / UNFINISHED / name
     with replacing_folder(models / name) as folder:
         for seed in range(params.seeds):
             treatment, train_rows, validation_rows = inputs.of_seed(seed)
             torch.manual_seed(seed)
             head = build_head(name, options, **shape)
-            result = fit(head, train_rows, validation_rows, recipe, seed, params.device)
+            key = _progress_key(task, examples, params, recipe, head, seed, train_rows)
+            progress = Progress(unfinished / f"seed-{seed}.safetensors", key)
+            result = fit(head, train_rows, validation_rows, recipe, seed, params.device, progress)
             facts = _facts(task, params, recipe.model_dump(), seed, result)
             trained = TrainedHead(_for_head(treatment, reads, result), result.head, facts)
             save_head(folder / f"seed-{seed}", trained)
             fits.append(result)
             print(f"{name} seed {seed}: {_line(result)}", file=sys.stderr, flush=True)
-    return _write_figures(name, fits, results)
+    figures = _write_figures(name, fits, results)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another head's fit may be in it
+        unfinished.parent.rmdir()
+    return figures
+
+
+def _progress_key(
+    task: Task, examples: Path, params: TrainParams, recipe: Recipe, head: Head, seed: int, rows: Examples
+) -> str:
+    return progress_key(
+        {
+            "head": head_config(head),
+            "recipe": recipe.model_dump(mode="json"),
+            "seed": seed,
+            "shots": params.shots,
+            "pooling": params.pooling,
+            "cache": task.cache.fingerprint,
+            "examples": hashlib.sha256(examples.read_bytes()).hexdigest(),
+            "block_shards": rows.block_shards if isinstance(rows, StreamedRows) else None,
+        }
+    )
 
 
 class _Inputs:
@@ -148,4 +179,5 @@ def _write_figures(name: str, fits: list[Fit], results: Path) -> dict[str, Any]:
 
 def _line(result: Fit) -> str:
     best = result.best
-    return f"validation {best.val_accuracy:.4f} at epoch {best.epoch}, {result.seconds:.1f} s"
+    before = f", gone on with after epoch {result.epochs_before - 1}" if result.epochs_before else ""
+    return f"validation {best.val_accuracy:.4f} at epoch {best.epoch}, {result.seconds:.1f} s{before}"

@@ -17,18 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import trainer.fit
+import trainer.loop
+import trainer.losses
 from ilse.errors import UserError
 from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING
+from trainer.best import BestStates
 from trainer.config import Recipe
-from trainer.fit import (
-    BestStates,
-    candidate_accuracy,
-    candidate_losses,
-    clip_gradients,
-    fit,
-    validate,
-)
+from trainer.fit import fit
 from trainer.heads import HEADS, Head, LayerProbes, build_head
+from trainer.loop import clip_gradients
+from trainer.losses import candidate_accuracy, candidate_losses, validate
 from trainer.rows import IndexBatches, Rows, label_weights
 
 SHAPE = {"layers": len(LAYERS), "dim": DIM, "out": len(LABELS)}
@@ -163,7 +161,7 @@ def test_the_returned_head_has_the_weights_of_its_best_epoch(rows: MakeRows, mon
         states.append(copy.deepcopy(head.state_dict()))
         return torch.ones(1).double(), torch.tensor([next(outcomes)]).double()
 
-    monkeypatch.setattr(trainer.fit, "validate", recorded)
+    monkeypatch.setattr(trainer.loop, "validate", recorded)
     result = fit(head_of("set", hidden=8), rows(40), rows(10), recipe_of(epochs=4), 0, "cpu")
     assert result.best.epoch == 1
     assert same(result.head.state_dict(), states[1])
@@ -279,7 +277,7 @@ def test_losses_and_accuracies_are_the_obvious_loops(batch: int, candidates: int
 def test_validation_is_batched_and_without_dropout(
     rows: MakeRows, monkeypatch: pytest.MonkeyPatch, name: str, count: int
 ) -> None:
-    monkeypatch.setattr(trainer.fit, "VALIDATION_ROWS", 8)
+    monkeypatch.setattr(trainer.losses, "VALIDATION_ROWS", 8)
     options = {"dropout": 0.9} if name == "mlp" else {}
     head, some, seen = head_of(name, **options), rows(count), []
     expected = head.eval()(some.x)
@@ -315,7 +313,7 @@ def test_an_interruption_stays_one(rows: MakeRows, monkeypatch: pytest.MonkeyPat
     def interrupted(*_given: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer.fit, "candidate_losses", interrupted)
+    monkeypatch.setattr(trainer.losses, "candidate_losses", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(head_of("mean"), rows(40), rows(20), recipe_of(), 0, "cpu")
 
@@ -372,7 +370,7 @@ def test_plateau_lowers_the_rate(rows: MakeRows) -> None:
 def test_patience_ends_training(rows: MakeRows, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = iter([0.2, 0.9, 0.5, 0.9, 0.1, 0.95])
     monkeypatch.setattr(
-        trainer.fit,
+        trainer.loop,
         "validate",
         lambda *_: (torch.ones(1).double(), torch.tensor([next(outcomes)]).double()),
     )

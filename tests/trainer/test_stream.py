@@ -17,8 +17,9 @@ from pipeline.store import open_cache
 from tests.trainer.conftest import DIM, LAYERS, Made, write_task
 from trainer.artifact import load_head
 from trainer.config import TrainParams
-from trainer.fit import fit, validate
+from trainer.fit import fit
 from trainer.heads import build_head
+from trainer.losses import validate
 from trainer.memory import memory_budget
 from trainer.stream import StreamedRows, shards_in
 from trainer.task import open_task

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.trainer.heads.slow import hidden_layers, make
-from trainer.fit import training_losses
+from trainer.losses import training_losses
 
 SUPERVISED: dict[str, tuple[dict[str, Any], int]] = {
     "mean": ({"mlp_layers": 3, "hidden": 6, "dropout": 0.0}, 3),

@@ -1,0 +1,226 @@
+"""Test accuracy of the heads on the paper's classification tasks, against our twin of the published Cayley code.
+
+    python -m benchmarks.accuracy DATA WORK [--tasks NAME ...] [--contenders NAME ...] [--seeds N] [--quick]
+
+DATA has a folder a task with `train.parquet`, `test.parquet` and perhaps `validation.parquet`, columns `text` and
+`label`. WORK keeps the model, the caches and every finished run: a run that is stopped goes on, and a second one adds
+what it is told to add. SmolLM2-135M, mean pooling, at most 128 tokens, float16, by the same stages that a user runs.
+
+Each contender (`CONTENDERS`) is a head with options and a recipe. The chosen one is the contender with the best mean
+validation accuracy of a task, within `SHARE` of the model's parameters or without that limit: one choice a task,
+without a look at its test split. The gain is its test accuracy over that of `published` on the same seeds, with an
+interval by resampling test examples (paired). The last line is JSON, and `benchmarks/results/accuracy.json` the same:
+`mean_gain_points`, `worst_task_gain_points`, `mean_gain_points_unlimited`, `significantly_behind` (tasks whose
+interval is below 0), and per task every contender's validation and test accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from benchmarks.demo import demo_params, plain_copy
+from ilse.files import write_json
+from ilse.params import validate
+from ilse.tables import EXAMPLES_FILE, SPLITS, TEXTS_FILE
+from pipeline.config import ExtractParams, ModelParams
+from pipeline.extract import extract
+from pipeline.prepare import PrepareParams, prepare
+from trainer.config import TrainParams
+from trainer.evaluate import evaluate
+from trainer.train import train
+
+TASKS = ("banking77", "emotion", "mtop_domain", "mtop_intent", "poem_sentiment")
+SAME_TEXTS = {"mtop_domain": "mtop_intent"}
+"""Task → the task whose cache holds its texts."""
+HELD_OUT = {"train": 0.7, "validation": 0.15, "test": 0.15}
+"""As in the paper, 15 % of train where a task has no validation split."""
+SHARE = 0.0025
+"""Of the model's parameters: the limit of a small head."""
+RESULTS = Path("benchmarks/results/accuracy.json")
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A head, its options and how it is trained."""
+
+    head: str
+    options: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    def params(self, seeds: int) -> TrainParams:
+        """The train section that says the same."""
+        section = {"heads": [self.head], "seeds": seeds, "options": {self.head: self.options}, "recipe": self.recipe}
+        return validate("train", TrainParams, section)
+
+
+REFERENCE = "published"
+CONTENDERS: dict[str, Contender] = {
+    # 2 message layers of 1 linear layer, mean, dropout 0.1, Adam 1e-3, decay 1e-4, 20 epochs: the published run.
+    REFERENCE: Contender("cayley", {"doubled_edges": True}, {"preset": "paper", "epochs": 20}),
+    "last": Contender("last"),
+    "best": Contender("best"),
+    "weighted": Contender("weighted"),
+    "mlp": Contender("mlp", {"fusion": "weighted"}),
+    "set": Contender("set"),
+    "cayley": Contender("cayley"),
+    "bottleneck": Contender("bottleneck"),
+    "bottleneck 256": Contender("bottleneck", {"rank": 256, "combine": "sum"}),
+}
+
+
+def main() -> None:
+    """Runs what is missing and prints the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="end within minutes: the smallest task, two heads, a seed")
+    given = parser.parse_args()
+    if given.quick:
+        given.tasks, given.contenders, given.seeds = ["poem_sentiment"], [REFERENCE, "weighted"], 1
+    figures = {}
+    for task in given.tasks:
+        examples, cache = made(task, given.data, given.work)
+        runs = {}
+        for name in given.contenders:
+            folder = given.work / "runs" / task / f"{name}, {given.seeds} seeds"
+            runs[name] = ran(CONTENDERS[name], given.seeds, examples, cache, folder)
+            print(f"{task:15} {name:15} {runs[name].line()}", flush=True)
+        figures[task] = of_task(runs)
+    found = summary(figures)
+    if not given.quick:
+        RESULTS.parent.mkdir(exist_ok=True)
+        write_json(RESULTS, found)
+    print(json.dumps(found))
+
+
+def made(task: str, data: Path, work: Path) -> tuple[Path, Path]:
+    """The examples and the cache of a task."""
+    if not (work / "model" / "config.json").exists():
+        plain_copy(demo_params().model, work / "model")
+    held = work / SAME_TEXTS.get(task, task)
+    for name in dict.fromkeys((held.name, task)):
+        if not (work / name / EXAMPLES_FILE).exists():
+            prepare(source(data / name), work / name)
+    if held.name != task and not _texts(held).equals(_texts(work / task)):
+        raise SystemExit(f"{task} and {held.name} have other texts: take {task} out of SAME_TEXTS")
+    params: ExtractParams = demo_params().model_copy(update={"model": ModelParams(path=work / "model")})
+    extract(params, held / TEXTS_FILE, held / "cache.zarr", held / "scratch")  # finished bytes stay
+    return work / task / EXAMPLES_FILE, held / "cache.zarr"
+
+
+def source(folder: Path) -> PrepareParams:
+    """What to prepare: a file for each split that there is."""
+    files = {split: str(folder / f"{split}.parquet") for split in SPLITS if (folder / f"{split}.parquet").exists()}
+    return validate("prepare", PrepareParams, {"path": files, "format": "parquet", "splits": HELD_OUT})
+
+
+def _texts(folder: Path) -> pl.DataFrame:
+    return pl.read_parquet(folder / TEXTS_FILE)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A contender on a task: accuracies by seed, shares; and which test examples each seed got right."""
+
+    validation: list[float]
+    test: list[float]
+    right: np.ndarray[tuple[int, int], np.dtype[np.bool_]]
+    parameters: int
+    share: float
+
+    def line(self) -> str:
+        """For the terminal."""
+        both = (f"{100 * np.mean(values):.2f}" for values in (self.validation, self.test))
+        return "validation {}, test {}".format(*both) + f", {self.parameters:,} parameters"
+
+
+def ran(contender: Contender, seeds: int, examples: Path, cache: Path, folder: Path) -> Ran:
+    """Trains and evaluates by the stages themselves, or reads what they wrote before."""
+    models, results = folder / "models", folder / "results"
+    if not (results / "runs.csv").exists():
+        train(contender.params(seeds), contender.head, cache, examples, models, results)
+        evaluate([contender.head], cache, examples, models, results)
+    runs = pl.read_csv(results / "runs.csv").sort("seed")
+    board = pl.read_csv(results / "leaderboard.csv").row(0, named=True)
+    predictions = pl.read_parquet(results / "predictions" / f"{contender.head}.parquet")
+    right = [
+        (of_seed["label"] == of_seed["prediction"]).to_numpy()
+        for _, of_seed in predictions.group_by("seed", maintain_order=True)
+    ]
+    return Ran(
+        validation=runs["val_accuracy"].to_list(),
+        test=runs["test_accuracy"].to_list(),
+        right=np.stack(right),
+        parameters=board["parameters"],
+        share=board["share_percent"] / 100,
+    )
+
+
+def of_task(runs: dict[str, Ran]) -> dict[str, Any]:
+    """A task's figures: each contender's, and the chosen ones against the reference."""
+    shown = {
+        name: {
+            "validation": round(100 * float(np.mean(run.validation)), 2),
+            "test": round(100 * float(np.mean(run.test)), 2),
+            "test_by_seed": [round(100 * value, 2) for value in run.test],
+            "parameters": run.parameters,
+        }
+        for name, run in runs.items()
+    }
+    ours = {name: run for name, run in runs.items() if name != REFERENCE}
+    small = {name: run for name, run in ours.items() if run.share <= SHARE}
+    limits = {"small": small, "unlimited": ours}
+    return {
+        "contenders": shown,
+        **{limit: chosen(among, runs.get(REFERENCE)) for limit, among in limits.items() if among},
+    }
+
+
+def chosen(among: dict[str, Ran], reference: Ran | None) -> dict[str, Any]:
+    """The best on validation, and what it gains over the reference in points of mean test accuracy."""
+    name = max(among, key=lambda name: float(np.mean(among[name].validation)))
+    if reference is None:
+        return {"contender": name}
+    gains = among[name].right.mean(0) - reference.right.mean(0)
+    low, high = interval(gains)
+    return {
+        "contender": name,
+        "gain_points": round(100 * float(gains.mean()), 2),
+        "interval": [round(100 * low, 2), round(100 * high, 2)],
+    }
+
+
+def interval(gains: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
+    """95 % by resampling test examples: both heads keep the examples together, so it is paired."""
+    generator = np.random.default_rng(0)
+    means = [gains[generator.integers(len(gains), size=len(gains))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def summary(figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The figures over all tasks that have them."""
+    found: dict[str, Any] = {}
+    for limit, ending in (("small", ""), ("unlimited", "_unlimited")):
+        of_limit = {task: figure[limit] for task, figure in figures.items() if "gain_points" in figure.get(limit, {})}
+        if of_limit:
+            gains = [one["gain_points"] for one in of_limit.values()]
+            found[f"mean_gain_points{ending}"] = round(float(np.mean(gains)), 2)
+            found[f"worst_task_gain_points{ending}"] = min(gains)
+            found[f"significantly_behind{ending}"] = [task for task, one in of_limit.items() if one["interval"][1] < 0]
+    return found | {"tasks": figures}
+
+
+if __name__ == "__main__":
+    main()

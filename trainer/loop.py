@@ -1,0 +1,195 @@
+"""The one training loop's steps, for Lightning to run: losses, clipping, and a look at validation after each epoch."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from ilse.errors import UserError
+from trainer.best import BestStates
+from trainer.config import Recipe
+from trainer.heads import Head
+from trainer.losses import training_losses, validate
+from trainer.progress import Progress, State
+from trainer.rows import Batches, Examples
+
+Schedule = torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau
+
+
+class Training(pl.LightningModule):
+    """A head on its way.
+
+    `epochs_done` counts those of a fit that it goes on with too; Lightning's own count starts at 0 each time.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        recipe: Recipe,
+        batches: Batches,
+        validation: Examples,
+        weights: Tensor | None,
+        progress: Progress | None,
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.recipe = recipe
+        self.batches = batches
+        self.validation_rows = validation
+        self.weights: Tensor | None
+        self.register_buffer("weights", weights, persistent=False)
+        self.best = BestStates(head.candidates)
+        self.history: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.epochs_done, self.finished = 0, False
+        self.started, self.seconds_before = time.perf_counter(), 0.0
+        self._losses: list[Tensor] = []
+        self._progress = progress
+        self._earlier: State | None = None
+
+    def go_on(self, state: State) -> None:
+        """Takes up a fit where `state` left it: from here on it is as if it had never stopped."""
+        tensors, facts = state.tensors, state.facts
+        self.head.load_state_dict(_under("head.", tensors))
+        self.best.load({**_under("best.", tensors)})
+        self.history = [tuple(triple) for triple in zip(*(tensors[f"history.{i}"] for i in range(3)), strict=True)]
+        self.epochs_done, self.finished = facts["epochs_done"], facts["finished"]
+        self.seconds_before = facts["seconds"]
+        self.batches.generator.set_state(tensors["random.order"])
+        self._earlier = state  # the optimizer, once there is one
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole fit, without the time between a stop and going on."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def state(self) -> State:
+        """All that the next epoch follows from."""
+        optimizer = self.optimizer.state_dict()
+        tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.state_dict().items()}
+        tensors |= {f"history.{i}": torch.stack(values) for i, values in enumerate(zip(*self.history, strict=True))}
+        tensors |= {f"optimizer.{i}.{name}": v for i, of in optimizer["state"].items() for name, v in of.items()}
+        tensors |= {"random.order": self.batches.generator.get_state(), "random.dropout": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        return State(
+            tensors,
+            {
+                "epochs_done": self.epochs_done,
+                "finished": self.finished,
+                "seconds": self.seconds,
+                "groups": optimizer["param_groups"],
+                "schedule": _plain(self.schedule.state_dict()) if self.schedule else {},
+            },
+        )
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and a schedule that steps with every batch."""
+        kind = torch.optim.AdamW if self.recipe.optimizer == "adamw" else torch.optim.Adam
+        rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
+        self.optimizer = kind(self.head.parameters(), lr=rate, weight_decay=decay, fused=True)
+        self.schedule = self._schedule()
+        if self._earlier is not None:
+            self._take_up(self._earlier)
+        if self.recipe.schedule == "one_cycle":
+            return {"optimizer": self.optimizer, "lr_scheduler": {"scheduler": self.schedule, "interval": "step"}}
+        return self.optimizer
+
+    def _schedule(self) -> Schedule | None:
+        if self.recipe.schedule == "plateau":
+            return torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.5, patience=3)
+        if self.recipe.schedule == "one_cycle":
+            steps = self.recipe.epochs * len(self.batches)
+            return torch.optim.lr_scheduler.OneCycleLR(
+                self.optimizer, max_lr=self.recipe.learning_rate, total_steps=steps
+            )
+        return None
+
+    def _take_up(self, earlier: State) -> None:
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under("optimizer.", earlier.tensors).items():
+            number, kind = name.split(".", 1)
+            moments.setdefault(int(number), {})[kind] = value
+        self.optimizer.load_state_dict({"state": moments, "param_groups": earlier.facts["groups"]})
+        if self.schedule:
+            self.schedule.load_state_dict(earlier.facts["schedule"])
+
+    def on_train_start(self) -> None:
+        """Dropout goes on with the numbers that it stopped at."""
+        if self._earlier is not None:
+            torch.set_rng_state(self._earlier.tensors["random.dropout"])
+            if "random.cuda" in self._earlier.tensors:
+                torch.cuda.set_rng_state(self._earlier.tensors["random.cuda"])
+
+    def on_train_epoch_start(self) -> None:
+        """Tells the head how far training is."""
+        self.head.at_epoch(self.epochs_done / self.recipe.epochs)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
+        """The loss of a batch."""
+        x, y = batch
+        losses = training_losses(self.head.supervised(x), y, self.recipe.label_smoothing, self.weights)
+        self._losses.append(losses.detach())
+        # The sum, so that each candidate's gradient is what it would be alone.
+        return losses.sum()
+
+    def configure_gradient_clipping(self, *_given: Any, **_more: Any) -> None:
+        """By candidate; Lightning's own knows of none."""
+        clip_gradients(self.head, self.head.candidates, self.recipe.gradient_clip)
+
+    def on_train_epoch_end(self) -> None:
+        """Validates, keeps what is best, and ends or saves the fit."""
+        epoch = self.epochs_done
+        train_loss = torch.stack(self._losses).mean(0).cpu()
+        self._losses.clear()
+        _refuse_nan("training loss", train_loss, epoch)
+        loss, accuracy = validate(self.head, self.validation_rows)
+        _refuse_nan("validation loss", loss, epoch)
+        self.history.append((train_loss, loss, accuracy))
+        self.best.offer(epoch, accuracy, loss, dict(self.head.named_parameters()))
+        if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.schedule.step(float(loss.mean()))  # candidates have one rate: it follows their mean
+        self.epochs_done = epoch + 1
+        patient = self.recipe.patience is None or epoch - int(self.best.epoch.max()) < self.recipe.patience
+        self.finished = self.epochs_done == self.recipe.epochs or not patient
+        self.trainer.should_stop = self.finished
+        if self._progress is not None:
+            self._progress.offer(self.state(), self.finished)
+
+
+def clip_gradients(head: Head, candidates: int, largest: float) -> None:
+    """Scales each candidate's gradient down to the norm `largest`; 0 leaves all as they are.
+
+    By candidate, because a joint norm would couple `LayerProbes` that are trained as if alone.
+    """
+    if largest == 0:
+        return
+    gradients = [p.grad.view(candidates, -1) for p in head.parameters() if p.grad is not None]
+    norms = torch.stack([gradient.norm(dim=1) for gradient in gradients]).norm(dim=0)
+    scale = (largest / (norms + 1e-6)).clamp(max=1)  # 1e-6 as torch.nn.utils.clip_grad_norm_ has it
+    for gradient in gradients:
+        gradient.mul_(scale[:, None])
+
+
+def _refuse_nan(what: str, losses: Tensor, epoch: int) -> None:
+    bad = losses[~torch.isfinite(losses)]
+    if len(bad):
+        raise UserError(
+            f"{what} at epoch {epoch}",
+            expected="a finite number",
+            found=str(float(bad[0])),
+            next_step="lower train.recipe.learning_rate, or keep train.recipe.standardise on",
+        )
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Of a schedule's state what counts its steps; the rest follows from the recipe."""
+    return {name: value for name, value in values.items() if isinstance(value, int | float)}

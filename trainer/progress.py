@@ -1,0 +1,69 @@
+"""An unfinished fit on disk, to go on from: tensors and plain values in one safetensors file, replaced in one step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ilse.files import replacing
+
+SAVE_SECONDS = 10.0
+"""Least time between two writes: what a killed fit computes again."""
+
+
+@dataclass
+class State:
+    """What a fit is made of between two epochs."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+    """What JSON holds."""
+
+
+@dataclass
+class Progress:
+    """The file of one fit.
+
+    Parameters
+    ----------
+    path
+        Where it is, or will be.
+    key
+        All that the fit follows from (`progress_key`): the state of another fit is not gone on with.
+    """
+
+    path: Path
+    key: str
+    _saved: float = field(default_factory=time.monotonic)
+
+    def load(self) -> State | None:
+        """The state of this very fit; None without one, and for a file that is another's or damaged."""
+        try:
+            with safe_open(self.path, "pt") as file:
+                facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+                if facts.pop("key", None) != self.key:
+                    return None
+                return State({name: file.get_tensor(name) for name in file.keys()}, facts)  # noqa: SIM118
+        except (OSError, SafetensorError, ValueError):
+            return None  # it costs time, and no result
+
+    def offer(self, state: State, finished: bool) -> None:
+        """Writes the state if the last one is old enough, or if it is a finished fit's."""
+        if finished or time.monotonic() - self._saved >= SAVE_SECONDS:
+            facts = json.dumps(state.facts | {"key": self.key})
+            with replacing(self.path) as file:
+                save_file({name: value.contiguous() for name, value in state.tensors.items()}, file, {"facts": facts})
+            self._saved = time.monotonic()
+
+
+def progress_key(parts: dict[str, Any]) -> str:
+    """The SHA-256 of what a fit follows from, as JSON holds it."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
