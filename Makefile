@@ -22,7 +22,7 @@ test: $(VENV)/.test ## run the whole test suite
 	@echo "==> pytest"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-train: .venv-train/.train ## run the trainer's tests where only the extra 'train' is installed
+test-train: .venv-train/.train ## run the trainer's tests where only the extras 'train' and 'tune' are installed
 	@echo "==> the trainer's tests, without transformers, dask and tokenizers"
 	@.venv-train/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/trainer tests/test_imports.py $(ARGS)
 
@@ -53,7 +53,7 @@ $(VENV)/.test: EXTRAS := test
 $(VENV)/.bench: EXTRAS := bench
 $(VENV)/.dev:  EXTRAS := dev
 .venv-train/.train: VENV := .venv-train
-.venv-train/.train: EXTRAS := train,check
+.venv-train/.train: EXTRAS := tune,check
 
 $(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.dev .venv-train/.train: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

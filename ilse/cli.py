@@ -20,6 +20,7 @@ EXTRAS = {
     "train": "train",
     "evaluate": "train",
     "report": "train",
+    "tune": "tune",
 }
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -187,6 +188,29 @@ def train(head: str, params: Path, cache: str, examples: Path, models: Path, res
     from trainer.train import train as run
 
     run(load_section("train", TrainParams, params), head, cache, examples, models, results)
+
+
+@main.command()
+@click.argument("heads", nargs=-1)
+@_params
+@_cache
+@_examples
+@_results
+@click.option("--apply", is_flag=True, help="Write what was found into the parameter file.")
+def tune(heads: tuple[str, ...], params: Path, cache: str, examples: Path, results: Path, apply: bool) -> None:
+    """Search options and recipe of HEADS (all of train.heads), with the same number of trials for each."""
+    from ilse.edit import set_values
+    from ilse.params import load_section
+    from trainer.config import TrainParams
+    from trainer.space import TuneParams, section_of
+    from trainer.tune import tune as run
+
+    tuning, train = load_section("tune", TuneParams, params), load_section("train", TrainParams, params)
+    for head in heads or train.heads:
+        tuned = run(tuning, train, head, cache, examples, results)
+        click.echo(tuned.line())
+        if apply:
+            set_values(params, f"train.options.{head}", section_of(head, tuned.values))
 
 
 @main.command()

@@ -15,7 +15,7 @@ from ilse.hardware import native_bfloat16
 from ilse.memory import keep_freed_memory
 from trainer.config import Recipe
 from trainer.heads import Head
-from trainer.loop import Training
+from trainer.loop import Training, Watch
 from trainer.losses import VALIDATION_ROWS, candidate_accuracy, candidate_losses
 from trainer.progress import Progress
 from trainer.rows import Examples, label_weights
@@ -57,17 +57,18 @@ def fit(
     seed: int,
     device: str = "auto",
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Fit:
     """Trains `head` on `train` and returns it in the state of its best validation epoch.
 
     The rows hold the layers that the head reads. `device` is auto, cpu or cuda. Of `LayerProbes` the best layer on
     validation is chosen too, and its `SingleLayer` head is returned. With `progress` an interrupted fit is gone on
-    with, to the same result on the same machine. Raises `UserError` for a loss that is not finite.
+    with, to the same result on the same machine; `watch` may end it early. Raises `NotFiniteError` for such a loss.
     """
     keep_freed_memory()
     batches = train.shuffled(recipe.batch_size, seed, balanced=recipe.imbalance == "sampling")
     weights = label_weights(train.y) if recipe.imbalance == "weights" else None
-    training = Training(head.train(), recipe, batches, validation, weights, progress)
+    training = Training(head.train(), recipe, batches, validation, weights, progress, watch)
     earlier = None if progress is None else progress.load()
     if earlier is not None:
         training.go_on(earlier)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,7 +18,13 @@ from trainer.losses import training_losses, validate
 from trainer.progress import Progress, State
 from trainer.rows import Batches, Examples
 
+Watch = Callable[[int, float], bool]
+"""Told the epoch and the best validation accuracy so far; True ends the fit."""
 Schedule = torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau
+
+
+class NotFiniteError(UserError):
+    """A loss that is NaN or infinite."""
 
 
 class Training(pl.LightningModule):
@@ -33,7 +40,8 @@ class Training(pl.LightningModule):
         batches: Batches,
         validation: Examples,
         weights: Tensor | None,
-        progress: Progress | None,
+        progress: Progress | None = None,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__()
         self.head = head
@@ -47,7 +55,7 @@ class Training(pl.LightningModule):
         self.epochs_done, self.finished = 0, False
         self.started, self.seconds_before = time.perf_counter(), 0.0
         self._losses: list[Tensor] = []
-        self._progress = progress
+        self._progress, self._watch = progress, watch
         self._earlier: State | None = None
 
     def go_on(self, state: State) -> None:
@@ -155,7 +163,8 @@ class Training(pl.LightningModule):
             self.schedule.step(float(loss.mean()))  # candidates have one rate: it follows their mean
         self.epochs_done = epoch + 1
         patient = self.recipe.patience is None or epoch - int(self.best.epoch.max()) < self.recipe.patience
-        self.finished = self.epochs_done == self.recipe.epochs or not patient
+        hopeless = self._watch is not None and self._watch(epoch, float(self.best.accuracy.max()))
+        self.finished = self.epochs_done == self.recipe.epochs or not patient or hopeless
         self.trainer.should_stop = self.finished
         if self._progress is not None:
             self._progress.offer(self.state(), self.finished)
@@ -178,7 +187,7 @@ def clip_gradients(head: Head, candidates: int, largest: float) -> None:
 def _refuse_nan(what: str, losses: Tensor, epoch: int) -> None:
     bad = losses[~torch.isfinite(losses)]
     if len(bad):
-        raise UserError(
+        raise NotFiniteError(
             f"{what} at epoch {epoch}",
             expected="a finite number",
             found=str(float(bad[0])),

@@ -6,6 +6,7 @@ walks the code for it).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,9 +25,11 @@ from trainer.stream import StreamedRows, shards_in
 class Task:
     """Examples with a label each, over a cache that holds all their texts."""
 
-    def __init__(self, cache: Cache, examples: pl.DataFrame, labels: tuple[str, ...]) -> None:
+    def __init__(self, cache: Cache, examples: pl.DataFrame, labels: tuple[str, ...], digest: str) -> None:
         self.cache = cache
         self.labels = labels
+        self.digest = digest
+        """SHA-256 of the examples' file."""
         self._examples = examples
 
     def rows(self, split: str) -> int:
@@ -100,7 +103,7 @@ def open_task(cache: Cache, examples: Path) -> Task:
             found=f"{missing} of {len(table)} examples whose text is not in it",
             next_step="run 'ilse extract' on the texts of this data set",
         )
-    return Task(cache, joined, _label_map(examples, table))
+    return Task(cache, joined, _label_map(examples, table), hashlib.sha256(examples.read_bytes()).hexdigest())
 
 
 def _read(examples: Path) -> pl.DataFrame:

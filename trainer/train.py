@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,22 +14,18 @@ import polars as pl
 import torch
 
 from ilse.files import replacing, replacing_folder, write_json
-from ilse.tables import TRAIN, VALIDATION
 from pipeline.store import open_cache
 from trainer.artifact import HeadFacts, TrainedHead, save_head
 from trainer.config import Recipe, TrainParams
 from trainer.fit import Fit, fit
 from trainer.heads import Head, build_head, head_config, head_kind
-from trainer.memory import memory_budget
+from trainer.inputs import Inputs
 from trainer.progress import Progress, progress_key
-from trainer.rows import Examples, Rows
-from trainer.shots import draw_shots
+from trainer.rows import Examples
 from trainer.stream import StreamedRows
 from trainer.task import Task, open_task
 from trainer.treatment import Treatment
 
-TREATED_ROWS = 256
-"""Examples that are treated at a time."""
 UNFINISHED = ".unfinished"
 """Folder beside the heads' own for fits that were cut short; it goes when the head is done."""
 
@@ -50,7 +45,7 @@ def train(
     treated = task.cache.dim if recipe.pca is None else recipe.pca
     shape = {"layers": len(task.cache.layers), "dim": treated, "out": len(task.labels)}
     reads = build_head(name, options, **shape).layers_read
-    inputs = _Inputs(task, params, recipe, reads)
+    inputs = Inputs(task, params, recipe.treatment(), reads)
     fits = []
     unfinished = models / UNFINISHED / name
     with replacing_folder(models / name) as folder:
@@ -58,7 +53,7 @@ def train(
             treatment, train_rows, validation_rows = inputs.of_seed(seed)
             torch.manual_seed(seed)
             head = build_head(name, options, **shape)
-            key = _progress_key(task, examples, params, recipe, head, seed, train_rows)
+            key = _progress_key(task, params, recipe, head, seed, train_rows)
             progress = Progress(unfinished / f"seed-{seed}.safetensors", key)
             result = fit(head, train_rows, validation_rows, recipe, seed, params.device, progress)
             facts = _facts(task, params, recipe.model_dump(), seed, result)
@@ -73,9 +68,7 @@ def train(
     return figures
 
 
-def _progress_key(
-    task: Task, examples: Path, params: TrainParams, recipe: Recipe, head: Head, seed: int, rows: Examples
-) -> str:
+def _progress_key(task: Task, params: TrainParams, recipe: Recipe, head: Head, seed: int, rows: Examples) -> str:
     return progress_key(
         {
             "head": head_config(head),
@@ -84,57 +77,10 @@ def _progress_key(
             "shots": params.shots,
             "pooling": params.pooling,
             "cache": task.cache.fingerprint,
-            "examples": hashlib.sha256(examples.read_bytes()).hexdigest(),
+            "examples": task.digest,
             "block_shards": rows.block_shards if isinstance(rows, StreamedRows) else None,
         }
     )
-
-
-class _Inputs:
-    """Treated rows of both splits: the same for every seed, or few shots that the seed draws."""
-
-    def __init__(self, task: Task, params: TrainParams, recipe: Recipe, reads: tuple[int, ...]) -> None:
-        self._task, self._shots = task, params.shots
-        self._treatment = Treatment(recipe.treatment(), len(reads), task.cache.dim)
-        self._train, self._validation = _splits(task, params, reads)
-        if self._shots is None:
-            self._treatment.fit_chunks(lambda: (x for x, _ in self._train.chunks(TREATED_ROWS)))
-            self._train, self._validation = self._treated(self._train), self._treated(self._validation)
-
-    def of_seed(self, seed: int) -> tuple[Treatment, Examples, Examples]:
-        """The treatment, the training rows and the validation rows."""
-        if self._shots is None:
-            return self._treatment, self._train, self._validation
-        chosen = draw_shots(self._train.y, self._shots, seed, self._task.labels)
-        drawn = self._train.take(chosen)
-        self._treatment.fit(drawn.x)
-        validation = self._validation
-        if isinstance(validation, Rows):
-            validation = replace(validation, x=validation.x.clone())  # treating works in place
-        return self._treatment, self._treated(drawn), self._treated(validation)
-
-    def _treated(self, rows: Rows | StreamedRows) -> Rows | StreamedRows:
-        """Treats rows once and not once a batch, in place, because a second copy might not fit; or as they are read."""
-        if isinstance(rows, StreamedRows):
-            return rows.treated(self._treatment)
-        x = rows.x[..., : self._treatment.width]
-        for place in range(0, len(x), TREATED_ROWS):
-            part = slice(place, place + TREATED_ROWS)
-            x[part] = self._treatment(rows.x[part])
-        return Rows(x.contiguous(), rows.y, rows.text_ids)
-
-
-def _splits(task: Task, params: TrainParams, reads: tuple[int, ...]) -> tuple[Rows | StreamedRows, Rows | StreamedRows]:
-    """Training and validation rows: in memory where both fit the budget, else read as they are used."""
-    budget = memory_budget(params.memory_budget)
-    need = (task.rows(TRAIN) + task.rows(VALIDATION)) * len(reads) * task.cache.dim * 4
-    if need <= budget:
-        in_memory = (task.training_split(split, reads, params.pooling) for split in (TRAIN, VALIDATION))
-        return next(in_memory), next(in_memory)
-    line = f"{need / 1e9:.3g} GB of rows, {budget / 1e9:.3g} GB for them: they are read from the cache every epoch"
-    print(line, file=sys.stderr, flush=True)
-    streamed = (task.streamed_split(s, reads, params.pooling, memory_budget=budget) for s in (TRAIN, VALIDATION))
-    return next(streamed), next(streamed)
 
 
 def _for_head(treatment: Treatment, reads: tuple[int, ...], result: Fit) -> Treatment:

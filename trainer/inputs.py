@@ -1,0 +1,65 @@
+"""What a head is trained on: both splits' rows, in memory or streamed, treated by statistics of the training rows."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+from ilse.tables import TRAIN, VALIDATION
+from trainer.config import TrainParams
+from trainer.memory import memory_budget
+from trainer.rows import Examples, Rows
+from trainer.shots import draw_shots
+from trainer.stream import StreamedRows
+from trainer.task import Task
+from trainer.treatment import Treatment, TreatmentOptions
+
+TREATED_ROWS = 256
+"""Examples that are treated at a time."""
+
+
+class Inputs:
+    """Treated rows of both splits: the same for every seed, or few shots that the seed draws."""
+
+    def __init__(self, task: Task, params: TrainParams, options: TreatmentOptions, reads: tuple[int, ...]) -> None:
+        self._task, self._shots = task, params.shots
+        self._treatment = Treatment(options, len(reads), task.cache.dim)
+        self._train, self._validation = _splits(task, params, reads)
+        if self._shots is None:
+            self._treatment.fit_chunks(lambda: (x for x, _ in self._train.chunks(TREATED_ROWS)))
+            self._train, self._validation = self._treated(self._train), self._treated(self._validation)
+
+    def of_seed(self, seed: int) -> tuple[Treatment, Examples, Examples]:
+        """The treatment, the training rows and the validation rows."""
+        if self._shots is None:
+            return self._treatment, self._train, self._validation
+        chosen = draw_shots(self._train.y, self._shots, seed, self._task.labels)
+        drawn = self._train.take(chosen)
+        self._treatment.fit(drawn.x)
+        validation = self._validation
+        if isinstance(validation, Rows):
+            validation = replace(validation, x=validation.x.clone())  # treating works in place
+        return self._treatment, self._treated(drawn), self._treated(validation)
+
+    def _treated(self, rows: Rows | StreamedRows) -> Rows | StreamedRows:
+        """Treats rows once and not once a batch, in place, because a second copy might not fit; or as they are read."""
+        if isinstance(rows, StreamedRows):
+            return rows.treated(self._treatment)
+        x = rows.x[..., : self._treatment.width]
+        for place in range(0, len(x), TREATED_ROWS):
+            part = slice(place, place + TREATED_ROWS)
+            x[part] = self._treatment(rows.x[part])
+        return Rows(x.contiguous(), rows.y, rows.text_ids)
+
+
+def _splits(task: Task, params: TrainParams, reads: tuple[int, ...]) -> tuple[Rows | StreamedRows, Rows | StreamedRows]:
+    """Training and validation rows: in memory where both fit the budget, else read as they are used."""
+    budget = memory_budget(params.memory_budget)
+    need = (task.rows(TRAIN) + task.rows(VALIDATION)) * len(reads) * task.cache.dim * 4
+    if need <= budget:
+        in_memory = (task.training_split(split, reads, params.pooling) for split in (TRAIN, VALIDATION))
+        return next(in_memory), next(in_memory)
+    line = f"{need / 1e9:.3g} GB of rows, {budget / 1e9:.3g} GB for them: they are read from the cache every epoch"
+    print(line, file=sys.stderr, flush=True)
+    streamed = (task.streamed_split(s, reads, params.pooling, memory_budget=budget) for s in (TRAIN, VALIDATION))
+    return next(streamed), next(streamed)

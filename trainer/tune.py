@@ -1,0 +1,228 @@
+"""`ilse tune`: the same number of trials for every head, judged on validation alone. Optuna searches and remembers."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import optuna
+import polars as pl
+import torch
+from optuna.trial import TrialState
+
+from ilse.errors import UserError
+from ilse.files import replacing, write_json
+from pipeline.store import open_cache
+from trainer.config import TrainParams
+from trainer.fit import fit
+from trainer.heads import build_head, head_config, head_kind
+from trainer.inputs import Inputs
+from trainer.loop import NotFiniteError
+from trainer.progress import progress_key
+from trainer.space import Range, TuneParams, Value, current, section_of, with_values
+from trainer.task import Task, open_task
+
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""Trials that spend the budget; one whose process died is tried again."""
+HEARTBEAT_SECONDS = 30
+"""A process that says nothing for twice as long is taken for dead."""
+KEY = "data and parameters"
+Space = dict[str, Range | list[Value]]
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a head's search found. Accuracies are shares from 0 to 1."""
+
+    head: str
+    trials: int
+    before: float | None
+    """Validation accuracy of the parameters as they stood; None where that trial did not end."""
+    after: float
+    values: dict[str, Value]
+
+    def line(self) -> str:
+        """For the terminal."""
+        found = ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in
+                          self.values.items())  # fmt: skip
+        start = "" if self.before is None else f"{100 * self.before:.2f} -> "
+        return f"{self.head}: validation {start}{100 * self.after:.2f} after {self.trials} trials: {found}"
+
+
+def tune(tuning: TuneParams, params: TrainParams, head: str, cache: str | Path, examples: Path, results: Path) -> Tuned:
+    """Runs the trials of `head` that its study lacks, and writes `results/tune/<head>.csv` and `.json`.
+
+    A study that was stopped goes on, and processes with one storage share it. Raises `UserError` for an unknown head,
+    a storage that cannot be used, a study of other data or parameters, and what `open_cache` and `open_task` refuse.
+    """
+    head_kind(head)
+    task = open_task(open_cache(cache), examples)
+    space = tuning.space_of(head, params)
+    study = _study(tuning, head, _key(tuning, params, head, task))
+    left = tuning.trials - len(study.get_trials(deepcopy=False, states=COUNTED))
+    if left > 0:
+        now = current(params, head, list(space))
+        study.enqueue_trial({key: now[key] for key in space if _holds(space[key], now[key])}, skip_if_exists=True)
+        study.optimize(
+            _Objective(tuning, params, head, task, space),
+            callbacks=[optuna.study.MaxTrialsCallback(tuning.trials, states=COUNTED), _tell],
+        )
+    return _write(study, head, results)
+
+
+class _Objective:
+    def __init__(self, tuning: TuneParams, params: TrainParams, head: str, task: Task, space: Space) -> None:
+        self._tuning, self._params, self._head, self._task, self._space = tuning, params, head, task, space
+        self._inputs: tuple[Any, Inputs] | None = None
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        values = {key: _suggest(trial, key, choice) for key, choice in self._space.items()}
+        params = with_values(self._params, self._head, values)
+        return mean(self._validation(params, seed, trial) for seed in range(self._tuning.seeds))
+
+    def _validation(self, params: TrainParams, seed: int, trial: optuna.Trial) -> float:
+        """Best validation accuracy of one run; only the first one of a trial is compared with others as it goes."""
+        recipe = params.recipe_of(self._head)
+        dim = self._task.cache.dim if recipe.pca is None else recipe.pca
+        torch.manual_seed(seed)
+        shape = {"layers": len(self._task.cache.layers), "dim": dim, "out": len(self._task.labels)}
+        head = build_head(self._head, params.head_options(self._head), **shape)
+        wanted = (recipe.treatment(), head.layers_read)
+        if self._inputs is None or self._inputs[0] != wanted:
+            self._inputs = None  # frees the rows before others are read
+            self._inputs = wanted, Inputs(self._task, params, *wanted)
+        _, train, validation = self._inputs[1].of_seed(seed)
+        pruned = []
+
+        def hopeless(epoch: int, accuracy: float) -> bool:
+            trial.report(accuracy, epoch)
+            pruned.append(bool(trial.should_prune()))
+            return pruned[-1]
+
+        watch = hopeless if seed == 0 and self._tuning.pruning else None
+        try:
+            result = fit(head, train, validation, recipe, seed, params.device, watch=watch)
+        except NotFiniteError as error:
+            raise optuna.TrialPruned(str(error)) from error
+        if any(pruned):
+            raise optuna.TrialPruned
+        return result.best.val_accuracy
+
+
+def _study(tuning: TuneParams, head: str, key: str) -> optuna.Study:
+    if tuning.storage.startswith("sqlite:///"):
+        Path(tuning.storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with warnings.catch_warnings():  # heartbeats are experimental, and the only way to tell the dead from the slow
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            storage = optuna.storages.RDBStorage(
+                tuning.storage,
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+            )
+        study = optuna.create_study(
+            study_name=head,
+            storage=storage,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_warmup_steps=5) if tuning.pruning else optuna.pruners.NopPruner(),
+        )
+    except Exception as error:  # a driver that is missing, a server that is away, a file that is no database
+        raise UserError(
+            "parameter tune.storage",
+            expected="an Optuna storage that can be used, such as sqlite:///data/tune.db",
+            found=f"{tuning.storage}: {' '.join(str(error).split())[:200]}",
+            next_step="correct the address, start the server, or install its driver",
+        ) from error
+    # The next draws of a study that goes on, or of another process, are not the first ones again.
+    seed = tuning.seed + len(study.get_trials(deepcopy=False))
+    study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True, multivariate=True)
+    if study.user_attrs.setdefault(KEY, key) != key:
+        raise UserError(
+            f"study '{head}' in {tuning.storage}",
+            expected="trials on this data with these parameters, to go on with",
+            found="trials on other data, with another recipe or with another space",
+            next_step="name another tune.storage, or delete the old one to start anew",
+        )
+    study.set_user_attr(KEY, key)
+    return study
+
+
+def _key(tuning: TuneParams, params: TrainParams, head: str, task: Task) -> str:
+    """What trials must have in common to be compared; neither their number nor where they are kept."""
+    of_head = build_head(head, params.head_options(head), layers=len(task.cache.layers), dim=task.cache.dim, out=2)
+    return progress_key(
+        {
+            "head": head_config(of_head),
+            "recipe": params.recipe_of(head).model_dump(mode="json"),
+            "shots": params.shots,
+            "pooling": params.pooling,
+            "cache": task.cache.fingerprint,
+            "examples": task.digest,
+            "tune": tuning.model_dump(mode="json", include={"seeds", "space", "pruning"}),
+        }
+    )
+
+
+def _holds(values: Range | list[Value], now: Value) -> bool:
+    return now in values if isinstance(values, list) else isinstance(now, int | float) and values.low <= now
+
+
+def _suggest(trial: optuna.Trial, key: str, values: Range | list[Value]) -> Value:
+    if isinstance(values, list):
+        chosen: Value = trial.suggest_categorical(key, values)
+        return chosen
+    if isinstance(values.low, int) and isinstance(values.high, int):
+        return trial.suggest_int(key, values.low, values.high, log=values.log)
+    return trial.suggest_float(key, values.low, values.high, log=values.log)
+
+
+def _tell(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    value = "ended early" if trial.value is None else f"validation {trial.value:.4f}"
+    print(f"{study.study_name} trial {trial.number}: {value} {json.dumps(trial.params)}", file=sys.stderr, flush=True)
+
+
+def _write(study: optuna.Study, head: str, results: Path) -> Tuned:
+    trials = study.get_trials(states=COUNTED)
+    rows = [
+        {
+            "head": head,
+            "trial": trial.number,
+            "state": trial.state.name.lower(),
+            "val_accuracy": trial.value if trial.state is TrialState.COMPLETE else None,
+            "seconds": None if trial.duration is None else trial.duration.total_seconds(),
+            **trial.params,
+        }
+        for trial in trials
+    ]
+    with replacing(results / "tune" / f"{head}.csv") as file:
+        pl.DataFrame(rows, infer_schema_length=None).write_csv(file)
+    if all(row["state"] == "pruned" for row in rows):
+        raise UserError(
+            f"study '{head}'",
+            expected="at least one trial that ends well",
+            found=f"{len(rows)} whose loss was not finite",
+            next_step="lower the learning rates of tune.space",
+        )
+    first = min(trials, key=lambda trial: trial.number)
+    best = study.best_trial
+    tuned = Tuned(head, len(trials), first.value if first.state is TrialState.COMPLETE else None, best.value or 0.0,
+                  dict(best.params))  # fmt: skip
+    write_json(
+        results / "tune" / f"{head}.json",
+        {
+            "trials": tuned.trials,
+            "val_accuracy_before": tuned.before,
+            "val_accuracy": tuned.after,
+            "best_trial": best.number,
+            "options": section_of(head, tuned.values),
+        },
+    )
+    return tuned
