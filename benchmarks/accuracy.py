@@ -55,9 +55,10 @@ class Contender:
     options: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
 
-    def params(self, seeds: int) -> TrainParams:
+    def params(self, seeds: int, shots: int | None = None) -> TrainParams:
         """The train section that says the same."""
         section = {"heads": [self.head], "seeds": seeds, "options": {self.head: self.options}, "recipe": self.recipe}
+        section["shots"] = shots
         return validate("train", TrainParams, section)
 
 
@@ -70,6 +71,7 @@ CONTENDERS: dict[str, Contender] = {
     "weighted": Contender("weighted"),
     "mlp": Contender("mlp", {"fusion": "weighted"}),
     "set": Contender("set"),
+    "fc": Contender("fc"),
     "cayley": Contender("cayley"),
     "bottleneck": Contender("bottleneck"),
     "bottleneck 256": Contender("bottleneck", {"rank": 256, "combine": "sum"}),
@@ -145,11 +147,11 @@ class Ran:
         return "validation {}, test {}".format(*both) + f", {self.parameters:,} parameters"
 
 
-def ran(contender: Contender, seeds: int, examples: Path, cache: Path, folder: Path) -> Ran:
+def ran(contender: Contender, seeds: int, examples: Path, cache: Path, folder: Path, shots: int | None = None) -> Ran:
     """Trains and evaluates by the stages themselves, or reads what they wrote before."""
     models, results = folder / "models", folder / "results"
     if not (results / "runs.csv").exists():
-        train(contender.params(seeds), contender.head, cache, examples, models, results)
+        train(contender.params(seeds, shots), contender.head, cache, examples, models, results)
         evaluate([contender.head], cache, examples, models, results)
     runs = pl.read_csv(results / "runs.csv").sort("seed")
     board = pl.read_csv(results / "leaderboard.csv").row(0, named=True)

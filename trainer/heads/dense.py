@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
 class Dropout(nn.Module):
-    """Inverted dropout whose random bits cost a quarter of torch's on a CPU.
+    """Inverted dropout whose random bits cost a tenth of torch's on a CPU.
 
     torch draws a Bernoulli number for each element, which took a third of a graph head's step. Here one 64-bit
     draw decides four elements, so `rate` is rounded to a multiple of 2⁻¹⁶; kept elements are scaled by the
-    rounded rate, which leaves the mean exact. Identity in eval mode and at rate 0.
+    rounded rate, which leaves the mean exact. On a CPU the draws are those of NumPy's SFC64, four times as fast as
+    torch's Mersenne twister, from a seed that torch draws for each pass: torch's state alone decides what comes.
+    Identity in eval mode and at rate 0.
     """
 
     def __init__(self, rate: float) -> None:
@@ -26,9 +29,7 @@ class Dropout(nn.Module):
         return x * self._mask(x)
 
     def _mask(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
-        # No upper end: torch's default range would leave the sign bit of every word at 0.
-        draws = words.random_(-(2**63), None).view(torch.int16)[: x.numel()]
+        draws = _words(-(-x.numel() // 4), x.device).view(torch.int16)[: x.numel()]
         # Compared straight into floats: a boolean mask would be converted again in every product.
         mask = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         torch.ge(draws.view(x.shape), self.dropped - 2**15, out=mask)
@@ -37,6 +38,15 @@ class Dropout(nn.Module):
     def extra_repr(self) -> str:
         """The rate, for printing."""
         return f"rate={self.dropped / 2**16:.4g}"
+
+
+def _words(count: int, device: torch.device) -> Int[Tensor, " count"]:
+    """Uniform 64-bit numbers."""
+    if device.type == "cpu":
+        seed = int(torch.empty((), dtype=torch.int64).random_())
+        return torch.from_numpy(np.random.SFC64(seed).random_raw(count).view(np.int64))
+    # No upper end: torch's default range would leave the sign bit of every word at 0.
+    return torch.empty(count, dtype=torch.int64, device=device).random_(-(2**63), None)
 
 
 def dense_stack(width: int, hidden: int, depth: int, dropout: float) -> nn.Sequential:

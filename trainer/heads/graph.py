@@ -17,7 +17,7 @@ sums that its nodes receive.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -74,10 +74,32 @@ class Mixing(nn.Module):
 
     def forward(self, h: Float[Tensor, "batch nodes hidden"]) -> Float[Tensor, "batch rows hidden"]:
         """The sums of the first `self.rows` nodes, or one row where all nodes would receive the same."""
-        weights = self.weights
-        if self.epsilon is not None:
-            weights = weights + self.epsilon * torch.eye(*weights.shape, dtype=h.dtype, device=h.device)
+        if self.epsilon is None:
+            return torch.bmm(self.weights.expand(len(h), -1, -1), h)
+        mixed: Tensor = _Mix.apply(self.weights, self.epsilon, h)
+        return mixed
+
+
+class _Mix(torch.autograd.Function):
+    """(W + ε I) h. Its own gradient by ε is one sum, where autograd would make a matrix of products an example."""
+
+    @staticmethod
+    def forward(
+        weights: Float[Tensor, "rows nodes"], epsilon: Float[Tensor, ""], h: Float[Tensor, "batch nodes hidden"]
+    ) -> Float[Tensor, "batch rows hidden"]:
+        weights = weights + epsilon * torch.eye(*weights.shape, dtype=h.dtype, device=h.device)
         return torch.bmm(weights.expand(len(h), -1, -1), h)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Float[Tensor, "batch rows hidden"]) -> tuple[None, Tensor | None, Tensor]:
+        weights, epsilon, h = ctx.saved_tensors
+        turned = (weights + epsilon * torch.eye(*weights.shape, dtype=grad.dtype, device=grad.device)).mT
+        by_epsilon = (grad * h[:, : len(weights)]).sum() if ctx.needs_input_grad[1] else None
+        return None, by_epsilon, torch.bmm(turned.expand(len(grad), -1, -1), grad)
 
 
 class Block(nn.Module):
