@@ -2,7 +2,7 @@
 
     python -m benchmarks.few_shot DATA WORK [--tasks NAME ...] [--shots K ...] [--draws N] [--quick]
 
-DATA and WORK are those of `benchmarks.accuracy`, whose caches and finished runs it shares. A draw is the same examples for
+DATA and WORK are those of `benchmarks.accuracy`, whose caches it shares. A draw is the same examples for
 every head; the best epoch is chosen on the task's whole validation split, as with all examples. The last line is JSON,
 and `benchmarks/results/few_shot.json` the same: by task, head and k the mean test accuracy in per cent over the draws,
 its standard deviation, and `last`'s distance in points with an interval by resampling test examples (paired).
