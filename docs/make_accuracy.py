@@ -18,7 +18,7 @@ PUBLISHED = {"banking77": 89.4, "emotion": 73.0, "mtop_domain": 98.0, "mtop_inte
 TOP = """# Accuracy on the paper's tasks
 
 `python -m benchmarks.accuracy DATA WORK` and `python docs/make_accuracy.py` write this page. SmolLM2-135M, mean pooling
-of at most 128 tokens, rows in float16; all by the stages that a user runs. Mean test accuracy in per cent over the seeds.
+of at most 128 tokens, rows in float16; all by the stages that a user runs. Mean test accuracy in per cent over seeds.
 Every choice is made on validation; the test split is read once, afterwards.
 
 `published` is our `cayley` with doubled edges, trained as the published code does (20 epochs, Adam 1e-3, decay 1e-4):
