@@ -17,7 +17,7 @@ over b), `roofline_fraction_float32` (the encoder's matrix products per second o
 head, `streaming_megabytes` (peak resident memory of streaming, libraries and all) and `libraries_megabytes` (what the
 libraries take alone).
 
-(a) needs torch-geometric: pip install -e '.[bench]'.
+(a) needs torch-geometric: pip install -e '.[bench]', which brings zarrs too.
 """
 
 from __future__ import annotations

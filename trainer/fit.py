@@ -25,6 +25,10 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", module="lightning", message=".*(does not have many workers|LeafSpec).*")
 
 
+LARGEST_KEPT = 2**26
+"""Bytes: tensors of a batch stay with the process for the next one, blocks of streamed rows go back when freed."""
+
+
 @dataclass(frozen=True)
 class Epoch:
     """One line of a training curve."""
@@ -65,7 +69,7 @@ def fit(
     validation is chosen too, and its `SingleLayer` head is returned. With `progress` an interrupted fit is gone on
     with, to the same result on the same machine; `watch` may end it early. Raises `NotFiniteError` for such a loss.
     """
-    keep_freed_memory()
+    keep_freed_memory(LARGEST_KEPT)
     batches = train.shuffled(recipe.batch_size, seed, balanced=recipe.imbalance == "sampling")
     weights = label_weights(train.y) if recipe.imbalance == "weights" else None
     training = Training(head.train(), recipe, batches, validation, weights, progress, watch)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,8 +115,9 @@ class StreamedRows:
         filled = 0
         for shard, examples in zip(shards, chosen, strict=True):
             stored = compact(self.cache.read_shard(shard, self.layers, self.pooling))
-            inside = torch.from_numpy(self.places[examples] - self.cache.header.rows_of(shard).start)
-            torch.index_select(stored, 0, inside, out=values[filled : filled + len(examples)])
+            inside = self.places[examples] - self.cache.header.rows_of(shard).start
+            # By NumPy: torch in a second thread has threads of its own, which would wait for those of the training.
+            np.take(_bits(stored), inside, axis=0, out=_bits(values)[filled : filled + len(examples)], mode="clip")
             filled += len(examples)
         return Block(values, self.y[torch.from_numpy(np.concatenate(chosen))], self.treat)
 
@@ -169,6 +171,11 @@ class StreamedBatches:
                 if following is not None:
                     ahead = reader.submit(self._rows.read, following, places[number % BLOCKS])
                 yield block
+
+
+def _bits(values: Tensor) -> NDArray[Any]:
+    """The same memory in a type that NumPy has, which bfloat16 is not."""
+    return (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
 
 
 def _joined(one: Batch, other: Batch) -> Batch:

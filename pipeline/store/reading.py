@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import zarr
 
 from ilse.errors import UserError
+from pipeline.store.codecs import fast_codecs
 from pipeline.store.encoding import FloatRows, StoredRows, missing
 from pipeline.store.layout import STATISTICS, TEXT_ID_BYTES, TextIds, is_as_laid_out, tokens_name
 from pipeline.store.location import Location
@@ -36,7 +38,7 @@ class Cache:
         self.location = location
         self.header = header
         self._group = open_group(location)
-        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._arrays: dict[tuple[str, bool], zarr.Array[Any]] = {}
         self._tokens: _ShardTokens | None = None
 
     @property
@@ -95,8 +97,11 @@ class Cache:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def read_shard(self, shard: int, layers: Sequence[int] | None = None, pooling: str = "mean") -> StoredRows:
-        """The rows of one shard as they stand; `read` gives the same as float32, and raises the same errors."""
-        return self._stored(self.header.rows_of(shard), layers, pooling)
+        """The rows of one shard as they stand; `read` gives the same as float32, and raises the same errors.
+
+        All layers are read in the fastest way: with zarrs, where it is installed.
+        """
+        return self._stored(self.header.rows_of(shard), layers, pooling, whole_shard=self._is_all(layers))
 
     def token_states(self, text: int, layers: Sequence[int] | None = None) -> FloatRows:
         """The states of one text's tokens in their order, float32 [tokens, layers, dim].
@@ -136,10 +141,10 @@ class Cache:
         cuts = [start, *range(start - start % step + step, stop, step), stop]
         return [slice(a, b) for a, b in pairwise(cuts) if b > a] or [slice(start, start)]
 
-    def _stored(self, rows: slice, layers: Sequence[int] | None, pooling: str) -> StoredRows:
+    def _stored(self, rows: slice, layers: Sequence[int] | None, pooling: str, whole_shard: bool = False) -> StoredRows:
         """Rows of one shard, or of several where the type has no scales."""
         self._require_pooling(pooling)
-        stored = self._values(self._array(f"pooled/{pooling}"), rows, layers)
+        stored = self._values(self._array(f"pooled/{pooling}", whole_shard), rows, layers)
         if stored.kind != "int8":
             return stored
         scales = self._checked(rows, lambda: self._array(f"scale/{pooling}")[rows.start // self.header.shard_rows])
@@ -149,13 +154,16 @@ class Cache:
 
     def _values(self, array: zarr.Array[Any], rows: slice, layers: Sequence[int] | None) -> StoredRows:
         kind = self.header.capture.storage_type
-        if layers is None or tuple(layers) == tuple(range(len(self.layers))):
+        if layers is None or self._is_all(layers):
             stored = self._checked(rows, lambda: array[rows])
         else:
             stored = np.stack([self._checked(rows, lambda layer=layer: array[rows, layer]) for layer in layers], axis=1)
         if missing(stored[..., :1], kind).any():  # one coordinate tells whether a chunk is there
             raise self._damaged_rows(rows, "a chunk that is missing")
         return StoredRows(stored, kind)
+
+    def _is_all(self, layers: Sequence[int] | None) -> bool:
+        return layers is None or tuple(layers) == tuple(range(len(self.layers)))
 
     def _checked(self, rows: slice, read: Any) -> npt.NDArray[Any]:
         try:
@@ -186,10 +194,13 @@ class Cache:
             raise damaged(self.location, f"an array '{name}' with {array.nchunks_initialized} of its chunks")
         return array
 
-    def _array(self, name: str) -> zarr.Array[Any]:
-        if name not in self._arrays:
-            self._arrays[name] = self._open(name)
-        return self._arrays[name]
+    def _array(self, name: str, whole_shard: bool = False) -> zarr.Array[Any]:
+        key = name, whole_shard
+        if key not in self._arrays:
+            # zarrs looks at no checksum where it decodes a shard in part.
+            with fast_codecs() if whole_shard else nullcontext():
+                self._arrays[key] = self._open(name)
+        return self._arrays[key]
 
     def _open(self, name: str, tokens: int = 0) -> zarr.Array[Any]:
         try:
