@@ -185,9 +185,12 @@ def train(head: str, params: Path, cache: str, examples: Path, models: Path, res
     """Train HEAD with several seeds, from the cache alone."""
     from ilse.params import load_section
     from trainer.config import TrainParams
+
+    # Before Lightning is loaded, which takes seconds: a mistyped key is said at once.
+    section = load_section("train", TrainParams, params)
     from trainer.train import train as run
 
-    run(load_section("train", TrainParams, params), head, cache, examples, models, results)
+    run(section, head, cache, examples, models, results)
 
 
 @main.command()
@@ -203,9 +206,10 @@ def tune(heads: tuple[str, ...], params: Path, cache: str, examples: Path, resul
     from ilse.params import load_section
     from trainer.config import TrainParams
     from trainer.space import TuneParams, section_of
-    from trainer.tune import tune as run
 
     tuning, train = load_section("tune", TuneParams, params), load_section("train", TrainParams, params)
+    from trainer.tune import tune as run
+
     for head in heads or train.heads:
         tuned = run(tuning, train, head, cache, examples, results)
         click.echo(tuned.line())

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ilse.errors import UserError
@@ -152,11 +153,13 @@ class Training(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Validates, keeps what is best, and ends or saves the fit."""
         epoch = self.epochs_done
-        train_loss = torch.stack(self._losses).mean(0).cpu()
+        losses = torch.stack(self._losses).cpu()
         self._losses.clear()
-        _refuse_nan("training loss", train_loss, epoch)
+        # Looked at once an epoch: asking after every step would have a GPU wait each time.
+        _refuse_nan("training loss", losses, f"epoch {epoch}, step {{}} of {len(losses)}")
+        train_loss = losses.mean(0)
         loss, accuracy = validate(self.head, self.validation_rows)
-        _refuse_nan("validation loss", loss, epoch)
+        _refuse_nan("validation loss", loss[None], f"epoch {epoch}")
         self.history.append((train_loss, loss, accuracy))
         self.best.offer(epoch, accuracy, loss, dict(self.head.named_parameters()))
         if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
@@ -184,13 +187,14 @@ def clip_gradients(head: Head, candidates: int, largest: float) -> None:
         gradient.mul_(scale[:, None])
 
 
-def _refuse_nan(what: str, losses: Tensor, epoch: int) -> None:
-    bad = losses[~torch.isfinite(losses)]
-    if len(bad):
+def _refuse_nan(what: str, losses: Float[Tensor, "steps candidates"], place: str) -> None:
+    bad = ~torch.isfinite(losses)
+    if bad.any():
+        step = int(bad.any(1).nonzero()[0])
         raise NotFiniteError(
-            f"{what} at epoch {epoch}",
+            f"{what} at {place.format(step)}",
             expected="a finite number",
-            found=str(float(bad[0])),
+            found=str(float(losses[step][bad[step]][0])),
             next_step="lower train.recipe.learning_rate, or keep train.recipe.standardise on",
         )
 

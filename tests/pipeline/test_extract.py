@@ -321,7 +321,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
     command = [sys.executable, "-m", "ilse.cli", "extract", "--params", "params.yaml", "--texts", str(texts)]
     command += ["--scratch", "scratch", "--figures", "extract.json", "--out"]
-    subprocess.run([*command, "whole.zarr"], cwd=tmp_path, check=True, capture_output=True)
+    run(params_for(llama), texts, tmp_path)
     kept = []
     for moment in (1, count // 2, count - 3):
         done = kill_when(
@@ -332,7 +332,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     assert kept == sorted(kept)
     last = subprocess.run([*command, "killed.zarr"], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert f"{kept[-1]} of {count} shards are there from an earlier run" in last.stderr
-    assert files_of(tmp_path / "killed.zarr") == files_of(tmp_path / "whole.zarr")
+    assert files_of(tmp_path / "killed.zarr") == files_of(tmp_path / "cache.zarr")
 
 
 def kill_when(progress: Callable[[], int], moment: int, command: list[str], folder: Path) -> int:
