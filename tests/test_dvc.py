@@ -33,6 +33,7 @@ PARAMS = {
         "heads": ["last", "best"],
         "seeds": 1,
         "shots": None,
+        "share": None,
         "device": "cpu",
         "pooling": "mean",
         "recipe": {"epochs": 2},

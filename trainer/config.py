@@ -99,6 +99,9 @@ class TrainParams(Section):
     shots: int | None = Field(
         None, ge=1, description="Train on so many examples of each label, drawn by the seed, the same for every head."
     )
+    share: float | None = Field(
+        None, gt=0, le=1, description="Or train on this share of all examples, drawn by the seed; 0 to 1."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
     pooling: Literal["mean"] = Field("mean", description="Which pooled array of the cache is read.")
     memory_budget: float | None = Field(
@@ -108,9 +111,11 @@ class TrainParams(Section):
     options: HeadSections = Field(HeadSections(), description="By head: its own options, also of heads not trained.")
 
     @model_validator(mode="after")
-    def _each_head_once(self) -> TrainParams:
+    def _as_a_whole(self) -> TrainParams:
         if len(set(self.heads)) != len(self.heads):
             raise ValueError("heads: each one once")
+        if self.shots is not None and self.share is not None:
+            raise ValueError("shots or share, not both")
         return self
 
     def head_options(self, name: str) -> dict[str, Any]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
+from jaxtyping import Int
+from torch import Tensor
+
 from ilse.tables import TRAIN, VALIDATION
 from trainer.config import TrainParams
 from trainer.memory import memory_budget
 from trainer.rows import Examples, Rows
-from trainer.shots import draw_shots
 from trainer.stream import StreamedRows
+from trainer.subset import draw_share, draw_shots
 from trainer.task import Task
 from trainer.treatment import Treatment, TreatmentOptions
 
@@ -19,27 +22,36 @@ TREATED_ROWS = 256
 
 
 class Inputs:
-    """Treated rows of both splits: the same for every seed, or few shots that the seed draws."""
+    """Treated rows of both splits: the same for every seed, or a smaller training set that the seed draws."""
 
     def __init__(self, task: Task, params: TrainParams, options: TreatmentOptions, reads: tuple[int, ...]) -> None:
-        self._task, self._shots = task, params.shots
+        self._task, self._shots, self._share = task, params.shots, params.share
         self._treatment = Treatment(options, len(reads), task.cache.dim)
         self._train, self._validation = _splits(task, params, reads)
-        if self._shots is None:
+        if self._is_whole:
             self._treatment.fit_chunks(lambda: (x for x, _ in self._train.chunks(TREATED_ROWS)))
             self._train, self._validation = self._treated(self._train), self._treated(self._validation)
 
     def of_seed(self, seed: int) -> tuple[Treatment, Examples, Examples]:
         """The treatment, the training rows and the validation rows."""
-        if self._shots is None:
+        if self._is_whole:
             return self._treatment, self._train, self._validation
-        chosen = draw_shots(self._train.y, self._shots, seed, self._task.labels)
-        drawn = self._train.take(chosen)
+        drawn = self._train.take(self._drawn(seed))
         self._treatment.fit(drawn.x)
         validation = self._validation
         if isinstance(validation, Rows):
             validation = replace(validation, x=validation.x.clone())  # treating works in place
         return self._treatment, self._treated(drawn), self._treated(validation)
+
+    @property
+    def _is_whole(self) -> bool:
+        return self._shots is None and self._share is None
+
+    def _drawn(self, seed: int) -> Int[Tensor, " chosen"]:
+        if self._shots is not None:
+            return draw_shots(self._train.y, self._shots, seed, self._task.labels)
+        assert self._share is not None
+        return draw_share(self._train.y, self._share, seed)
 
     def _treated(self, rows: Rows | StreamedRows) -> Rows | StreamedRows:
         """Treats rows once and not once a batch, in place, because a second copy might not fit; or as they are read."""

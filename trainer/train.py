@@ -75,6 +75,7 @@ def _progress_key(task: Task, params: TrainParams, recipe: Recipe, head: Head, s
             "recipe": recipe.model_dump(mode="json"),
             "seed": seed,
             "shots": params.shots,
+            "share": params.share,
             "pooling": params.pooling,
             "cache": task.cache.fingerprint,
             "examples": task.digest,

@@ -163,6 +163,7 @@ def _key(tuning: TuneParams, params: TrainParams, head: str, task: Task) -> str:
             "head": head_config(of_head),
             "recipe": params.recipe_of(head).model_dump(mode="json"),
             "shots": params.shots,
+            "share": params.share,
             "pooling": params.pooling,
             "cache": task.cache.fingerprint,
             "examples": task.digest,

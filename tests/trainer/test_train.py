@@ -14,12 +14,13 @@ import torch
 
 import trainer.train
 from ilse.errors import UserError
+from ilse.params import validate
 from pipeline.store import open_cache
 from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING, Made, write_cache, write_task
 from trainer.artifact import load_head, predict_logits
 from trainer.config import TrainParams
 from trainer.rows import Rows
-from trainer.shots import draw_shots
+from trainer.subset import draw_share, draw_shots
 from trainer.task import open_task
 from trainer.train import train
 
@@ -215,3 +216,20 @@ def test_more_shots_than_a_label_has_are_refused(made: Made, quick: Params) -> N
     rarest = made.table.filter(split="train")["label"].value_counts().sort("count").row(0)
     with pytest.raises(UserError, match=rf"shots, label '{rarest[0]}'(.|\n)*set train.shots to {rarest[1]} or fewer"):
         run(quick(shots=rarest[1] + 1), "last", made)
+
+
+def test_a_share_is_the_same_for_every_head_and_holds_smaller_ones(made: Made, quick: Params) -> None:
+    y = torch.arange(200) % 7
+    chosen = [draw_share(y, share, seed) for share, seed in ((0.1, 0), (0.5, 0), (1.0, 0), (0.1, 1), (0.001, 0))]
+    assert [len(one) for one in chosen] == [20, 100, 200, 20, 1]
+    assert set(chosen[0].tolist()) < set(chosen[1].tolist())
+    assert chosen[0].tolist() == sorted(set(chosen[0].tolist())) != chosen[3].tolist()
+    folder = run(quick(share=0.4), "mean", made)
+    task = open_task(open_cache(made.cache), made.examples)
+    for seed in range(2):
+        rows = task.training_split("train")
+        drawn = rows.take(draw_share(rows.y, 0.4, seed))
+        trained = load_head(folder / "models" / "mean" / f"seed-{seed}")
+        torch.testing.assert_close(trained.treatment.standardise.mean, drawn.x.mean(0), rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="shots or share, not both"):
+        validate("train", TrainParams, {"shots": 4, "share": 0.5})

@@ -1,4 +1,4 @@
-"""Few-shot training sets: k examples of every label, drawn by a seed alone, so that all heads see the same."""
+"""Smaller training sets: k examples of every label or a share of all, drawn by a seed: the same for every head."""
 
 from __future__ import annotations
 
@@ -31,3 +31,9 @@ def draw_shots(y: Int[Tensor, " rows"], k: int, seed: int, labels: Sequence[str]
             )
         chosen.append(places[:k])
     return torch.cat(chosen).sort().values
+
+
+def draw_share(y: Int[Tensor, " rows"], share: float, seed: int) -> Int[Tensor, " chosen"]:
+    """Positions of `share` of all examples, at least one, in ascending order; a larger share holds the smaller one."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(len(y), generator=generator)[: max(1, round(share * len(y)))].sort().values
