@@ -39,6 +39,7 @@ PARAMS = {
         "recipe": {"epochs": 2},
         "options": {"last": {}, "best": {}},
     },
+    "tune": {"trials": 2},
 }
 
 
@@ -120,13 +121,17 @@ def test_the_stages_under_dvc(project: Project) -> None:
     assert "val_accuracy" in (project.folder / "plots" / "index.html").read_text()
 
     project.commit("two seeds")
-    project.run("dvc", "exp", "run", "-S", "train.seeds=3", "-n", "three")
+    assert "after 2 trials" in project.run("ilse", "tune", "last", "--apply")
+    tuned = project.run("dvc", "exp", "run", "-S", "train.seeds=3", "-n", "tuned")
+    assert "Running stage 'train@last'" in tuned
     shown = project.run("dvc", "exp", "show", "--csv")
-    assert "three" in shown
+    assert "tuned" in shown
+    assert "train.options.last.recipe.learning_rate" in shown
     runs = (project.folder / "results" / "runs.csv").read_text().strip().split("\n")
     assert len(runs) == 1 + 2 * 3
 
     project.set("train", "seeds", 2)
+    project.set("train", "options", {"last": {}, "best": {"layer": 1}})
     restored = project.run("dvc", "repro")
     assert "Running stage 'train@last'" not in restored, "the run-cache gives the earlier result back"
 
