@@ -42,7 +42,8 @@ class Block:
 
     def batch(self, chosen: Tensor | slice) -> Batch:
         """The examples at these positions, float32 and treated."""
-        x = widened(self.values[chosen])
+        # `index_select` copies whole rows at a time; indexing goes element by element.
+        x = widened(self.values[chosen] if isinstance(chosen, slice) else self.values.index_select(0, chosen))
         return (x if self.treat is None else self.treat(x)), self.y[chosen]
 
 

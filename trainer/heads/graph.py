@@ -97,9 +97,10 @@ class _Mix(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Float[Tensor, "batch rows hidden"]) -> tuple[None, Tensor | None, Tensor]:
         weights, epsilon, h = ctx.saved_tensors
-        turned = (weights + epsilon * torch.eye(*weights.shape, dtype=grad.dtype, device=grad.device)).mT
-        by_epsilon = (grad * h[:, : len(weights)]).sum() if ctx.needs_input_grad[1] else None
-        return None, by_epsilon, torch.bmm(turned.expand(len(grad), -1, -1), grad)
+        # Under autocast the product came in bfloat16, and autograd calls back without autocast.
+        turned = (weights + epsilon * torch.eye(*weights.shape, dtype=h.dtype, device=h.device)).mT.to(grad.dtype)
+        by_epsilon = (grad * h[:, : len(weights)]).sum(dtype=epsilon.dtype) if ctx.needs_input_grad[1] else None
+        return None, by_epsilon, torch.bmm(turned.expand(len(grad), -1, -1), grad).to(h.dtype)
 
 
 class Block(nn.Module):
