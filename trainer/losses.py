@@ -54,8 +54,10 @@ def candidate_losses(
     labels has a large loss: the weights' mean over the training set is 1.
     """
     stacked = logits if logits.ndim == 3 else logits.unsqueeze(1)
-    spread = y.unsqueeze(1).expand(stacked.shape[:2])
-    each = functional.cross_entropy(stacked.transpose(1, 2), spread, label_smoothing=smoothing, reduction="none")
+    spread = y.repeat_interleave(stacked.shape[1])
+    # Row by row: with labels along the middle axis torch takes its slow way for images.
+    rows: Tensor = functional.cross_entropy(stacked.flatten(0, 1), spread, label_smoothing=smoothing, reduction="none")
+    each: Tensor = rows.unflatten(0, stacked.shape[:2])
     return each.mean(0) if weights is None else (each * weights.to(each)[y][:, None]).mean(0)
 
 
