@@ -230,7 +230,8 @@ def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Pa
     from trainer.evaluate import evaluate as run
     from trainer.leaderboard import as_text
 
-    click.echo(as_text(run(load_section("train", TrainParams, params).heads, cache, examples, models, results)))
+    train = load_section("train", TrainParams, params)
+    click.echo(as_text(run(train.heads, cache, examples, models, results, train.memory_budget)))
 
 
 @main.command()

@@ -52,5 +52,5 @@ def test_the_pipeline_does_not_know_the_trainer(path: Path) -> None:
 
 
 def test_only_evaluation_opens_the_test_split() -> None:
-    callers = [path.name for path in python_files("trainer") if ".held_out(" in path.read_text(encoding="utf-8")]
+    callers = [path.name for path in python_files("trainer") if ".held_out" in path.read_text(encoding="utf-8")]
     assert callers == ["evaluate.py"]

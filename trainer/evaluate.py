@@ -17,12 +17,16 @@ from ilse.errors import UserError
 from ilse.files import replacing, replacing_folder, write_json, write_text
 from ilse.tables import TEST, TRAIN, VALIDATION
 from pipeline.store import open_cache
-from trainer.artifact import TrainedHead, load_head, predict_logits
+from trainer.artifact import TrainedHead, load_head
 from trainer.heads import Exits
 from trainer.heads.leaving import tradeoff, tradeoffs
 from trainer.leaderboard import Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
-from trainer.rows import Rows
+from trainer.memory import memory_budget as bytes_for_rows
+from trainer.rows import Examples
 from trainer.task import Task, open_task
+
+PREDICTED_ROWS = 256
+"""Examples that are predicted at a time."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +41,24 @@ class Prediction:
     """Rows of `exits.csv`."""
 
 
-def evaluate(heads: list[str], cache: str | Path, examples: Path, models: Path, results: Path) -> pl.DataFrame:
+def evaluate(
+    heads: list[str],
+    cache: str | Path,
+    examples: Path,
+    models: Path,
+    results: Path,
+    memory_budget: float | None = None,
+) -> pl.DataFrame:
     """Scores every seed of every head on the test split, writes `results/` and returns the leaderboard.
 
-    Raises `UserError` for a head that is missing or was trained on another capture or other labels.
+    Rows beyond `memory_budget` (GB; None for half of the free memory) are read anew for every head. Raises
+    `UserError` for a head that is missing or was trained on another capture or other labels.
     """
     task = open_task(open_cache(cache), examples)
     trained = {name: _load_seeds(models / name, task) for name in heads}
     # Most heads read all layers: the last rows are kept for the next head.
-    held_out = lru_cache(maxsize=1)(lambda layers, pooling: task.held_out(layers, pooling))
+    budget = bytes_for_rows(memory_budget)
+    held_out = lru_cache(maxsize=1)(lambda layers, pooling: _rows(task, layers, pooling, budget))
     predictions = [_predict(name, one, held_out) for name, seeds in trained.items() for one in seeds]
     runs = [prediction.run for prediction in predictions]
     table = leaderboard(runs)
@@ -88,24 +101,37 @@ def _require_same(path: Path, what: str, trained: str, found: str) -> None:
         )
 
 
-def _predict(name: str, trained: TrainedHead, held_out: Callable[[tuple[int, ...], str], Rows]) -> Prediction:
+def _rows(task: Task, layers: tuple[int, ...], pooling: str, budget: int) -> Examples:
+    if task.rows(TEST) * len(layers) * task.cache.dim * 4 <= budget:
+        return task.held_out(layers, pooling)
+    return task.held_out_streamed(layers, pooling, memory_budget=budget)
+
+
+def _predict(name: str, trained: TrainedHead, held_out: Callable[[tuple[int, ...], str], Examples]) -> Prediction:
     rows = held_out(trained.head.layers_read, trained.facts.pooling)
-    probabilities = predict_logits(trained, rows.x).softmax(-1)
+    probabilities = _of_all(rows, trained).softmax(-1)
     accuracy = float((probabilities.argmax(-1) == rows.y).double().mean())
-    exits = _exits(trained, rows.x, rows.y)
-    return Prediction(Run.of(name, trained, accuracy), probabilities, rows.y, rows.text_ids, exits)
+    return Prediction(Run.of(name, trained, accuracy), probabilities, rows.y, rows.text_ids, _exits(trained, rows))
 
 
 @torch.inference_mode()
-def _exits(trained: TrainedHead, x: Float[Tensor, "rows layers dim"], y: Int[Tensor, " rows"]) -> list[dict[str, Any]]:
+def _of_all(rows: Examples, predict: Callable[[Tensor], Tensor]) -> Float[Tensor, "rows ..."]:
+    """What `predict` gives for every example, in the examples' order."""
+    found = torch.cat([predict(x) for x, _ in rows.chunks(PREDICTED_ROWS)])
+    ordered = torch.empty_like(found)
+    ordered[rows.order()] = found
+    return ordered
+
+
+def _exits(trained: TrainedHead, rows: Examples) -> list[dict[str, Any]]:
     """Of a head with exits: accuracy and depth of every threshold, and (`chosen`) of its own."""
     head = trained.head
     if not isinstance(head, Exits):
         return []
-    logits = torch.cat([head.every(trained.treatment(part)) for part in x.split(256)])
+    logits = _of_all(rows, lambda x: head.every(trained.treatment(x)))
     kind, layers = head.spec.options.sureness, head.layers_read
-    own = tradeoff(logits, y, kind, layers, float(head.threshold))
-    curve = tradeoffs(logits, y, kind, layers)
+    own = tradeoff(logits, rows.y, kind, layers, float(head.threshold))
+    curve = tradeoffs(logits, rows.y, kind, layers)
     return [asdict(point) | {"chosen": point is own} for point in (*curve, own)]
 
 

@@ -33,8 +33,15 @@ class Examples(Protocol):
     def y(self) -> Tensor:
         """Labels, [rows]."""
 
+    @property
+    def text_ids(self) -> list[str]:
+        """Texts, [rows]."""
+
     def chunks(self, size: int) -> Iterator[Batch]:
         """All examples in one order, at most `size` at a time."""
+
+    def order(self) -> Int[Tensor, " rows"]:
+        """Positions of the examples in the order of `chunks`."""
 
     def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> Batches:
         """Batches for training; `balanced` draws every label as often as the others, with replacement."""
@@ -55,6 +62,10 @@ class Rows:
     def chunks(self, size: int) -> Iterator[Batch]:
         """All examples in order."""
         yield from zip(self.x.split(size), self.y.split(size), strict=True)
+
+    def order(self) -> Int[Tensor, " rows"]:
+        """As they are."""
+        return torch.arange(len(self.y))
 
     def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> IndexBatches:
         """Batches for training."""

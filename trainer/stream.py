@@ -91,6 +91,10 @@ class StreamedRows:
             for start in range(0, len(block.y), size):
                 yield block.batch(slice(start, start + size))
 
+    def order(self) -> Int[Tensor, " rows"]:
+        """Shard by shard, and within a shard as they are."""
+        return torch.from_numpy(np.argsort(self.places // self.cache.header.shard_rows, kind="stable"))
+
     def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> StreamedBatches:
         """Batches for training; `UserError` for balanced ones, which would read the shards in any order."""
         if balanced:

@@ -48,15 +48,22 @@ class Task:
         `memory_budget` is that of the blocks that they are read in, in bytes; see `trainer.stream`. Raises
         `UserError` for one that does not hold single shards.
         """
-        chosen = self._examples_of(_for_training(split))
-        places = chosen["cache_row"].to_numpy().astype(np.int64)
-        shards = shards_in(memory_budget, self.cache, len(layers))
-        ids = chosen[TEXT_ID].to_list()
-        return StreamedRows(self.cache, tuple(layers), pooling, places, _labels(chosen), ids, shards)
+        return self._streamed(_for_training(split), layers, pooling, memory_budget)
 
     def held_out(self, layers: Sequence[int] | None = None, pooling: str = "mean") -> Rows:
         """The test examples. For `trainer.evaluate` alone, once every choice has been made."""
         return self._load(TEST, layers, pooling)
+
+    def held_out_streamed(self, layers: Sequence[int], pooling: str = "mean", *, memory_budget: int) -> StreamedRows:
+        """The same, read as they are used; `memory_budget` as for `streamed_split`."""
+        return self._streamed(TEST, layers, pooling, memory_budget)
+
+    def _streamed(self, split: str, layers: Sequence[int], pooling: str, memory_budget: int) -> StreamedRows:
+        chosen = self._examples_of(split)
+        places = chosen["cache_row"].to_numpy().astype(np.int64)
+        shards = shards_in(memory_budget, self.cache, len(layers))
+        ids = chosen[TEXT_ID].to_list()
+        return StreamedRows(self.cache, tuple(layers), pooling, places, _labels(chosen), ids, shards)
 
     def _load(self, split: str, layers: Sequence[int] | None, pooling: str) -> Rows:
         chosen = self._examples_of(split)

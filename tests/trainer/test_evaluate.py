@@ -249,3 +249,29 @@ def test_exits_are_a_curve_of_accuracy_against_depth(tmp_path: Path) -> None:
         assert own["threshold"].item() == pytest.approx(float(head.get_buffer("head.threshold")))
         assert of_seed["mean_layer"].max() == len(LAYERS) - 1
         assert of_seed["mean_layer"].min() == 0
+
+
+def test_test_rows_that_do_not_fit_are_streamed_to_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = write_task(tmp_path, {"train": 90, "validation": 45, "test": 120})
+    heads = ["exits", "last", "mean"]
+    params = PARAMS.model_copy(update={"heads": heads, "seeds": 1})
+    for name in heads:
+        train(params, name, made.cache, made.examples, tmp_path / "models", tmp_path / "results")
+    streamed = []
+    original = Task.held_out_streamed
+    monkeypatch.setattr(
+        Task, "held_out_streamed", lambda self, *given, **more: streamed.append(1) or original(self, *given, **more)
+    )
+    for folder, budget in (("memory", 1.0), ("stream", 12e-6)):
+        evaluate(heads, made.cache, made.examples, tmp_path / "models", tmp_path / folder, budget)
+    assert len(streamed) == 2, "one layer fits"
+    for name in ("runs.csv", "exits.csv", "leaderboard.csv", "confusion.csv"):
+        assert (tmp_path / "memory" / name).read_text() == (tmp_path / "stream" / name).read_text()
+    for name in heads:
+        one, other = (
+            pl.read_parquet(tmp_path / way / "predictions" / f"{name}.parquet") for way in ("memory", "stream")
+        )
+        assert one.drop("probability", "probabilities").equals(other.drop("probability", "probabilities"))
+        np.testing.assert_allclose(one["probability"], other["probability"], rtol=1e-5)
