@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from ilse.errors import UserError
 from tests.trainer.conftest import LABELS, LAYERS, Made, write_task
