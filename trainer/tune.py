@@ -156,12 +156,17 @@ def _study(tuning: TuneParams, head: str, key: str) -> optuna.Study:
 
 
 def _key(tuning: TuneParams, params: TrainParams, head: str, task: Task) -> str:
-    """What trials must have in common to be compared; neither their number nor where they are kept."""
+    """What trials must have in common to be compared: not their number, their place, or the values that are searched.
+
+    A study whose best values were written into the parameters can then be gone on with.
+    """
+    space = tuning.space_of(head, params)
     of_head = build_head(head, params.head_options(head), layers=len(task.cache.layers), dim=task.cache.dim, out=2)
     return progress_key(
         {
-            "head": head_config(of_head),
-            "recipe": params.recipe_of(head).model_dump(mode="json"),
+            "head": head,
+            "options": {key: value for key, value in head_config(of_head)["options"].items() if key not in space},
+            "recipe": params.recipe_of(head).model_dump(mode="json", exclude=set(space)),
             "shots": params.shots,
             "share": params.share,
             "pooling": params.pooling,

@@ -22,7 +22,7 @@ from ilse.errors import UserError
 from ilse.params import load_section, validate
 from tests.trainer.conftest import Made, write_task
 from trainer.config import TrainParams
-from trainer.space import Range, TuneParams, section_of
+from trainer.space import Range, TuneParams, section_of, with_values
 from trainer.tune import Tuned, tune
 
 Quick = Callable[..., TrainParams]
@@ -72,6 +72,12 @@ def test_it_goes_on_to_the_number_asked_for(made: Made, quick: Quick, capfd: pyt
     assert trials(made).head(2).equals(few)
     run(made, quick(), trials=5)
     assert "trial" not in capfd.readouterr().err
+
+
+def test_it_goes_on_after_what_it_found_was_applied(made: Made, quick: Quick) -> None:
+    found = run(made, quick(), trials=2)
+    values = {**found.values, "dropout": 0.1}  # a choice of the study's, whichever was best
+    assert run(made, with_values(quick(), "mlp", values), trials=3).trials == 3
 
 
 def test_the_same_seed_draws_the_same(made: Made, quick: Quick) -> None:
