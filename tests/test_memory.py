@@ -21,10 +21,12 @@ def work():
         a = x + 1
         b = a * a
         c = b - x
-work()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-work()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    work()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+# The heap grows until the blocks have found their places, which is a matter of passes: how many, the machine decides.
+print(min(faults() for _ in range(6)))
 """
 
 
