@@ -165,8 +165,8 @@ def ran(contender: Contender, seeds: int, examples: Path, cache: Path, folder: P
         for _, of_seed in predictions.group_by("seed", maintain_order=True)
     ]
     return Ran(
-        validation=runs["val_accuracy"].to_list(),
-        test=runs["test_accuracy"].to_list(),
+        validation=runs["val_score"].to_list(),
+        test=runs["test_score"].to_list(),
         right=np.stack(right),
         parameters=board["parameters"],
         share=board["share_percent"] / 100,

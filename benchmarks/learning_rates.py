@@ -23,6 +23,7 @@ from pipeline.store import open_cache
 from trainer.config import TrainParams
 from trainer.fit import Epoch, fit
 from trainer.heads import build_head
+from trainer.objectives import MultiClass
 from trainer.rows import Rows
 from trainer.task import Task, open_task
 from trainer.treatment import Standardise
@@ -40,7 +41,7 @@ def main() -> None:
     figures = {}
     for name in ["last", "mean"] if quick else params.heads:
         bests = {rate: run(params, task, name, rate, train, validation) for rate in (RATES[1:3] if quick else RATES)}
-        accuracy = {rate: median(best.val_accuracy for best in of_rate) for rate, of_rate in bests.items()}
+        accuracy = {rate: median(best.val_score for best in of_rate) for rate, of_rate in bests.items()}
         shared = params.recipe.learning_rate
         highest = max(accuracy, key=lambda rate: accuracy[rate])
         error = sqrt(accuracy[highest] * (1 - accuracy[highest]) / len(validation.y))
@@ -66,7 +67,7 @@ def run(params: TrainParams, task: Task, name: str, rate: float, train: Rows, va
         torch.manual_seed(seed)
         shape = {"layers": len(task.cache.layers), "dim": task.cache.dim, "out": len(task.labels)}
         head = build_head(name, params.head_options(name), **shape)
-        bests.append(fit(head, train, validation, recipe, seed).best)
+        bests.append(fit(head, train, validation, MultiClass(task.labels), recipe, seed).best)
     return bests
 
 

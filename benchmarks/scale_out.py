@@ -112,7 +112,7 @@ class Bench:
         self._ilse(folder, "train", HEAD, "--cache", cache, *tables)
         self._ilse(folder, "evaluate", "--cache", cache, *tables)
         table = pl.read_csv(folder / "results" / "leaderboard.csv")
-        return round(100 * table.row(0, named=True)["test_accuracy"], 2)
+        return round(100 * table.row(0, named=True)["test_score"], 2)
 
     def _ilse(self, folder: Path, *arguments: str) -> None:
         command = [sys.executable, "-m", "ilse.cli", *arguments, "--params", "params.yaml"]

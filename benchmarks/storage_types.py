@@ -104,7 +104,7 @@ def accuracies(folder: Path, cache: Path, quick: bool) -> dict[str, float]:
     for head in heads:
         train(params, head, cache, folder / EXAMPLES_FILE, models, results)
     table = evaluate(list(heads), cache, folder / EXAMPLES_FILE, models, results)
-    return {row["head"]: round(100 * row["test_accuracy"], 2) for row in table.to_dicts()}
+    return {row["head"]: round(100 * row["test_score"], 2) for row in table.to_dicts()}
 
 
 def reading(caches: dict[str, Path], rounds: int) -> dict[str, float]:
@@ -137,7 +137,7 @@ def _summary(speeds: dict[str, float], accuracy: dict[str, dict[str, dict[str, f
         "read_megabytes_per_second": {
             kind: round(store.value_bytes(kind) / seconds / 1e6) for kind, seconds in speeds.items()
         },
-        "test_accuracy": accuracy,
+        "test_score": accuracy,
         "largest_loss": round(max(losses), 2),
     }
 

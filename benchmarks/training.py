@@ -48,7 +48,7 @@ from trainer.heads import EncoderHead, Head, build_head
 from trainer.heads.cayley import cayley_adjacency, smallest_modulus
 from trainer.heads.graph import GraphEncoder
 from trainer.loop import clip_gradients
-from trainer.losses import candidate_losses
+from trainer.objectives import MultiClass
 from trainer.rows import IndexBatches, Rows
 from trainer.stored import gather
 from trainer.stream import StreamedRows, shards_in
@@ -108,6 +108,11 @@ def made_up(rows: int) -> Rows:
     return Rows(x, torch.randint(CLASSES, (rows,), generator=generator), [])
 
 
+def classes() -> MultiClass:
+    """What is learned."""
+    return MultiClass(tuple(map(str, range(CLASSES))))
+
+
 def ours(name: str, options: dict[str, Any], rows: Rows | StreamedRows, compute_type: str) -> float:
     """Seconds of an epoch by `trainer.fit`: of three epochs less one, so that its start and end are left out."""
     few = Rows(torch.zeros(1, LAYERS, DIM), torch.zeros(1, dtype=torch.long), [])
@@ -116,7 +121,7 @@ def ours(name: str, options: dict[str, Any], rows: Rows | StreamedRows, compute_
         torch.manual_seed(0)
         recipe = Recipe.model_validate({"epochs": epochs, "batch_size": BATCH, "compute_type": compute_type})
         head = build_head(name, options, layers=LAYERS, dim=DIM, out=CLASSES)
-        took.append((epochs, fit(head, rows, few, recipe, 0, "cpu").seconds))
+        took.append((epochs, fit(head, rows, few, classes(), recipe, 0, "cpu").seconds))
     (fewer, less), (more, longer) = took
     return (longer - less) / (more - fewer)
 
@@ -127,11 +132,11 @@ def bare(name: str, options: dict[str, Any], rows: Rows) -> float:
     recipe = Recipe(batch_size=BATCH)
     head = build_head(name, options, layers=LAYERS, dim=DIM, out=CLASSES)
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
-    batches = IndexBatches(rows, BATCH, 0)
+    batches, objective = IndexBatches(rows, BATCH, 0), classes()
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=len(batches))
     started = time.perf_counter()
     for x, y in batches:
-        loss = candidate_losses(head(x), y, recipe.label_smoothing).sum()
+        loss = objective.losses(head(x), y, recipe.label_smoothing).sum()
         optimizer.zero_grad()
         loss.backward()
         clip_gradients(head, 1, recipe.gradient_clip)

@@ -228,10 +228,10 @@ def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Pa
     from ilse.params import load_section
     from trainer.config import TrainParams
     from trainer.evaluate import evaluate as run
-    from trainer.leaderboard import as_text
 
     train = load_section("train", TrainParams, params)
-    click.echo(as_text(run(train.heads, cache, examples, models, results, train.memory_budget)))
+    run(train.heads, cache, examples, models, results, train.memory_budget)
+    click.echo((results / "leaderboard.txt").read_text(encoding="utf-8"), nl=False)
 
 
 @main.command()

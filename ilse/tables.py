@@ -18,11 +18,20 @@ TEXT = "text"
 SOURCE_ROW = "source_row"
 """examples.parquet: the row's position in its source, from 0."""
 
+PAIR_TEXT_ID = "pair_text_id"
+"""examples.parquet: the id of an example's second text (pairs)."""
+
 LABEL = "label"
 """examples.parquet: the label's name, as a string (classification)."""
 
 LABEL_INDEX = "label_index"
 """examples.parquet: the label's position in the one label map over all splits (names in sorted order)."""
+
+LABELS = "labels"
+"""examples.parquet: the names of an example's labels, as a list (several labels); stands instead of `LABEL`."""
+
+LABEL_INDICES = "label_indices"
+"""examples.parquet: their positions in the label map, as a list; stands instead of `LABEL_INDEX`."""
 
 SCORE = "score"
 """examples.parquet: the gold score on its original scale (regression); stands instead of the two label columns."""

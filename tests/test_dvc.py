@@ -117,7 +117,7 @@ def test_the_stages_under_dvc(project: Project) -> None:
     difference = json.loads(project.run("dvc", "metrics", "diff", "--json"))
     assert difference["results/metrics.json"]["heads.last.seeds"] == {"old": 1, "new": 2, "diff": 1}
     project.run("dvc", "plots", "show", "--out", "plots")
-    assert "val_accuracy" in (project.folder / "plots" / "index.html").read_text()
+    assert "val_score" in (project.folder / "plots" / "index.html").read_text()
 
     project.commit("two seeds")
     project.run("dvc", "exp", "run", "-S", "train.seeds=3", "-n", "three")

@@ -18,9 +18,10 @@ from ilse.errors import UserError
 from ilse.files import write_json
 from ilse.params import validate
 from trainer.heads import Head, build_head, head_config
+from trainer.objectives import restore
 from trainer.treatment import Treatment, TreatmentOptions
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 WEIGHTS, CONFIG = "head.safetensors", "config.json"
 
 
@@ -30,6 +31,8 @@ class HeadFacts:
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # for loading
 
+    objective: dict[str, str | int | float]
+    """What it was trained for, as `objectives.restore` takes it."""
     labels: list[str]
     fingerprint: str
     """Of the capture that its rows come from."""
@@ -40,11 +43,11 @@ class HeadFacts:
     recipe: dict[str, Any]
     seed: int
     best_epoch: int
-    val_accuracy: float
+    val_score: float
     val_loss: float
     train_seconds: float
-    layer_accuracy: list[float] | None = None
-    """For `best`: validation accuracy of every single layer."""
+    layer_scores: list[float] | None = None
+    """For `best`: validation figure of every single layer."""
 
 
 _FACTS = TypeAdapter(HeadFacts)
@@ -58,9 +61,10 @@ class TrainedHead(nn.Module):
         self.treatment = treatment
         self.head = head
         self.facts = facts
+        self.objective = restore(facts.objective, tuple(facts.labels))
 
     def forward(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch out"]:
-        """Logits for rows of the layers that the head reads, as the cache holds them."""
+        """Outputs for rows of the layers that the head reads, as the cache holds them; `objective` reads them."""
         logits: Tensor = self.head(self.treatment(x))
         return logits
 
@@ -125,9 +129,9 @@ def _treatment(config: dict[str, Any], head: Head) -> Treatment:
 
 
 def _check_facts(folder: Path, head: Head, facts: HeadFacts) -> None:
-    found = (len(facts.layer_names), len(facts.labels))
+    found = (len(facts.layer_names), restore(facts.objective, tuple(facts.labels)).out)
     if found != (head.spec.layers, head.spec.out):
-        expected = f"names of {head.spec.layers} layers and {head.spec.out} labels, as the head is built"
+        expected = f"names of {head.spec.layers} layers and an objective with {head.spec.out} outputs, as it is built"
         raise _refused(folder, expected, "{} and {}".format(*found))
 
 

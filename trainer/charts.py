@@ -16,6 +16,8 @@ import altair as alt
 import polars as pl
 import vl_convert
 
+from trainer.figures import upfirst
+
 Rows = list[dict[str, Any]]
 
 ACCENT, MUTED, INK, BAND = "var(--accent)", "var(--muted)", "var(--ink)", "var(--band)"
@@ -73,47 +75,50 @@ def javascript() -> str:
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
 
 
-def heads_chart(leaderboard: pl.DataFrame, runs: pl.DataFrame, chosen: str, interval: tuple[float, float]) -> Chart:
-    """Test accuracy of every head: range over seeds, each seed, and the chosen head's `interval` as a band."""
+def heads_chart(
+    leaderboard: pl.DataFrame, runs: pl.DataFrame, chosen: str, interval: tuple[float, float] | None, figure: str
+) -> Chart:
+    """Every head's `figure` on test: range over seeds, each seed, and the chosen head's `interval` as a band."""
     heads = leaderboard["head"].to_list()
-    median = {row["head"]: row["test_accuracy"] for row in leaderboard.to_dicts()}
+    median = {row["head"]: row["test_score"] for row in leaderboard.to_dicts()}
     y = alt.Y("head:N", scale=alt.Scale(domain=heads), title=None, axis=alt.Axis(labelColor=INK, ticks=False))
-    x = alt.X("test_accuracy:Q", scale=alt.Scale(zero=False, nice=True), axis=_percent("test accuracy"))
+    x = alt.X("test_score:Q", scale=alt.Scale(zero=False, nice=True), axis=_percent(f"{figure} on test"))
     colour = _chosen_colour(chosen, heads)
     board = alt.Chart(_data(leaderboard.to_dicts())).encode(y=y, color=colour)
-    band = alt.Chart(_data([{"low": interval[0], "high": interval[1]}]))
     layers = [
-        band.mark_rect(color=BAND).encode(x="low:Q", x2="high:Q"),
         board.mark_rule(strokeWidth=3, opacity=0.55).encode(x=alt.X("test_low:Q"), x2="test_high:Q"),
         alt.Chart(_data(runs.to_dicts())).mark_circle(size=28, opacity=0.6).encode(
-            x=x, y=y, color=colour, tooltip=_tips("head", "seed", "test_accuracy")
+            x=x, y=y, color=colour, tooltip=_tips("head", "seed", "test_score")
         ),
         board.mark_tick(thickness=3, size=18).encode(
-            x=x, tooltip=_tips("head", "test_accuracy", "test_low", "test_high")
+            x=x, tooltip=_tips("head", "test_score", "test_low", "test_high")
         ),
     ]  # fmt: skip
     if "last" in median:
         mark = alt.Chart(_data([{"x": median["last"]}])).mark_rule(color=MUTED, strokeDash=[4, 4])
-        layers.insert(1, mark.encode(x="x:Q"))
+        layers.insert(0, mark.encode(x="x:Q"))
+    if interval is not None:
+        band = alt.Chart(_data([{"low": interval[0], "high": interval[1]}]))
+        layers.insert(0, band.mark_rect(color=BAND).encode(x="low:Q", x2="high:Q"))
     listed = ", ".join(f"{head} {percent(median[head])}" for head in heads)
-    words = f"Median test accuracy over seeds, best on validation first: {listed}."
-    return Chart("Test accuracy of every head", _spec(_layer(*layers), 36 * len(heads) + 30), words)
+    words = f"Median {figure} on test over seeds, best on validation first: {listed}."
+    return Chart(f"{upfirst(figure)} of every head on test", _spec(_layer(*layers), 36 * len(heads) + 30), words)
 
 
-def layers_chart(layers: pl.DataFrame, chosen: str, chosen_accuracy: float) -> Chart:
-    """Validation accuracy of a probe on each layer, with the best and the last layer and the chosen head marked."""
+def layers_chart(layers: pl.DataFrame, chosen: str, chosen_score: float, figure: str) -> Chart:
+    """The `figure` of a probe on each layer on validation; best and last layer and the chosen head are marked."""
     rows = layers.sort("layer").to_dicts()
-    best, last = max(rows, key=lambda row: row["val_accuracy"]), rows[-1]
+    best, last = max(rows, key=lambda row: row["val_score"]), rows[-1]
     marks = [dict(best, mark=f"best: {best['name']}"), dict(last, mark="last layer")]
     x = _layer_axis(len(rows))
-    y = alt.Y("val_accuracy:Q", scale=alt.Scale(zero=False, nice=True), axis=_percent("validation accuracy"))
+    y = alt.Y("val_score:Q", scale=alt.Scale(zero=False, nice=True), axis=_percent(f"{figure} on validation"))
     chart = alt.Chart(_data(rows)).encode(x=x)
-    tips = _tips("name", "val_accuracy", "val_low", "val_high")
+    tips = _tips("name", "val_score", "val_low", "val_high")
     drawn: list[alt.Chart] = [
         chart.mark_area(color=ACCENT, opacity=0.18).encode(y=alt.Y("val_low:Q"), y2="val_high:Q"),
         chart.mark_line(color=ACCENT, strokeWidth=2).encode(y=y),
         chart.mark_circle(color=ACCENT, size=26).encode(y=y, tooltip=tips),
-        *_level(chosen_accuracy, f"{chosen}, the chosen head"),
+        *_level(chosen_score, f"{chosen}, the chosen head"),
     ]
     for row in marks if best is not last else marks[:1]:
         point = alt.Chart(_data([row])).encode(x=x, y=y)
@@ -121,11 +126,11 @@ def layers_chart(layers: pl.DataFrame, chosen: str, chosen_accuracy: float) -> C
         drawn.append(point.mark_point(color=INK, size=90, strokeWidth=2).encode(tooltip=tips))
         drawn.append(point.mark_text(color=INK, align=side, dy=18 if row is marks[1] else -14).encode(text="mark:N"))
     words = (
-        f"Validation accuracy of a linear probe on each of {len(rows)} layers: {percent(rows[0]['val_accuracy'])} at "
-        f"{rows[0]['name']}, best {percent(best['val_accuracy'])} at {best['name']}, "
-        f"{percent(last['val_accuracy'])} at the last layer; the chosen head {chosen} has {percent(chosen_accuracy)}."
+        f"On validation, {figure} of a linear probe on each of {len(rows)} layers: {percent(rows[0]['val_score'])} at "
+        f"{rows[0]['name']}, best {percent(best['val_score'])} at {best['name']}, "
+        f"{percent(last['val_score'])} at the last layer; the chosen head {chosen} has {percent(chosen_score)}."
     )
-    return Chart("Accuracy of each single layer", _spec(_layer(*drawn), 300), words)
+    return Chart(f"{upfirst(figure)} of each single layer", _spec(_layer(*drawn), 300), words)
 
 
 def weights_charts(weights: pl.DataFrame) -> list[Chart]:
@@ -171,12 +176,12 @@ def _curves_chart(head: str, rows: pl.DataFrame, best: pl.DataFrame, top: float)
     y = alt.Y("loss:Q", scale=alt.Scale(domain=[0, top]), axis=alt.Axis(title="loss", tickCount=4))
     axis = alt.Axis(title="epoch", tickMinStep=1, tickCount=5, grid=False)
     x = alt.X("epoch:Q", scale=alt.Scale(nice=False), axis=axis)
-    chosen = best.select("seed", "epoch", "val_accuracy", pl.col("val_loss").alias("loss"))
+    chosen = best.select("seed", "epoch", "val_score", pl.col("val_loss").alias("loss"))
     drawn = _layer(
         _losses(rows, "train_loss").mark_line(color=MUTED, strokeDash=[3, 2], strokeWidth=1, clip=True).encode(x, y),
         _losses(rows, "val_loss").mark_line(color=ACCENT, strokeWidth=1.5, opacity=0.8, clip=True).encode(x, y),
         alt.Chart(_data(chosen.to_dicts())).mark_circle(color=INK, size=34, opacity=1, clip=True).encode(
-            x, y, tooltip=_tips("seed", "epoch", "val_accuracy")
+            x, y, tooltip=_tips("seed", "epoch", "val_score")
         ),
     )  # fmt: skip
     epochs = best["epoch"].sort().to_list()

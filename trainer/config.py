@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from ilse.params import Section
 from trainer.heads import HEADS
+from trainer.objectives import Kind, SimilarityLoss
 from trainer.treatment import TreatmentOptions
 
 PAPER: dict[str, Any] = {
@@ -19,6 +20,7 @@ PAPER: dict[str, Any] = {
     "label_smoothing": 0.0,
     "gradient_clip": 0.0,
     "standardise": False,
+    "similarity_loss": "mse",
 }
 """ILSE's published training (arXiv 2603.22665, its code): what it does otherwise than our defaults."""
 
@@ -52,6 +54,10 @@ class Recipe(TreatmentOptions):
     )
     imbalance: Literal["none", "weights", "sampling"] = Field(
         "none", description="Rare labels count more in the loss, or are drawn as often as the others, or neither."
+    )
+    similarity_loss: SimilarityLoss = Field(
+        "cosent",
+        description="Of the objective `similarity`: order of the cosines, their squared error, or alike and not alike.",
     )
 
     @model_validator(mode="before")
@@ -96,6 +102,14 @@ class TrainParams(Section):
         list(HEADS), min_length=1, description="Heads of the comparison, by name, each once."
     )
     seeds: int = Field(3, ge=1, description="Independent runs of each head, with seeds 0, 1, …")
+    objective: Literal["auto", Kind] = Field(
+        "auto",
+        description="What heads are trained for; `auto` goes by the examples: `multi_class` for a label, `multi_label` "
+        "for lists of them, `regression` for a score, `similarity` for a score of two texts.",
+    )
+    embedding: int | None = Field(
+        256, ge=1, description="Width of the vectors that two texts are compared by; null: the encoder's own."
+    )
     shots: int | None = Field(
         None, ge=1, description="Train on so many examples of each label, drawn by the seed, the same for every head."
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ilse.errors import UserError
@@ -22,6 +22,7 @@ from trainer.heads import Exits
 from trainer.heads.leaving import tradeoff, tradeoffs
 from trainer.leaderboard import Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
 from trainer.memory import memory_budget as bytes_for_rows
+from trainer.objectives import Objective, choose
 from trainer.rows import Examples
 from trainer.task import Task, open_task
 
@@ -34,9 +35,10 @@ class Prediction:
     """One trained head on the test split."""
 
     run: Run
-    probabilities: Float[Tensor, "rows out"]
-    y: Int[Tensor, " rows"]
-    text_ids: list[str]
+    objective: Objective
+    predicted: Float[Tensor, "rows ..."]
+    """What its objective tells: probabilities, or scores."""
+    y: Tensor
     exits: list[dict[str, Any]]
     """Rows of `exits.csv`."""
 
@@ -52,10 +54,11 @@ def evaluate(
     """Scores every seed of every head on the test split, writes `results/` and returns the leaderboard.
 
     Rows beyond `memory_budget` (GB; None for half of the free memory) are read anew for every head. Raises
-    `UserError` for a head that is missing or was trained on another capture or other labels.
+    `UserError` for a head that is missing, or was trained on another capture, on other labels or for another objective.
     """
     task = open_task(open_cache(cache), examples)
     trained = {name: _load_seeds(models / name, task) for name in heads}
+    objective = _shared_objective(models, trained, task)
     # Most heads read all layers: the last rows are kept for the next head.
     budget = bytes_for_rows(memory_budget)
     held_out = lru_cache(maxsize=1)(lambda layers, pooling: _rows(task, layers, pooling, budget))
@@ -63,14 +66,14 @@ def evaluate(
     runs = [prediction.run for prediction in predictions]
     table = leaderboard(runs)
     counts = {f"{split}_rows": task.rows(split) for split in (TRAIN, VALIDATION, TEST)}
-    _write_tables(results, table, runs, task.labels, counts)
+    _write_tables(results, table, runs, objective, task.labels, counts)
     with replacing_folder(results / "predictions") as folder:
         for name in heads:
             of_head = [prediction for prediction in predictions if prediction.run.head == name]
-            _predictions_table(of_head, task.labels).write_parquet(folder / f"{name}.parquet")
+            _predictions_table(of_head, task.held_out_ids()).write_parquet(folder / f"{name}.parquet")
     chosen = table["head"][0]
     _write_exits(results, predictions)
-    _write_confusion(results, [p for p in predictions if p.run.head == chosen], task.labels)
+    _write_confusion(results, [p for p in predictions if p.run.head == chosen])
     return table
 
 
@@ -91,6 +94,16 @@ def _load_seeds(folder: Path, task: Task) -> list[TrainedHead]:
     return heads
 
 
+def _shared_objective(models: Path, trained: dict[str, list[TrainedHead]], task: Task) -> Objective:
+    """What all heads were trained for: figures of different objectives cannot be compared."""
+    first = next(iter(trained.values()))[0].objective
+    for name, seeds in trained.items():
+        for seed in seeds:
+            _require_same(models / name, "objective", first.kind, seed.objective.kind)
+    choose(first.kind, task.targets.kind, task.pairs)  # refuses examples with other columns
+    return first
+
+
 def _require_same(path: Path, what: str, trained: str, found: str) -> None:
     if trained != found:
         raise UserError(
@@ -102,16 +115,17 @@ def _require_same(path: Path, what: str, trained: str, found: str) -> None:
 
 
 def _rows(task: Task, layers: tuple[int, ...], pooling: str, budget: int) -> Examples:
-    if task.rows(TEST) * len(layers) * task.cache.dim * 4 <= budget:
+    if task.texts(TEST) * len(layers) * task.cache.dim * 4 <= budget:
         return task.held_out(layers, pooling)
     return task.held_out_streamed(layers, pooling, memory_budget=budget)
 
 
 def _predict(name: str, trained: TrainedHead, held_out: Callable[[tuple[int, ...], str], Examples]) -> Prediction:
     rows = held_out(trained.head.layers_read, trained.facts.pooling)
-    probabilities = _of_all(rows, trained).softmax(-1)
-    accuracy = float((probabilities.argmax(-1) == rows.y).double().mean())
-    return Prediction(Run.of(name, trained, accuracy), probabilities, rows.y, rows.text_ids, _exits(trained, rows))
+    predicted = _of_all(rows, lambda x: trained.objective.predict(trained(x)))
+    figures = trained.objective.figures(predicted, rows.y)
+    run = Run.of(name, trained, figures)
+    return Prediction(run, trained.objective, predicted, rows.y, _exits(trained, rows))
 
 
 @torch.inference_mode()
@@ -136,7 +150,12 @@ def _exits(trained: TrainedHead, rows: Examples) -> list[dict[str, Any]]:
 
 
 def _write_tables(
-    results: Path, table: pl.DataFrame, runs: list[Run], labels: tuple[str, ...], counts: dict[str, int]
+    results: Path,
+    table: pl.DataFrame,
+    runs: list[Run],
+    objective: Objective,
+    labels: tuple[str, ...],
+    counts: dict[str, int],
 ) -> None:
     tables = {
         "leaderboard.csv": table,
@@ -147,24 +166,17 @@ def _write_tables(
     for name, frame in tables.items():
         with replacing(results / name) as file:
             frame.write_csv(file, float_precision=6)
-    write_text(results / "leaderboard.txt", as_text(table) + "\n")
-    write_json(results / "metrics.json", metrics(table, labels, counts))
+    write_text(results / "leaderboard.txt", as_text(table, objective.metric) + "\n")
+    write_json(results / "metrics.json", metrics(table, objective, labels, counts))
 
 
-def _predictions_table(predictions: list[Prediction], labels: tuple[str, ...]) -> pl.DataFrame:
-    frames = [
-        pl.DataFrame(
-            {
-                "seed": pl.Series([p.run.seed] * len(p.y), dtype=pl.Int32),
-                "text_id": p.text_ids,
-                "label": [labels[i] for i in p.y.tolist()],
-                "prediction": [labels[i] for i in p.probabilities.argmax(-1).tolist()],
-                "probability": p.probabilities.amax(-1).numpy(),
-                "probabilities": p.probabilities.numpy(),
-            }
+def _predictions_table(predictions: list[Prediction], ids: pl.DataFrame) -> pl.DataFrame:
+    frames = []
+    for p in predictions:
+        columns = p.objective.columns(p.predicted, p.y)
+        frames.append(
+            pl.DataFrame({"seed": pl.Series([p.run.seed] * len(p.y), dtype=pl.Int32), **ids.to_dict(), **columns})
         )
-        for p in predictions
-    ]
     return pl.concat(frames)
 
 
@@ -176,8 +188,10 @@ def _write_exits(results: Path, predictions: list[Prediction]) -> None:
         pl.DataFrame(rows, schema=columns | {"threshold": pl.Float64, "chosen": pl.Boolean}).write_csv(file)
 
 
-def _write_confusion(results: Path, predictions: list[Prediction], labels: tuple[str, ...]) -> None:
-    actual = torch.cat([p.y for p in predictions]).tolist()
-    guessed = torch.cat([p.probabilities.argmax(-1) for p in predictions]).tolist()
+def _write_confusion(results: Path, predictions: list[Prediction]) -> None:
+    """Labels and answers of the chosen head; empty where examples have no single label."""
+    seeds = [p.objective.columns(p.predicted, p.y) for p in predictions]
+    pairs = {"actual": "label", "predicted": "prediction"} if "label" in seeds[0] else {}
+    table = {ours: [value for seed in seeds for value in seed[theirs]] for ours, theirs in pairs.items()}
     with replacing(results / "confusion.csv") as file:
-        pl.DataFrame({"actual": [labels[i] for i in actual], "predicted": [labels[i] for i in guessed]}).write_csv(file)
+        pl.DataFrame(table, schema={"actual": pl.String, "predicted": pl.String}).write_csv(file)

@@ -16,9 +16,10 @@ from ilse.memory import keep_freed_memory
 from trainer.config import Recipe
 from trainer.heads import Head
 from trainer.loop import Training, Watch
-from trainer.losses import VALIDATION_ROWS, candidate_accuracy, candidate_losses
+from trainer.losses import VALIDATION_ROWS, measured
+from trainer.objectives import Objective
 from trainer.progress import Progress
-from trainer.rows import Examples, label_weights
+from trainer.rows import Examples
 
 # Lightning tells which accelerators are unused, and that data in memory has no loader workers: neither helps here.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -36,7 +37,7 @@ class Epoch:
     epoch: int
     train_loss: float
     val_loss: float
-    val_accuracy: float
+    val_score: float
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Fit:
     best: Epoch
     curve: list[Epoch]
     seconds: float
-    layer_accuracy: list[float] | None
-    """For `best`: the validation accuracy of every layer's probe at its own best epoch."""
+    layer_scores: list[float] | None
+    """For `best`: the validation figure of every layer's probe at its own best epoch."""
     epochs_before: int = 0
     """Epochs that an interrupted fit had done, with which this one went on."""
 
@@ -57,6 +58,7 @@ def fit(
     head: Head,
     train: Examples,
     validation: Examples,
+    objective: Objective,
     recipe: Recipe,
     seed: int,
     device: str = "auto",
@@ -71,8 +73,8 @@ def fit(
     """
     keep_freed_memory(LARGEST_KEPT)
     batches = train.shuffled(recipe.batch_size, seed, balanced=recipe.imbalance == "sampling")
-    weights = label_weights(train.y) if recipe.imbalance == "weights" else None
-    training = Training(head.train(), recipe, batches, validation, weights, progress, watch)
+    objective.learn(train, recipe.imbalance)
+    training = Training(head.train(), recipe, batches, validation, objective, progress, watch)
     earlier = None if progress is None else progress.load()
     if earlier is not None:
         training.go_on(earlier)
@@ -117,7 +119,7 @@ def _precision(compute_type: str, accelerator: str) -> Literal["bf16-mixed", "32
 def _result(head: Head, training: Training, epochs_before: int) -> Fit:
     best = training.best
     head.cpu().load_state_dict(head.state_dict() | best.state)
-    ranked = sorted(range(len(best.accuracy)), key=lambda k: (-float(best.accuracy[k]), float(best.loss[k])))
+    ranked = sorted(range(len(best.score)), key=lambda k: (-float(best.score[k]), float(best.loss[k])))
     chosen = ranked[0]
     curve = [
         Epoch(epoch, *(float(values[chosen]) for values in triple)) for epoch, triple in enumerate(training.history)
@@ -126,20 +128,13 @@ def _result(head: Head, training: Training, epochs_before: int) -> Fit:
     with torch.no_grad():
         rows = training.validation_rows
         if kept.calibrate(rows.chunks(VALIDATION_ROWS)):
-            loss, accuracy = _measured(kept, rows)
-            reached = replace(reached, val_loss=loss, val_accuracy=accuracy)
+            loss, score = (float(value) for value in measured(kept, kept, training.objective, rows))
+            reached = replace(reached, val_loss=loss, val_score=score)
     return Fit(
         head=kept,
         best=reached,
         curve=curve,
         seconds=training.seconds,
         epochs_before=epochs_before,
-        layer_accuracy=None if kept is head else [float(accuracy) for accuracy in best.accuracy],
+        layer_scores=None if kept is head else [float(score) for score in best.score],
     )
-
-
-def _measured(head: Head, rows: Examples) -> tuple[float, float]:
-    """Validation loss and accuracy of a head as it predicts."""
-    pairs = [(head(x), y) for x, y in rows.chunks(VALIDATION_ROWS)]
-    logits, y = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    return float(candidate_losses(logits, y)), float(candidate_accuracy(logits, y))

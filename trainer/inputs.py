@@ -8,10 +8,11 @@ from dataclasses import replace
 from jaxtyping import Int
 from torch import Tensor
 
+from ilse.errors import UserError
 from ilse.tables import TRAIN, VALIDATION
 from trainer.config import TrainParams
 from trainer.memory import memory_budget
-from trainer.rows import Examples, Rows
+from trainer.rows import Examples, PairRows, Rows
 from trainer.stream import StreamedRows
 from trainer.subset import draw_share, draw_shots
 from trainer.task import Task
@@ -19,6 +20,7 @@ from trainer.treatment import Treatment, TreatmentOptions
 
 TREATED_ROWS = 256
 """Examples that are treated at a time."""
+InMemory = Rows | PairRows
 
 
 class Inputs:
@@ -39,7 +41,7 @@ class Inputs:
         drawn = self._train.take(self._drawn(seed))
         self._treatment.fit(drawn.x)
         validation = self._validation
-        if isinstance(validation, Rows):
+        if not isinstance(validation, StreamedRows):
             validation = replace(validation, x=validation.x.clone())  # treating works in place
         return self._treatment, self._treated(drawn), self._treated(validation)
 
@@ -49,11 +51,18 @@ class Inputs:
 
     def _drawn(self, seed: int) -> Int[Tensor, " chosen"]:
         if self._shots is not None:
+            if self._task.targets.kind != "label":
+                raise UserError(
+                    "parameter train.shots",
+                    expected="examples with one label each",
+                    found=f"a column '{self._task.targets.kind}'",
+                    next_step="set train.share instead",
+                )
             return draw_shots(self._train.y, self._shots, seed, self._task.labels)
         assert self._share is not None
         return draw_share(self._train.y, self._share, seed)
 
-    def _treated(self, rows: Rows | StreamedRows) -> Rows | StreamedRows:
+    def _treated(self, rows: InMemory | StreamedRows) -> InMemory | StreamedRows:
         """Treats rows once and not once a batch, in place, because a second copy might not fit; or as they are read."""
         if isinstance(rows, StreamedRows):
             return rows.treated(self._treatment)
@@ -61,13 +70,15 @@ class Inputs:
         for place in range(0, len(x), TREATED_ROWS):
             part = slice(place, place + TREATED_ROWS)
             x[part] = self._treatment(rows.x[part])
-        return Rows(x.contiguous(), rows.y, rows.text_ids)
+        return replace(rows, x=x.contiguous())
 
 
-def _splits(task: Task, params: TrainParams, reads: tuple[int, ...]) -> tuple[Rows | StreamedRows, Rows | StreamedRows]:
+def _splits(
+    task: Task, params: TrainParams, reads: tuple[int, ...]
+) -> tuple[InMemory | StreamedRows, InMemory | StreamedRows]:
     """Training and validation rows: in memory where both fit the budget, else read as they are used."""
     budget = memory_budget(params.memory_budget)
-    need = (task.rows(TRAIN) + task.rows(VALIDATION)) * len(reads) * task.cache.dim * 4
+    need = (task.texts(TRAIN) + task.texts(VALIDATION)) * len(reads) * task.cache.dim * 4
     if need <= budget:
         in_memory = (task.training_split(split, reads, params.pooling) for split in (TRAIN, VALIDATION))
         return next(in_memory), next(in_memory)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 import polars as pl
 
 from trainer.artifact import TrainedHead
+from trainer.figures import NAMES, upfirst
 from trainer.heads import HEADS
+from trainer.objectives import Objective
 
 BASELINE = "last"
 WIDTHS = (12, 8, 19, 7, 12, 9)
@@ -18,85 +20,95 @@ WIDTHS = (12, 8, 19, 7, 12, 9)
 
 @dataclass(frozen=True)
 class Run:
-    """One head with one seed. Accuracies are shares from 0 to 1."""
+    """One head with one seed. Scores are the figure that its objective chooses by, such as the accuracy, 0 to 1."""
 
     head: str
     seed: int
     best_epoch: int
-    val_accuracy: float
+    val_score: float
     val_loss: float
-    test_accuracy: float
+    test_score: float
     parameters: int
     model_parameters: int
     train_seconds: float
     layer_names: list[str]
-    layer_accuracy: list[float] | None
+    layer_scores: list[float] | None
     layer_weights: list[float] | None
+    others: dict[str, float] = field(default_factory=dict)
+    """Its other figures on the test split."""
 
     @classmethod
-    def of(cls, name: str, trained: TrainedHead, test_accuracy: float) -> Run:
-        """The run of a trained head whose test accuracy is known."""
+    def of(cls, name: str, trained: TrainedHead, figures: dict[str, float]) -> Run:
+        """The run of a trained head whose `figures` on the test split are known."""
         facts = trained.facts
         weights = trained.head.layer_weights()
         return cls(
             head=name,
             seed=facts.seed,
             best_epoch=facts.best_epoch,
-            val_accuracy=facts.val_accuracy,
+            val_score=facts.val_score,
             val_loss=facts.val_loss,
-            test_accuracy=test_accuracy,
+            test_score=figures[trained.objective.metric],
             parameters=trained.parameters_trained,
             model_parameters=facts.model_parameters,
             train_seconds=facts.train_seconds,
             layer_names=facts.layer_names,
-            layer_accuracy=facts.layer_accuracy,
+            layer_scores=facts.layer_scores,
             layer_weights=None if weights is None else weights.tolist(),
+            others={name: value for name, value in figures.items() if name != trained.objective.metric},
         )
 
 
 def leaderboard(runs: list[Run]) -> pl.DataFrame:
-    """A row a head, best median validation accuracy first (ties: lower validation loss, then fewer parameters).
+    """A row a head, best median validation figure first (ties: lower validation loss, then fewer parameters).
 
     `chosen` marks the first row. The test figures are reported beside, and order nothing.
     """
     rows = [_head_row([run for run in runs if run.head == head]) for head in dict.fromkeys(run.head for run in runs)]
-    rows.sort(key=lambda row: (-row["val_accuracy"], row["val_loss"], row["parameters"]))
-    baseline = next((row["test_accuracy"] for row in rows if row["head"] == BASELINE), None)
+    rows.sort(key=lambda row: (-row["val_score"], row["val_loss"], row["parameters"]))
+    baseline = next((row["test_score"] for row in rows if row["head"] == BASELINE), None)
     for rank, row in enumerate(rows, start=1):
-        gain = None if baseline is None else 100 * (row["test_accuracy"] - baseline)
+        gain = None if baseline is None else 100 * (row["test_score"] - baseline)
         row.update(rank=rank, gain_points=gain, chosen=rank == 1)
-    order = ["rank", "head", "summary", "seeds", *_accuracy_columns("val"), *_accuracy_columns("test")]
+    order = ["rank", "head", "summary", "seeds", *_score_columns("val"), *_score_columns("test")]
     order += ["gain_points", "parameters", "share_percent", "train_seconds", "chosen"]
     return pl.DataFrame(rows).select(order)
 
 
 def runs_table(runs: list[Run]) -> pl.DataFrame:
-    """A row a head and seed."""
-    columns = ("head", "seed", "best_epoch", "val_accuracy", "val_loss", "test_accuracy", "parameters", "train_seconds")
-    return pl.DataFrame([{name: getattr(run, name) for name in columns} for run in runs])
+    """A row a head and seed, with all figures on the test split."""
+    columns = ("head", "seed", "best_epoch", "val_score", "val_loss", "test_score", "parameters", "train_seconds")
+    others = [{f"test_{name}": value for name, value in run.others.items()} for run in runs]
+    return pl.DataFrame(
+        [{name: getattr(run, name) for name in columns} | other for run, other in zip(runs, others, strict=True)]
+    )
 
 
 def layer_table(runs: list[Run]) -> pl.DataFrame:
-    """Validation accuracy of a linear probe on each single layer, from the runs of `best`; empty without them."""
-    probed = [run for run in runs if run.layer_accuracy is not None]
-    return _by_layer([("best", run.layer_names, run.layer_accuracy or []) for run in probed], "val").drop("head")
+    """Validation figure of a linear probe on each single layer, from the runs of `best`; empty without them."""
+    probed = [run for run in runs if run.layer_scores is not None]
+    return _by_layer([("best", run.layer_names, run.layer_scores or []) for run in probed], "val").drop("head")
 
 
 def weight_table(runs: list[Run]) -> pl.DataFrame:
     """Learned weight of each layer, for the heads that learn one; empty without them."""
     table = _by_layer([(run.head, run.layer_names, run.layer_weights) for run in runs if run.layer_weights], "weight")
-    return table.rename({"weight_accuracy": "weight", "weight_low": "low", "weight_high": "high"})
+    return table.rename({"weight_score": "weight", "weight_low": "low", "weight_high": "high"})
 
 
-def metrics(table: pl.DataFrame, labels: tuple[str, ...], counts: dict[str, int]) -> dict[str, Any]:
+def metrics(
+    table: pl.DataFrame, objective: Objective, labels: tuple[str, ...], counts: dict[str, int]
+) -> dict[str, Any]:
     """The comparison as a DVC metric."""
     first = table.row(0, named=True)
-    shown = ("seeds", *_accuracy_columns("val"), *_accuracy_columns("test"), "parameters", "train_seconds")
+    shown = ("seeds", *_score_columns("val"), *_score_columns("test"), "parameters", "train_seconds")
     return {
+        "objective": objective.kind,
+        "metric": objective.metric,
         "chosen": {
             "head": first["head"],
-            "val_accuracy": first["val_accuracy"],
-            "test_accuracy": first["test_accuracy"],
+            "val_score": first["val_score"],
+            "test_score": first["test_score"],
             "gain_over_last_points": first["gain_points"],
         },
         **counts,
@@ -105,17 +117,17 @@ def metrics(table: pl.DataFrame, labels: tuple[str, ...], counts: dict[str, int]
     }
 
 
-def as_text(table: pl.DataFrame) -> str:
+def as_text(table: pl.DataFrame, metric: str) -> str:
     """The leaderboard for a terminal, 80 columns wide."""
     lines = [_line("head", "validation", "test", "range over seeds", "gain", "params", "train s")]
     for row in table.iter_rows(named=True):
         gain = "" if row["gain_points"] is None else f"{row['gain_points']:+.1f}"
         spread = f"{100 * row['test_low']:.1f} to {100 * row['test_high']:.1f}"
-        shares = (f"{100 * row[f'{split}_accuracy']:.1f}" for split in ("val", "test"))
+        shares = (f"{100 * row[f'{split}_score']:.1f}" for split in ("val", "test"))
         lines.append(_line(row["head"], *shares, spread, gain, _count(row["parameters"]), _seconds(row)))
     fewest, most = min(table["seeds"].to_list()), max(table["seeds"].to_list())
     seeds = f"{most} seed{'s' * (most > 1)}" if fewest == most else f"{fewest} to {most} seeds"
-    return "\n".join([*lines, f"In %, median over {seeds}; gain: points of test accuracy over 'last'."])
+    return "\n".join([*lines, f"{upfirst(NAMES[metric])} in %, median over {seeds}; gain: points over 'last'."])
 
 
 def _line(head: str, *cells: str) -> str:
@@ -137,8 +149,8 @@ def _head_row(runs: list[Run]) -> dict[str, Any]:
         "head": runs[0].head,
         "summary": HEADS[runs[0].head].summary,
         "seeds": len(runs),
-        **_spread("val", [run.val_accuracy for run in runs]),
-        **_spread("test", [run.test_accuracy for run in runs]),
+        **_spread("val", [run.val_score for run in runs]),
+        **_spread("test", [run.test_score for run in runs]),
         "val_loss": median(run.val_loss for run in runs),
         "parameters": runs[0].parameters,
         "share_percent": share,
@@ -146,12 +158,12 @@ def _head_row(runs: list[Run]) -> dict[str, Any]:
     }
 
 
-def _accuracy_columns(prefix: str) -> tuple[str, str, str]:
-    return f"{prefix}_accuracy", f"{prefix}_low", f"{prefix}_high"
+def _score_columns(prefix: str) -> tuple[str, str, str]:
+    return f"{prefix}_score", f"{prefix}_low", f"{prefix}_high"
 
 
 def _spread(prefix: str, values: list[float]) -> dict[str, float]:
-    return dict(zip(_accuracy_columns(prefix), (median(values), min(values), max(values)), strict=True))
+    return dict(zip(_score_columns(prefix), (median(values), min(values), max(values)), strict=True))
 
 
 def _by_layer(profiles: list[tuple[str, list[str], list[float]]], prefix: str) -> pl.DataFrame:
@@ -161,5 +173,5 @@ def _by_layer(profiles: list[tuple[str, list[str], list[float]]], prefix: str) -
         for layer, layer_name in enumerate(same[0][0]):
             spread = _spread(prefix, [values[layer] for _, values in same])
             rows.append({"head": head, "layer": layer, "name": layer_name, **spread})
-    schema = ["head", "layer", "name", *_accuracy_columns(prefix)]
+    schema = ["head", "layer", "name", *_score_columns(prefix)]
     return pl.DataFrame(rows, schema=None if rows else schema)

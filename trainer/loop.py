@@ -16,11 +16,12 @@ from trainer.best import BestStates
 from trainer.config import Recipe
 from trainer.heads import Head
 from trainer.losses import training_losses, validate
+from trainer.objectives import Objective
 from trainer.progress import Progress, State
 from trainer.rows import Batches, Examples
 
 Watch = Callable[[int, float], bool]
-"""Told the epoch and the best validation accuracy so far; True ends the fit."""
+"""Told the epoch and the best validation figure so far; True ends the fit."""
 Schedule = torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau
 
 
@@ -40,7 +41,7 @@ class Training(pl.LightningModule):
         recipe: Recipe,
         batches: Batches,
         validation: Examples,
-        weights: Tensor | None,
+        objective: Objective,
         progress: Progress | None = None,
         watch: Watch | None = None,
     ) -> None:
@@ -49,8 +50,7 @@ class Training(pl.LightningModule):
         self.recipe = recipe
         self.batches = batches
         self.validation_rows = validation
-        self.weights: Tensor | None
-        self.register_buffer("weights", weights, persistent=False)
+        self.objective = objective
         self.best = BestStates(head.candidates)
         self.history: list[tuple[Tensor, Tensor, Tensor]] = []
         self.epochs_done, self.finished = 0, False
@@ -141,7 +141,7 @@ class Training(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         """The loss of a batch."""
         x, y = batch
-        losses = training_losses(self.head.supervised(x), y, self.recipe.label_smoothing, self.weights)
+        losses = training_losses(self.head.supervised(x), y, self.objective, self.recipe.label_smoothing)
         self._losses.append(losses.detach())
         # The sum, so that each candidate's gradient is what it would be alone.
         return losses.sum()
@@ -158,15 +158,15 @@ class Training(pl.LightningModule):
         # Looked at once an epoch: asking after every step would have a GPU wait each time.
         _refuse_nan("training loss", losses, f"epoch {epoch}, step {{}} of {len(losses)}")
         train_loss = losses.mean(0)
-        loss, accuracy = validate(self.head, self.validation_rows)
+        loss, score = validate(self.head, self.objective, self.validation_rows)
         _refuse_nan("validation loss", loss[None], f"epoch {epoch}")
-        self.history.append((train_loss, loss, accuracy))
-        self.best.offer(epoch, accuracy, loss, dict(self.head.named_parameters()))
+        self.history.append((train_loss, loss, score))
+        self.best.offer(epoch, score, loss, dict(self.head.named_parameters()))
         if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.schedule.step(float(loss.mean()))  # candidates have one rate: it follows their mean
         self.epochs_done = epoch + 1
         patient = self.recipe.patience is None or epoch - int(self.best.epoch.max()) < self.recipe.patience
-        hopeless = self._watch is not None and self._watch(epoch, float(self.best.accuracy.max()))
+        hopeless = self._watch is not None and self._watch(epoch, float(self.best.score.max()))
         self.finished = self.epochs_done == self.recipe.epochs or not patient or hopeless
         self.trainer.should_stop = self.finished
         if self._progress is not None:

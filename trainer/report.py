@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import jinja2
@@ -25,23 +23,25 @@ from ilse.errors import UserError
 from ilse.files import write_text
 from ilse.tables import SPLITS
 from trainer import charts
+from trainer.figures import NAMES, upfirst
+from trainer.intervals import Interval, interval
 
 Row = dict[str, Any]
 
 TEXT, NUMBER, COUNT = pl.String, pl.Float64, pl.Int64
 LEADERBOARD = (
     {"rank": COUNT, "head": TEXT, "summary": TEXT, "seeds": COUNT}
-    | {f"{split}_{figure}": NUMBER for split in ("val", "test") for figure in ("accuracy", "low", "high")}
+    | {f"{split}_{figure}": NUMBER for split in ("val", "test") for figure in ("score", "low", "high")}
     | {"gain_points": NUMBER, "parameters": COUNT, "share_percent": NUMBER, "train_seconds": NUMBER, "chosen": TEXT}
 )
 RUNS = (
-    {"head": TEXT, "seed": COUNT, "best_epoch": COUNT, "val_accuracy": NUMBER, "val_loss": NUMBER}
-    | {"test_accuracy": NUMBER, "parameters": COUNT, "train_seconds": NUMBER}
+    {"head": TEXT, "seed": COUNT, "best_epoch": COUNT, "val_score": NUMBER, "val_loss": NUMBER}
+    | {"test_score": NUMBER, "parameters": COUNT, "train_seconds": NUMBER}
 )  # fmt: skip
 CONFUSION = {"actual": TEXT, "predicted": TEXT}
-LAYERS = {"layer": COUNT, "name": TEXT, "val_accuracy": NUMBER, "val_low": NUMBER, "val_high": NUMBER}
+LAYERS = {"layer": COUNT, "name": TEXT, "val_score": NUMBER, "val_low": NUMBER, "val_high": NUMBER}
 WEIGHTS = {"head": TEXT, "layer": COUNT, "name": TEXT, "weight": NUMBER, "low": NUMBER, "high": NUMBER}
-CURVES = {"head": TEXT, "seed": COUNT, "epoch": COUNT, "train_loss": NUMBER, "val_loss": NUMBER, "val_accuracy": NUMBER}
+CURVES = {"head": TEXT, "seed": COUNT, "epoch": COUNT, "train_loss": NUMBER, "val_loss": NUMBER, "val_score": NUMBER}
 
 
 class Chosen(BaseModel):
@@ -54,6 +54,7 @@ class Metrics(BaseModel):
     """What the page takes of `metrics.json`."""
 
     chosen: Chosen
+    metric: str
     train_rows: int
     validation_rows: int
     test_rows: int
@@ -62,12 +63,12 @@ class Metrics(BaseModel):
 
 @dataclass(frozen=True)
 class Results:
-    """The tables of one evaluation; those that a run may lack are None."""
+    """The tables of one evaluation; those that a run may lack are None (`confusion` without single labels)."""
 
     leaderboard: pl.DataFrame
     runs: pl.DataFrame
-    confusion: pl.DataFrame
     metrics: Metrics
+    confusion: pl.DataFrame | None
     layers: pl.DataFrame | None
     weights: pl.DataFrame | None
     curves: pl.DataFrame | None
@@ -123,12 +124,16 @@ def read_results(folder: Path) -> Results:
     return Results(
         board,
         _filled(_required(folder / "runs.csv"), RUNS),
-        _filled(_required(folder / "confusion.csv"), CONFUSION),
         metrics,
+        _confusion(_required(folder / "confusion.csv"), metrics.metric),
         _read_optional([folder / "layers.csv"], LAYERS),
         _read_optional([folder / "weights.csv"], WEIGHTS),
         _read_optional(sorted((folder / "curves").glob("*.csv")), CURVES),
     )
+
+
+def _confusion(path: Path, metric: str) -> pl.DataFrame | None:
+    return _filled(path, CONFUSION) if metric in ("accuracy", "kappa") else None
 
 
 def _required(path: Path) -> Path:
@@ -187,14 +192,6 @@ def _unreadable(path: Path, expected: str, found: str) -> UserError:
     )
 
 
-def wilson(share: float, rows: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a proportion `share` of `rows` trials (Wilson 1927, JASA 22, eq. 9–10)."""
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    centre = (share + z * z / (2 * rows)) / (1 + z * z / rows)
-    half = z / (1 + z * z / rows) * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 SIMPLER = 0.9
 """A head counts as simpler up to this share of another's parameters; one parameter fewer does not make it so."""
 
@@ -210,6 +207,8 @@ def ties(results: Results) -> list[Row]:
 def per_label(results: Results) -> list[Row]:
     """For each label: its test rows (of one seed), recall, precision, and what it is most often taken for."""
     table, seeds = results.confusion, results.chosen["seeds"]
+    if table is None:
+        return []
     counts = {(a, p): n for a, p, n in table.group_by("actual", "predicted").len().iter_rows()}
     labels = label_order(results)
     rows = []
@@ -228,20 +227,22 @@ def per_label(results: Results) -> list[Row]:
 
 def label_order(results: Results) -> list[str]:
     """The labels as `metrics.json` lists them, then any other that was met."""
+    if results.confusion is None:
+        return results.metrics.labels
     met = pl.concat([results.confusion["actual"], results.confusion["predicted"]]).unique().sort()
     return list(dict.fromkeys([*results.metrics.labels, *met]))
 
 
-def _charts(results: Results, interval: tuple[float, float]) -> Row:
+def _charts(results: Results, sure: Interval | None, figure: str) -> Row:
     best, labels = results.chosen, label_order(results)
     heads = results.leaderboard["head"].to_list()
     drawn: Row = {
-        "heads": [charts.heads_chart(results.leaderboard, results.runs, best["head"], interval)],
-        "confusion": [charts.confusion_chart(results.confusion, labels)],
+        "heads": [charts.heads_chart(results.leaderboard, results.runs, best["head"], sure, figure)],
+        "confusion": [] if results.confusion is None else [charts.confusion_chart(results.confusion, labels)],
         "layers": [], "weights": [], "curves": [], "loss_cut": None,
     }  # fmt: skip
     if results.layers is not None:
-        drawn["layers"] = [charts.layers_chart(results.layers, best["head"], best["val_accuracy"])]
+        drawn["layers"] = [charts.layers_chart(results.layers, best["head"], best["val_score"], figure)]
     if results.weights is not None:
         drawn["weights"] = charts.weights_charts(results.weights)
     if results.curves is not None:
@@ -281,21 +282,25 @@ def _by_split(name: str, counts: Mapping[str, Any]) -> list[tuple[str, list[Any]
 
 def _render(results: Results, facts: Mapping[str, Row | None]) -> str:
     best, rows = results.chosen, results.rows
-    interval = wilson(best["test_accuracy"], results.metrics.test_rows)
+    sure = interval(results.metrics.metric, best["test_score"], results.metrics.test_rows)
+    figure = NAMES[results.metrics.metric]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trainer", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False, "separators": (",", ":")}
-    environment.filters.update(pct=charts.percent, digits=_digits, points=_points, seconds=_seconds, plain=_plain)
+    environment.filters.update(
+        upfirst=upfirst, pct=charts.percent, digits=_digits, points=_points, seconds=_seconds, plain=_plain
+    )
     scripts = [charts.javascript(), charts.DRAW]
     if "</script" in scripts[0].lower():
         raise RuntimeError("the chart library's script holds '</script', which would end it within the page")
     return environment.get_template("report.html.j2").render(
-        results=results, metrics=results.metrics, best=best, rows=rows, interval=interval, ties=ties(results),
+        results=results, metrics=results.metrics, best=best, rows=rows, sure=sure, figure=figure, ties=ties(results),
         by_head={row["head"]: row for row in rows},
-        above=[row for row in rows if row["test_accuracy"] > best["test_accuracy"]],
-        charts=_charts(results, interval), config=charts.CONFIG, labels=per_label(results), splits=SPLITS,
+        above=[row for row in rows if row["test_score"] > best["test_score"]],
+        charts=_charts(results, sure and sure[1], figure), config=charts.CONFIG, splits=SPLITS,
+        labels=per_label(results),
         facts={stage: None if figures is None else split_facts(figures) for stage, figures in facts.items()},
         extract=facts.get("extract") or {}, scripts=[Markup(script) for script in scripts],
         hashes=[b64encode(hashlib.sha256(str(script).encode()).digest()).decode() for script in scripts],

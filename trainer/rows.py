@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Batch = tuple[Tensor, Tensor]
-"""x [batch, layers, dim] and y [batch]."""
+"""x [batch, layers, dim] and y [batch, ...]; of pairs x [2·batch, layers, dim]."""
 
 
 @runtime_checkable
@@ -31,11 +31,11 @@ class Examples(Protocol):
 
     @property
     def y(self) -> Tensor:
-        """Labels, [rows]."""
+        """Targets, [rows] or [rows, labels]."""
 
     @property
     def text_ids(self) -> list[str]:
-        """Texts, [rows]."""
+        """Texts, [rows]; of pairs the first ones."""
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """All examples in one order, at most `size` at a time."""
@@ -52,8 +52,13 @@ class Rows:
     """The examples of one split in memory."""
 
     x: Float[Tensor, "rows layers dim"]
-    y: Int[Tensor, " rows"]
+    y: Tensor
     text_ids: list[str]
+
+    def batch(self, chosen: Int[Tensor, " chosen"]) -> Batch:
+        """The examples at these positions."""
+        # Whole rows are copied at a time; indexing goes element by element and takes twice as long.
+        return self.x.index_select(0, chosen), self.y[chosen]
 
     def take(self, chosen: Int[Tensor, " chosen"]) -> Rows:
         """A copy of the examples at these positions."""
@@ -72,10 +77,51 @@ class Rows:
         return IndexBatches(self, batch_size, seed, balanced)
 
 
+@dataclass(frozen=True)
+class PairRows:
+    """The examples of one split in memory, two texts each: their rows follow one another in a batch.
+
+    Parameters
+    ----------
+    x
+        A row for every distinct text.
+    places
+        Rows of each example's two texts.
+    y, text_ids
+        Targets, and the first texts.
+    """
+
+    x: Float[Tensor, "texts layers dim"]
+    places: Int[Tensor, "rows 2"]
+    y: Tensor
+    text_ids: list[str]
+
+    def batch(self, chosen: Int[Tensor, " chosen"]) -> Batch:
+        """The examples at these positions: x [2·chosen, layers, dim]."""
+        return self.x.index_select(0, self.places[chosen].flatten()), self.y[chosen]
+
+    def take(self, chosen: Int[Tensor, " chosen"]) -> PairRows:
+        """A copy of the examples at these positions, with the texts that they need."""
+        texts, places = self.places[chosen].unique(return_inverse=True)
+        return PairRows(self.x[texts], places, self.y[chosen], [self.text_ids[place] for place in chosen.tolist()])
+
+    def chunks(self, size: int) -> Iterator[Batch]:
+        """All examples in order."""
+        return (self.batch(chosen) for chosen in self.order().split(size))
+
+    def order(self) -> Int[Tensor, " rows"]:
+        """As they are."""
+        return torch.arange(len(self.y))
+
+    def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> IndexBatches:
+        """Batches for training."""
+        return IndexBatches(self, batch_size, seed, balanced)
+
+
 class IndexBatches:
     """Shuffled batches of rows that are in memory: a batch is an index."""
 
-    def __init__(self, rows: Rows, batch_size: int, seed: int, balanced: bool = False) -> None:
+    def __init__(self, rows: Rows | PairRows, batch_size: int, seed: int, balanced: bool = False) -> None:
         self._rows = rows
         self._batch_size = batch_size
         self._balanced = balanced
@@ -86,8 +132,7 @@ class IndexBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         for chosen in self._order().split(self._batch_size):
-            # Whole rows are copied at a time; indexing goes element by element and takes twice as long.
-            yield self._rows.x.index_select(0, chosen), self._rows.y[chosen]
+            yield self._rows.batch(chosen)
 
     def _order(self) -> Tensor:
         y = self._rows.y

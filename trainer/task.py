@@ -1,4 +1,4 @@
-"""One classification task: the examples table joined to a cache's rows.
+"""One task: the examples table joined to a cache's rows.
 
 Training sees `training_split`; the test split has a door of its own, `held_out`, which evaluation alone uses (a test
 walks the code for it).
@@ -13,30 +13,51 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
 
 from ilse.errors import UserError
-from ilse.tables import LABEL, LABEL_INDEX, SCORE, SPLIT, TEST, TEXT_ID, TRAIN, VALIDATION
+from ilse.tables import PAIR_TEXT_ID, SPLIT, TEST, TEXT_ID, TRAIN, VALIDATION
 from pipeline.store import Cache
-from trainer.rows import Rows
+from trainer.rows import PairRows, Rows
 from trainer.stored import gather
 from trainer.stream import StreamedRows, shards_in
+from trainer.targets import Targets, refused, targets_of
+
+ROW, PAIR_ROW = "cache_row", "pair_cache_row"
 
 
 class Task:
-    """Examples with a label each, over a cache that holds all their texts."""
+    """Examples of one or two texts with a target each, over a cache that holds all their texts."""
 
-    def __init__(self, cache: Cache, examples: pl.DataFrame, labels: tuple[str, ...], digest: str) -> None:
+    def __init__(self, cache: Cache, examples: pl.DataFrame, targets: Targets, digest: str) -> None:
         self.cache = cache
-        self.labels = labels
+        self.targets = targets
+        self.pairs = PAIR_ROW in examples.columns
         self.digest = digest
         """SHA-256 of the examples' file."""
         self._examples = examples
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names in the order of their indices; none for scores."""
+        return self.targets.labels
 
     def rows(self, split: str) -> int:
         """How many examples a split has."""
         return int((self._examples[SPLIT] == split).sum())
 
-    def training_split(self, split: str, layers: Sequence[int] | None = None, pooling: str = "mean") -> Rows:
+    def texts(self, split: str) -> int:
+        """How many rows of the cache a split takes in memory."""
+        chosen = self._examples_of(split)
+        return len(chosen) if not self.pairs else len(_distinct(chosen)[0])
+
+    def held_out_ids(self) -> pl.DataFrame:
+        """The texts of the test examples, in order: the columns `text_id` and, of pairs, `pair_text_id`."""
+        chosen = self._examples_of(TEST)
+        return chosen.select(name for name in (TEXT_ID, PAIR_TEXT_ID) if name in chosen.columns)
+
+    def training_split(self, split: str, layers: Sequence[int] | None = None, pooling: str = "mean") -> Rows | PairRows:
         """The examples of `train` or `validation` in memory, with the rows of the chosen `layers`."""
         return self._load(_for_training(split), layers, pooling)
 
@@ -50,7 +71,7 @@ class Task:
         """
         return self._streamed(_for_training(split), layers, pooling, memory_budget)
 
-    def held_out(self, layers: Sequence[int] | None = None, pooling: str = "mean") -> Rows:
+    def held_out(self, layers: Sequence[int] | None = None, pooling: str = "mean") -> Rows | PairRows:
         """The test examples. For `trainer.evaluate` alone, once every choice has been made."""
         return self._load(TEST, layers, pooling)
 
@@ -60,15 +81,26 @@ class Task:
 
     def _streamed(self, split: str, layers: Sequence[int], pooling: str, memory_budget: int) -> StreamedRows:
         chosen = self._examples_of(split)
-        places = chosen["cache_row"].to_numpy().astype(np.int64)
+        if self.pairs:
+            raise UserError(
+                "parameter train.memory_budget",
+                expected="room for all rows: pairs are not read as they are used",
+                found=f"{memory_budget / 1e9:.3g} GB for {self.texts(split):,} texts",
+                next_step="raise it, or train on a cache with fewer layers",
+            )
+        places = chosen[ROW].to_numpy().astype(np.int64)
         shards = shards_in(memory_budget, self.cache, len(layers))
         ids = chosen[TEXT_ID].to_list()
-        return StreamedRows(self.cache, tuple(layers), pooling, places, _labels(chosen), ids, shards)
+        return StreamedRows(self.cache, tuple(layers), pooling, places, self.targets.tensor(chosen), ids, shards)
 
-    def _load(self, split: str, layers: Sequence[int] | None, pooling: str) -> Rows:
+    def _load(self, split: str, layers: Sequence[int] | None, pooling: str) -> Rows | PairRows:
         chosen = self._examples_of(split)
-        x = gather(self.cache, chosen["cache_row"].to_numpy(), layers, pooling)
-        return Rows(x, _labels(chosen), chosen[TEXT_ID].to_list())
+        if self.pairs:
+            texts, places = _distinct(chosen)
+            x = gather(self.cache, texts, layers, pooling)
+            return PairRows(x, places, self.targets.tensor(chosen), chosen[TEXT_ID].to_list())
+        x = gather(self.cache, chosen[ROW].to_numpy(), layers, pooling)
+        return Rows(x, self.targets.tensor(chosen), chosen[TEXT_ID].to_list())
 
     def _examples_of(self, split: str) -> pl.DataFrame:
         chosen = self._examples.filter(pl.col(SPLIT) == split)
@@ -88,8 +120,10 @@ def _for_training(split: str) -> str:
     return split
 
 
-def _labels(examples: pl.DataFrame) -> torch.Tensor:
-    return torch.from_numpy(examples[LABEL_INDEX].to_numpy().astype("int64"))
+def _distinct(pairs: pl.DataFrame) -> tuple[NDArray[np.int64], Int[torch.Tensor, "rows 2"]]:
+    """The cache's rows that pairs need, each once, and where in them each pair's two are."""
+    texts, places = np.unique(pairs.select(ROW, PAIR_ROW).to_numpy(), return_inverse=True)
+    return texts, torch.from_numpy(places.reshape(len(pairs), 2))
 
 
 def open_task(cache: Cache, examples: Path) -> Task:
@@ -99,10 +133,14 @@ def open_task(cache: Cache, examples: Path) -> Task:
     not hold.
     """
     table = _read(examples)
+    targets = targets_of(table, examples)
     ids = cache.text_ids()
-    rows = pl.DataFrame({TEXT_ID: ids, "cache_row": pl.Series(range(len(ids)), dtype=pl.Int64)})
-    joined = table.join(rows, on=TEXT_ID, how="left", maintain_order="left")
-    missing = joined["cache_row"].null_count()
+    joined, missing = table, 0
+    for name, row in ((TEXT_ID, ROW), (PAIR_TEXT_ID, PAIR_ROW)):
+        if name in table.columns:
+            rows = pl.DataFrame({name: ids, row: pl.Series(range(len(ids)), dtype=pl.Int64)})
+            joined = joined.join(rows, on=name, how="left", maintain_order="left")
+            missing = max(missing, joined[row].null_count())
     if missing:
         raise UserError(
             f"cache {cache.path}",
@@ -110,7 +148,7 @@ def open_task(cache: Cache, examples: Path) -> Task:
             found=f"{missing} of {len(table)} examples whose text is not in it",
             next_step="run 'ilse extract' on the texts of this data set",
         )
-    return Task(cache, joined, _label_map(examples, table), hashlib.sha256(examples.read_bytes()).hexdigest())
+    return Task(cache, joined, targets, hashlib.sha256(examples.read_bytes()).hexdigest())
 
 
 def _read(examples: Path) -> pl.DataFrame:
@@ -124,29 +162,7 @@ def _read(examples: Path) -> pl.DataFrame:
     try:
         table = pl.read_parquet(examples)
     except pl.exceptions.PolarsError as error:
-        raise _refused(examples, "a Parquet table", str(error).splitlines()[0]) from error
-    if SCORE in table.columns:
-        raise UserError(
-            f"examples {examples}",
-            expected=f"a column '{LABEL}': heads are trained on labels",
-            found=f"a column '{SCORE}'",
-            next_step="prepare the data set with prepare.label_column in place of prepare.score_column",
-        )
-    if missing := [name for name in (TEXT_ID, LABEL, LABEL_INDEX, SPLIT) if name not in table.columns]:
-        raise _refused(examples, f"columns {', '.join(missing)}", f"columns {', '.join(table.columns)}")
+        raise refused(examples, "a Parquet table", str(error).splitlines()[0]) from error
+    if missing := [name for name in (TEXT_ID, SPLIT) if name not in table.columns]:
+        raise refused(examples, f"columns {', '.join(missing)}", f"columns {', '.join(table.columns)}")
     return table
-
-
-def _label_map(examples: Path, table: pl.DataFrame) -> tuple[str, ...]:
-    """The labels in the order of their indices, over all splits: a label may stand in one split only."""
-    pairs = table.select(LABEL_INDEX, LABEL).unique().sort(LABEL_INDEX, LABEL)
-    labels = pairs[LABEL].to_list()
-    if pairs[LABEL_INDEX].to_list() != list(range(len(labels))) or len(set(labels)) < len(labels):
-        raise _refused(examples, "one index from 0 for each label, without gaps", f"{pairs.rows()[:20]}")
-    return tuple(labels)
-
-
-def _refused(examples: Path, expected: str, found: str) -> UserError:
-    return UserError(
-        f"examples {examples}", expected=expected, found=found, next_step="run 'ilse prepare' again, or 'dvc repro'"
-    )

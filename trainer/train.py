@@ -16,10 +16,12 @@ import torch
 from ilse.files import replacing, replacing_folder, write_json
 from pipeline.store import open_cache
 from trainer.artifact import HeadFacts, TrainedHead, save_head
+from trainer.assembly import head_of, objective_of
 from trainer.config import Recipe, TrainParams
 from trainer.fit import Fit, fit
-from trainer.heads import Head, build_head, head_config, head_kind
+from trainer.heads import Head, head_config, head_kind
 from trainer.inputs import Inputs
+from trainer.objectives import Objective
 from trainer.progress import Progress, progress_key
 from trainer.rows import Examples
 from trainer.stream import StreamedRows
@@ -37,14 +39,12 @@ def train(
 
     Writes `models/<name>/seed-<n>/`, `results/train/<name>.json` and `results/curves/<name>.csv`. A run that is cut
     short goes on, with the same parameters, where it was at most some seconds before. Raises `UserError` for a head
-    that there is not, and for what `open_cache`, `open_task` and `fit` refuse; the old ones then stay.
+    that there is not, and for what `open_cache`, `open_task`, `objective_of` and `fit` refuse; the old ones then stay.
     """
     head_kind(name)  # refuses a wrong name before anything is read
     task = open_task(open_cache(cache), examples)
-    options, recipe = params.head_options(name), params.recipe_of(name)
-    treated = task.cache.dim if recipe.pca is None else recipe.pca
-    shape = {"layers": len(task.cache.layers), "dim": treated, "out": len(task.labels)}
-    reads = build_head(name, options, **shape).layers_read
+    recipe, objective = params.recipe_of(name), objective_of(params, name, task)
+    reads = head_of(params, name, task, objective).layers_read
     inputs = Inputs(task, params, recipe.treatment(), reads)
     fits = []
     unfinished = models / UNFINISHED / name
@@ -52,16 +52,16 @@ def train(
         for seed in range(params.seeds):
             treatment, train_rows, validation_rows = inputs.of_seed(seed)
             torch.manual_seed(seed)
-            head = build_head(name, options, **shape)
+            head = head_of(params, name, task, objective)
             key = _progress_key(task, params, recipe, head, seed, train_rows)
             progress = Progress(unfinished / f"seed-{seed}.safetensors", key)
-            result = fit(head, train_rows, validation_rows, recipe, seed, params.device, progress)
-            facts = _facts(task, params, recipe.model_dump(), seed, result)
+            result = fit(head, train_rows, validation_rows, objective, recipe, seed, params.device, progress)
+            facts = _facts(task, params, recipe.model_dump(), seed, objective, result)
             trained = TrainedHead(_for_head(treatment, reads, result), result.head, facts)
             save_head(folder / f"seed-{seed}", trained)
             fits.append(result)
-            print(f"{name} seed {seed}: {_line(result)}", file=sys.stderr, flush=True)
-    figures = _write_figures(name, fits, results)
+            print(f"{name} seed {seed}: {_line(objective.metric, result)}", file=sys.stderr, flush=True)
+    figures = _write_figures(name, objective.metric, fits, results)
     shutil.rmtree(unfinished, ignore_errors=True)
     with contextlib.suppress(OSError):  # another head's fit may be in it
         unfinished.parent.rmdir()
@@ -77,6 +77,7 @@ def _progress_key(task: Task, params: TrainParams, recipe: Recipe, head: Head, s
             "shots": params.shots,
             "share": params.share,
             "pooling": params.pooling,
+            "objective": params.objective,
             "cache": task.cache.fingerprint,
             "examples": task.digest,
             "block_shards": rows.block_shards if isinstance(rows, StreamedRows) else None,
@@ -89,9 +90,12 @@ def _for_head(treatment: Treatment, reads: tuple[int, ...], result: Fit) -> Trea
     return treatment.of_layers([reads.index(layer) for layer in result.head.layers_read])
 
 
-def _facts(task: Task, params: TrainParams, recipe: dict[str, Any], seed: int, result: Fit) -> HeadFacts:
+def _facts(
+    task: Task, params: TrainParams, recipe: dict[str, Any], seed: int, objective: Objective, result: Fit
+) -> HeadFacts:
     header = task.cache.header
     return HeadFacts(
+        objective=objective.facts(),
         labels=list(task.labels),
         fingerprint=task.cache.fingerprint,
         pooling=params.pooling,
@@ -101,21 +105,22 @@ def _facts(task: Task, params: TrainParams, recipe: dict[str, Any], seed: int, r
         recipe=recipe,
         seed=seed,
         best_epoch=result.best.epoch,
-        val_accuracy=result.best.val_accuracy,
+        val_score=result.best.val_score,
         val_loss=result.best.val_loss,
         train_seconds=result.seconds,
-        layer_accuracy=result.layer_accuracy,
+        layer_scores=result.layer_scores,
     )
 
 
-def _write_figures(name: str, fits: list[Fit], results: Path) -> dict[str, Any]:
+def _write_figures(name: str, metric: str, fits: list[Fit], results: Path) -> dict[str, Any]:
     curves = [
         {"head": name, "seed": seed, **asdict(epoch)} for seed, result in enumerate(fits) for epoch in result.curve
     ]
     with replacing(results / "curves" / f"{name}.csv") as file:
         pl.DataFrame(curves).write_csv(file)
     figures = {
-        "val_accuracy": median(result.best.val_accuracy for result in fits),
+        "metric": metric,
+        "val_score": median(result.best.val_score for result in fits),
         "val_loss": median(result.best.val_loss for result in fits),
         "train_seconds": round(median(result.seconds for result in fits), 2),
         "seeds": len(fits),
@@ -124,7 +129,7 @@ def _write_figures(name: str, fits: list[Fit], results: Path) -> dict[str, Any]:
     return figures
 
 
-def _line(result: Fit) -> str:
+def _line(metric: str, result: Fit) -> str:
     best = result.best
     before = f", gone on with after epoch {result.epochs_before - 1}" if result.epochs_before else ""
-    return f"validation {best.val_accuracy:.4f} at epoch {best.epoch}, {result.seconds:.1f} s{before}"
+    return f"validation {metric} {best.val_score:.4f} at epoch {best.epoch}, {result.seconds:.1f} s{before}"

@@ -18,9 +18,10 @@ from optuna.trial import TrialState
 from ilse.errors import UserError
 from ilse.files import replacing, write_json
 from pipeline.store import open_cache
+from trainer.assembly import head_of, objective_of
 from trainer.config import TrainParams
 from trainer.fit import fit
-from trainer.heads import build_head, head_config, head_kind
+from trainer.heads import head_config, head_kind
 from trainer.inputs import Inputs
 from trainer.loop import NotFiniteError
 from trainer.progress import progress_key
@@ -39,12 +40,12 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a head's search found. Accuracies are shares from 0 to 1."""
+    """What a head's search found. Figures are the objective's."""
 
     head: str
     trials: int
     before: float | None
-    """Validation accuracy of the parameters as they stood; None where that trial did not end."""
+    """Validation figure of the parameters as they stood; None where that trial did not end."""
     after: float
     values: dict[str, Value]
 
@@ -88,12 +89,11 @@ class _Objective:
         return mean(self._validation(params, seed, trial) for seed in range(self._tuning.seeds))
 
     def _validation(self, params: TrainParams, seed: int, trial: optuna.Trial) -> float:
-        """Best validation accuracy of one run; only the first one of a trial is compared with others as it goes."""
+        """Best validation figure of one run; only the first one of a trial is compared with others as it goes."""
         recipe = params.recipe_of(self._head)
-        dim = self._task.cache.dim if recipe.pca is None else recipe.pca
         torch.manual_seed(seed)
-        shape = {"layers": len(self._task.cache.layers), "dim": dim, "out": len(self._task.labels)}
-        head = build_head(self._head, params.head_options(self._head), **shape)
+        objective = objective_of(params, self._head, self._task)
+        head = head_of(params, self._head, self._task, objective)
         wanted = (recipe.treatment(), head.layers_read)
         if self._inputs is None or self._inputs[0] != wanted:
             self._inputs = None  # frees the rows before others are read
@@ -101,19 +101,19 @@ class _Objective:
         _, train, validation = self._inputs[1].of_seed(seed)
         pruned = []
 
-        def hopeless(epoch: int, accuracy: float) -> bool:
-            trial.report(accuracy, epoch)
+        def hopeless(epoch: int, score: float) -> bool:
+            trial.report(score, epoch)
             pruned.append(bool(trial.should_prune()))
             return pruned[-1]
 
         watch = hopeless if seed == 0 and self._tuning.pruning else None
         try:
-            result = fit(head, train, validation, recipe, seed, params.device, watch=watch)
+            result = fit(head, train, validation, objective, recipe, seed, params.device, watch=watch)
         except NotFiniteError as error:
             raise optuna.TrialPruned(str(error)) from error
         if any(pruned):
             raise optuna.TrialPruned
-        return result.best.val_accuracy
+        return result.best.val_score
 
 
 def _study(tuning: TuneParams, head: str, key: str) -> optuna.Study:
@@ -161,7 +161,7 @@ def _key(tuning: TuneParams, params: TrainParams, head: str, task: Task) -> str:
     A study whose best values were written into the parameters can then be gone on with.
     """
     space = tuning.space_of(head, params)
-    of_head = build_head(head, params.head_options(head), layers=len(task.cache.layers), dim=task.cache.dim, out=2)
+    of_head = head_of(params, head, task, objective_of(params, head, task))
     return progress_key(
         {
             "head": head,
@@ -170,6 +170,8 @@ def _key(tuning: TuneParams, params: TrainParams, head: str, task: Task) -> str:
             "shots": params.shots,
             "share": params.share,
             "pooling": params.pooling,
+            "objective": params.objective,
+            "embedding": params.embedding,
             "cache": task.cache.fingerprint,
             "examples": task.digest,
             "tune": tuning.model_dump(mode="json", include={"seeds", "space", "pruning"}),
@@ -202,7 +204,7 @@ def _write(study: optuna.Study, head: str, results: Path) -> Tuned:
             "head": head,
             "trial": trial.number,
             "state": trial.state.name.lower(),
-            "val_accuracy": trial.value if trial.state is TrialState.COMPLETE else None,
+            "val_score": trial.value if trial.state is TrialState.COMPLETE else None,
             "seconds": None if trial.duration is None else trial.duration.total_seconds(),
             **trial.params,
         }
@@ -225,8 +227,8 @@ def _write(study: optuna.Study, head: str, results: Path) -> Tuned:
         results / "tune" / f"{head}.json",
         {
             "trials": tuned.trials,
-            "val_accuracy_before": tuned.before,
-            "val_accuracy": tuned.after,
+            "val_score_before": tuned.before,
+            "val_score": tuned.after,
             "best_trial": best.number,
             "options": section_of(head, tuned.values),
         },

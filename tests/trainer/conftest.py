@@ -14,6 +14,7 @@ import torch
 
 from pipeline import store
 from trainer.config import TrainParams
+from trainer.objectives import MultiClass
 from trainer.rows import Rows
 
 LABELS = ("art", "law", "war")
@@ -23,6 +24,11 @@ TELLING = 2
 STRENGTH = {TELLING: 3.0, 3: 0.6}
 """Layer → how far a label moves a row."""
 DIM = 8
+
+
+def of_labels() -> MultiClass:
+    """The task's objective."""
+    return MultiClass(LABELS)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ from trainer.treatment import Treatment, TreatmentOptions
 
 SHAPE = {"layers": len(LAYERS), "dim": DIM, "out": len(LABELS)}
 FACTS = HeadFacts(
-    labels=list(LABELS), fingerprint="f" * 64, pooling="mean", layer_names=list(LAYERS), model_name="tiny",
-    model_parameters=1000, recipe={"epochs": 3}, seed=0, best_epoch=2, val_accuracy=0.5, val_loss=1.25,
-    train_seconds=0.1, layer_accuracy=[0.1, 0.2, 0.3, 0.4],
+    objective={"kind": "multi_class"}, labels=list(LABELS), fingerprint="f" * 64,
+    pooling="mean", layer_names=list(LAYERS), model_name="tiny",
+    model_parameters=1000, recipe={"epochs": 3}, seed=0, best_epoch=2, val_score=0.5, val_loss=1.25,
+    train_seconds=0.1, layer_scores=[0.1, 0.2, 0.3, 0.4],
 )  # fmt: skip
 
 

@@ -68,10 +68,10 @@ def test_the_tables_follow_from_the_predictions(project: Path) -> None:
             accuracies.append(sum(a == b for a, b in one.select("label", "prediction").rows()) / len(one))
             facts = load_head(project / "models" / name / f"seed-{seed}").facts
             listed = runs.filter(head=name, seed=seed).row(0, named=True)
-            assert listed["test_accuracy"] == pytest.approx(accuracies[-1], abs=1e-6)
-            assert listed["val_accuracy"] == pytest.approx(facts.val_accuracy, abs=1e-6)
+            assert listed["test_score"] == pytest.approx(accuracies[-1], abs=1e-6)
+            assert listed["val_score"] == pytest.approx(facts.val_score, abs=1e-6)
         row = table.filter(head=name).row(0, named=True)
-        assert row["test_accuracy"] == pytest.approx(np.median(accuracies))
+        assert row["test_score"] == pytest.approx(np.median(accuracies))
         assert (row["test_low"], row["test_high"]) == pytest.approx((min(accuracies), max(accuracies)))
 
 
@@ -94,14 +94,17 @@ def test_predictions_are_those_of_the_head_alone(project: Path) -> None:
 def test_metrics_and_confusion(project: Path) -> None:
     table = run(project)
     found = json.loads((project / "results" / "metrics.json").read_text())
-    assert found.keys() == {"chosen", "train_rows", "validation_rows", "test_rows", "labels", "heads"}
+    assert found.keys() == {
+        "objective", "metric", "chosen", "train_rows", "validation_rows", "test_rows", "labels", "heads"
+    }  # fmt: skip
+    assert (found["objective"], found["metric"]) == ("multi_class", "accuracy")
     assert (found["train_rows"], found["validation_rows"], found["test_rows"]) == (90, 45, 45)
     assert found["labels"] == list(LABELS)
     assert found["heads"].keys() == set(HEADS)
     first = table.row(0, named=True)
     assert found["chosen"]["head"] == first["head"] == "best"
     assert found["chosen"]["gain_over_last_points"] == first["gain_points"]
-    assert found["chosen"]["test_accuracy"] > 0.8
+    assert found["chosen"]["test_score"] > 0.8
 
     predictions = pl.read_parquet(project / "results" / "predictions" / "best.parquet")
     with (project / "results" / "confusion.csv").open(newline="") as file:
@@ -133,7 +136,7 @@ def test_the_test_labels_choose_nothing(project: Path, seed: int) -> None:
     pl.concat([examples.filter(pl.col("split") != "test"), others]).write_parquet(project / "examples.parquet")
     permuted = run(project)
     assert figures(project, permuted) == before
-    assert permuted["test_accuracy"].to_list() != table["test_accuracy"].to_list()
+    assert permuted["test_score"].to_list() != table["test_score"].to_list()
 
 
 def test_layers_and_weights_go_with_their_heads(project: Path) -> None:
@@ -141,7 +144,7 @@ def test_layers_and_weights_go_with_their_heads(project: Path) -> None:
     results = project / "results"
     layers = pl.read_csv(results / "layers.csv")
     assert layers["name"].to_list() == list(LAYERS)
-    assert layers["layer"][layers["val_accuracy"].arg_max()] == 2
+    assert layers["layer"][layers["val_score"].arg_max()] == 2
     weights = pl.read_csv(results / "weights.csv")
     assert weights["head"].unique().to_list() == ["weighted"]
     assert weights["weight"].sum() == pytest.approx(1, abs=0.02)
@@ -211,7 +214,7 @@ def test_a_label_that_stands_in_test_alone(tmp_path: Path) -> None:
     predictions = pl.read_parquet(tmp_path / "results" / "predictions" / "best.parquet")
     assert "zoo" in predictions["label"].to_list()
     assert predictions["probabilities"].to_numpy().shape == (2 * 45, 4)
-    assert table["test_accuracy"][0] < 0.8
+    assert table["test_score"][0] < 0.8
 
 
 def test_the_test_rows_are_read_once_for_heads_that_read_the_same(
@@ -242,7 +245,7 @@ def test_exits_are_a_curve_of_accuracy_against_depth(tmp_path: Path) -> None:
     assert table["head"].unique().to_list() == ["exits"]
     assert table["seed"].unique().sort().to_list() == [0, 1]
     runs = pl.read_csv(tmp_path / "results" / "runs.csv").filter(head="exits")
-    for seed, accuracy in zip(runs["seed"], runs["test_accuracy"], strict=True):
+    for seed, accuracy in zip(runs["seed"], runs["test_score"], strict=True):
         of_seed = table.filter(seed=seed)
         own = of_seed.filter("chosen")
         assert own["accuracy"].to_list() == pytest.approx([accuracy], abs=1e-6)

@@ -20,13 +20,14 @@ import trainer.fit
 import trainer.loop
 import trainer.losses
 from ilse.errors import UserError
-from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING
+from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING, of_labels
 from trainer.best import BestStates
 from trainer.config import Recipe
 from trainer.fit import fit
 from trainer.heads import HEADS, Head, LayerProbes, build_head
 from trainer.loop import clip_gradients
-from trainer.losses import candidate_accuracy, candidate_losses, validate
+from trainer.losses import validate
+from trainer.objectives import MultiClass, Objective
 from trainer.rows import IndexBatches, Rows, label_weights
 
 SHAPE = {"layers": len(LAYERS), "dim": DIM, "out": len(LABELS)}
@@ -40,6 +41,10 @@ def head_of(name: str, seed: int = 0, **options: Any) -> Head:
 
 def recipe_of(**changes: Any) -> Recipe:
     return Recipe.model_validate({"epochs": 6, "batch_size": 16, "learning_rate": 0.02, **changes})
+
+
+def accuracy(objective: Objective, logits: Tensor, y: Tensor) -> Tensor:
+    return objective.score(objective.answers(logits, y), y)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -105,10 +110,10 @@ def test_the_loop_is_the_plain_one(rows: MakeRows, name: str, options: dict[str,
     # In float64: AdamW makes steps of full size even from gradients that are rounding alone.
     train, validation = (Rows(part.x.double(), part.y, part.text_ids) for part in (rows(70), rows(40, seed=1)))
     expected = plain_fit(head_of(name, **options).double(), train, validation, recipe, seed=5)
-    result = fit(head_of(name, **options).double(), train, validation, recipe, 5, "cpu")
+    result = fit(head_of(name, **options).double(), train, validation, of_labels(), recipe, 5, "cpu")
 
     np.testing.assert_allclose([e.val_loss for e in result.curve], [e["loss"] for e in expected], rtol=1e-8)
-    assert [e.val_accuracy for e in result.curve] == [e["accuracy"] for e in expected]
+    assert [e.val_score for e in result.curve] == [e["accuracy"] for e in expected]
     best = max(expected, key=lambda epoch: (epoch["accuracy"], -epoch["loss"]))
     assert result.best == result.curve[expected.index(best)]
     torch.testing.assert_close(dict(result.head.state_dict()), dict(best["state"]), rtol=1e-8, atol=1e-9)
@@ -116,12 +121,11 @@ def test_the_loop_is_the_plain_one(rows: MakeRows, name: str, options: dict[str,
 
 
 def test_a_separable_problem_is_learned_where_it_can_be(rows: MakeRows) -> None:
-    recipe = recipe_of(epochs=12)
-    accuracy = {
-        name: fit(head_of(name), *(rows(n, s, head_of(name).layers_read) for n, s in ((200, 0), (80, 1))), recipe, 0)
-        .best.val_accuracy
-        for name in ("last", "best", "mlp")
-    }  # fmt: skip
+    accuracy = {}
+    for name in ("last", "best", "mlp"):
+        head = head_of(name)
+        train, validation = (rows(count, seed, head.layers_read) for count, seed in ((200, 0), (80, 1)))
+        accuracy[name] = fit(head, train, validation, of_labels(), recipe_of(epochs=12), 0).best.val_score
     assert accuracy["best"] > 0.9
     assert accuracy["mlp"] > 0.9
     assert accuracy["last"] < 0.75
@@ -147,7 +151,7 @@ def test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss_then_is_th
     for k in range(candidates):
         right = max(range(len(epochs)), key=lambda e: (epochs[e][k][0], -epochs[e][k][1], -e))
         assert int(best.epoch[k]) == right
-        assert (float(best.accuracy[k]), float(best.loss[k])) == epochs[right][k]
+        assert (float(best.score[k]), float(best.loss[k])) == epochs[right][k]
         own = slice(None) if candidates == 1 else k
         assert best.state["w"][own].unique().tolist() == [right]
         assert best.state["b"][own].unique().tolist() == [right]
@@ -157,12 +161,12 @@ def test_the_returned_head_has_the_weights_of_its_best_epoch(rows: MakeRows, mon
     """Not the last epoch's, nor a view of weights that went on moving."""
     states, outcomes = [], iter([0.2, 0.9, 0.9, 0.4])
 
-    def recorded(head: Head, _rows: Rows) -> tuple[Tensor, Tensor]:
+    def recorded(head: Head, *_given: object) -> tuple[Tensor, Tensor]:
         states.append(copy.deepcopy(head.state_dict()))
         return torch.ones(1).double(), torch.tensor([next(outcomes)]).double()
 
     monkeypatch.setattr(trainer.loop, "validate", recorded)
-    result = fit(head_of("set", hidden=8), rows(40), rows(10), recipe_of(epochs=4), 0, "cpu")
+    result = fit(head_of("set", hidden=8), rows(40), rows(10), of_labels(), recipe_of(epochs=4), 0, "cpu")
     assert result.best.epoch == 1
     assert same(result.head.state_dict(), states[1])
     assert not same(states[1], states[2])
@@ -176,10 +180,10 @@ def test_probes_train_as_each_layers_head_does_alone(rows: MakeRows, clip: float
     alone = []
     for layer in range(len(LAYERS)):
         one = (Rows(part.x[:, [layer]], part.y, part.text_ids) for part in (train, validation))
-        alone.append(fit(copy.deepcopy(probes).probe(layer), *one, recipe, 3, "cpu"))
+        alone.append(fit(copy.deepcopy(probes).probe(layer), *one, of_labels(), recipe, 3, "cpu"))
 
-    result = fit(probes, train, validation, recipe, 3, "cpu")
-    assert result.layer_accuracy == pytest.approx([single.best.val_accuracy for single in alone])
+    result = fit(probes, train, validation, of_labels(), recipe, 3, "cpu")
+    assert result.layer_scores == pytest.approx([single.best.val_score for single in alone])
     for layer, single in enumerate(alone):
         kept = probes.probe(layer).state_dict()
         torch.testing.assert_close(dict(kept), dict(single.head.state_dict()), rtol=1e-4, atol=1e-5)
@@ -212,7 +216,7 @@ def test_a_seed_fixes_every_bit(rows: MakeRows, name: str) -> None:
     def trained(seed: int) -> trainer.fit.Fit:
         head = head_of(name, seed)
         train, validation = rows(40, 0, head.layers_read), rows(20, 1, head.layers_read)
-        return fit(head, train, validation, recipe_of(epochs=2), seed, "cpu")
+        return fit(head, train, validation, of_labels(), recipe_of(epochs=2), seed, "cpu")
 
     first, again, other = trained(1), trained(1), trained(2)
     assert same(first.head.state_dict(), again.head.state_dict())
@@ -222,7 +226,15 @@ def test_a_seed_fixes_every_bit(rows: MakeRows, name: str) -> None:
 
 def test_a_head_in_evaluation_mode_is_trained_with_its_dropout(rows: MakeRows) -> None:
     fits = [
-        fit(head_of("mlp", dropout=0.5).train(mode), rows(40), rows(20, seed=1), recipe_of(epochs=2), 0, "cpu")
+        fit(
+            head_of("mlp", dropout=0.5).train(mode),
+            rows(40),
+            rows(20, seed=1),
+            of_labels(),
+            recipe_of(epochs=2),
+            0,
+            "cpu",
+        )
         for mode in (True, False)
     ]
     assert fits[0].curve == fits[1].curve
@@ -231,7 +243,7 @@ def test_a_head_in_evaluation_mode_is_trained_with_its_dropout(rows: MakeRows) -
 def test_training_leaves_its_rows_as_they_are(rows: MakeRows) -> None:
     train, validation = rows(40), rows(20, seed=1)
     before = (train.x.clone(), validation.x.clone())
-    fit(head_of("cayley"), train, validation, recipe_of(epochs=1), 0, "cpu")
+    fit(head_of("cayley"), train, validation, of_labels(), recipe_of(epochs=1), 0, "cpu")
     assert torch.equal(train.x, before[0])
     assert torch.equal(validation.x, before[1])
 
@@ -266,10 +278,11 @@ def test_losses_and_accuracies_are_the_obvious_loops(batch: int, candidates: int
             right += exponentials.index(max(exponentials)) == int(y[i])
         losses.append(loss / batch)
         accuracies.append(right / batch)
-    np.testing.assert_allclose(candidate_losses(logits, y, smoothing), losses, rtol=1e-4)
-    np.testing.assert_allclose(candidate_accuracy(logits, y), accuracies, rtol=1e-6)
-    torch.testing.assert_close(candidate_losses(logits[:, 0], y, smoothing), candidate_losses(logits, y, smoothing)[:1])
-    torch.testing.assert_close(candidate_accuracy(logits[:, 0], y), candidate_accuracy(logits, y)[:1])
+    objective = MultiClass(tuple(map(str, range(out))))
+    np.testing.assert_allclose(objective.losses(logits, y, smoothing), losses, rtol=1e-4)
+    np.testing.assert_allclose(accuracy(objective, logits, y), accuracies, rtol=1e-6)
+    torch.testing.assert_close(objective.losses(logits[:, 0], y, smoothing), objective.losses(logits, y, smoothing)[:1])
+    torch.testing.assert_close(accuracy(objective, logits[:, 0], y), accuracy(objective, logits, y)[:1])
 
 
 @pytest.mark.parametrize("name", ["best", "mlp"])
@@ -282,13 +295,13 @@ def test_validation_is_batched_and_without_dropout(
     head, some, seen = head_of(name, **options), rows(count), []
     expected = head.eval()(some.x)
     handle = head.train().register_forward_hook(lambda _head, given, _logits: seen.append(len(given[0])))
-    loss, accuracy = validate(head, some)
+    loss, found = validate(head, of_labels(), some)
     handle.remove()
     assert sum(seen) == count
     assert max(seen) <= 8
     assert head.training
-    torch.testing.assert_close(loss.float(), candidate_losses(expected, some.y).detach())
-    torch.testing.assert_close(accuracy.float(), candidate_accuracy(expected, some.y))
+    torch.testing.assert_close(loss.float(), of_labels().losses(expected, some.y).detach())
+    torch.testing.assert_close(found, accuracy(of_labels(), expected, some.y))
 
 
 @pytest.mark.parametrize("spoiled", ["training", "validation"])
@@ -298,7 +311,7 @@ def test_a_loss_that_is_not_finite_ends_training(rows: MakeRows, spoiled: str, n
     (train if spoiled == "training" else validation).x[3, 2, 0] = float("inf")
     place = r"epoch 0, step \d of 3" if spoiled == "training" else "epoch 0"
     with pytest.raises(UserError, match=rf"{spoiled} loss at {place}\n(.|\n)*(nan|inf)(.|\n)*learning_rate"):
-        fit(head_of(name), train, validation, recipe_of(), 0, "cpu")
+        fit(head_of(name), train, validation, of_labels(), recipe_of(), 0, "cpu")
 
 
 @pytest.fixture
@@ -314,15 +327,15 @@ def test_an_interruption_stays_one(rows: MakeRows, monkeypatch: pytest.MonkeyPat
     def interrupted(*_given: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer.losses, "candidate_losses", interrupted)
+    monkeypatch.setattr(MultiClass, "losses", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fit(head_of("mean"), rows(40), rows(20), recipe_of(), 0, "cpu")
+        fit(head_of("mean"), rows(40), rows(20), of_labels(), recipe_of(), 0, "cpu")
 
 
 def test_cuda_without_a_device_is_a_users_error(rows: MakeRows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"train.device(.|\n)*set train.device to auto"):
-        fit(head_of("mean"), rows(40), rows(20), recipe_of(), 0, "cuda")
+        fit(head_of("mean"), rows(40), rows(20), of_labels(), recipe_of(), 0, "cuda")
 
 
 TRAINED: dict[str, dict[str, Any]] = {
@@ -342,14 +355,14 @@ def test_every_head_learns_in_the_one_loop(name: str, rows: MakeRows) -> None:
     train, validation = (
         Rows(part.x[:, list(head.layers_read)], part.y, part.text_ids) for part in (rows(120), rows(60, seed=1))
     )
-    result = fit(head, train, validation, recipe_of(epochs=8), seed=0, device="cpu")
-    assert result.best.val_accuracy > (0.4 if name in ("last", "max") else 0.6)
-    assert (result.layer_accuracy is not None) == (name == "best")
+    result = fit(head, train, validation, of_labels(), recipe_of(epochs=8), seed=0, device="cpu")
+    assert result.best.val_score > (0.4 if name in ("last", "max") else 0.6)
+    assert (result.layer_scores is not None) == (name == "best")
     kept = result.head
     x = validation.x if name != "best" else validation.x[:, list(kept.layers_read)]
     with torch.no_grad():
         accuracy = float((kept(x).argmax(1) == validation.y).double().mean())
-    assert accuracy == pytest.approx(result.best.val_accuracy)
+    assert accuracy == pytest.approx(result.best.val_score)
 
 
 def test_plateau_lowers_the_rate(rows: MakeRows) -> None:
@@ -363,7 +376,14 @@ def test_plateau_lowers_the_rate(rows: MakeRows) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.lr_scheduler.ReduceLROnPlateau, "step", step)
-        fit(head_of("mean"), rows(70), rows(40, seed=1), recipe_of(preset="paper", epochs=15, learning_rate=0.3), 0)
+        fit(
+            head_of("mean"),
+            rows(70),
+            rows(40, seed=1),
+            of_labels(),
+            recipe_of(preset="paper", epochs=15, learning_rate=0.3),
+            0,
+        )
     assert seen[0] == 0.3
     assert seen[-1] < 0.3
 
@@ -375,8 +395,8 @@ def test_patience_ends_training(rows: MakeRows, monkeypatch: pytest.MonkeyPatch)
         "validate",
         lambda *_: (torch.ones(1).double(), torch.tensor([next(outcomes)]).double()),
     )
-    result = fit(head_of("mean"), rows(40), rows(10), recipe_of(patience=2), 0, "cpu")
-    assert [epoch.val_accuracy for epoch in result.curve] == pytest.approx([0.2, 0.9, 0.5, 0.9])
+    result = fit(head_of("mean"), rows(40), rows(10), of_labels(), recipe_of(patience=2), 0, "cpu")
+    assert [epoch.val_score for epoch in result.curve] == pytest.approx([0.2, 0.9, 0.5, 0.9])
     assert result.best.epoch == 1
 
 
@@ -402,7 +422,7 @@ def test_a_rare_label_is_found_more_often(imbalance: str, rows: MakeRows) -> Non
     recalls = []
     for how in ("none", imbalance):
         result = fit(head_of("last"), *(Rows(p.x[:, [-1]], p.y, p.text_ids) for p in (train, validation)),
-                     recipe_of(imbalance=how, epochs=10), 0, "cpu")  # fmt: skip
+                     of_labels(), recipe_of(imbalance=how, epochs=10), 0, "cpu")  # fmt: skip
         rare = validation.x[validation.y == 0][:, [-1]]
         recalls.append(float((result.head(rare).argmax(1) == 0).double().mean()))
     assert recalls[1] > recalls[0] + 0.1
@@ -412,11 +432,19 @@ def test_bfloat16_products_give_the_same_accuracy(rows: MakeRows) -> None:
     """Emulated here where the hardware has none; the weights stay in float32."""
     train, validation = rows(120), rows(80, seed=1)
     found = [
-        fit(head_of("cayley", hidden=16), train, validation, recipe_of(epochs=8, compute_type=kind), 0, "cpu")
+        fit(
+            head_of("cayley", hidden=16),
+            train,
+            validation,
+            of_labels(),
+            recipe_of(epochs=8, compute_type=kind),
+            0,
+            "cpu",
+        )
         for kind in ("float32", "bfloat16")
     ]
     assert found[0].curve != found[1].curve
-    assert found[1].best.val_accuracy == pytest.approx(found[0].best.val_accuracy, abs=0.05)
+    assert found[1].best.val_score == pytest.approx(found[0].best.val_score, abs=0.05)
     assert all(parameter.dtype == torch.float32 for parameter in found[1].head.parameters())
 
 

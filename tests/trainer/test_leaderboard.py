@@ -12,19 +12,20 @@ from hypothesis import strategies as st
 
 from trainer.heads import HEADS
 from trainer.leaderboard import Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
+from trainer.objectives import MultiClass
 
 
 def run(head: str = "last", seed: int = 0, **values: Any) -> Run:
     facts: dict[str, Any] = {
-        "best_epoch": 3, "val_accuracy": 0.5, "val_loss": 1.0, "test_accuracy": 0.5, "parameters": 10,
+        "best_epoch": 3, "val_score": 0.5, "val_loss": 1.0, "test_score": 0.5, "parameters": 10,
         "model_parameters": 1000, "train_seconds": 1.0, "layer_names": ["embeddings", "block 0"],
-        "layer_accuracy": None, "layer_weights": None,
+        "layer_scores": None, "layer_weights": None,
     }  # fmt: skip
     return Run(head=head, seed=seed, **{**facts, **values})
 
 
 FIGURES = st.fixed_dictionaries({
-    "head": st.sampled_from(list(HEADS)), "val_accuracy": st.floats(0, 1), "test_accuracy": st.floats(0, 1),
+    "head": st.sampled_from(list(HEADS)), "val_score": st.floats(0, 1), "test_score": st.floats(0, 1),
     "val_loss": st.floats(0, 9), "train_seconds": st.floats(0, 99),
 })  # fmt: skip
 DRAWN = st.lists(FIGURES, min_size=1)
@@ -42,19 +43,19 @@ def test_a_row_holds_medians_and_ranges_over_the_seeds(drawn: list[dict[str, Any
     assert table["rank"].to_list() == list(range(1, len(table) + 1))
     assert table["chosen"].to_list() == [True] + [False] * (len(table) - 1)
     assert set(table["head"]) == {one.head for one in runs}
-    last = [one.test_accuracy for one in runs if one.head == "last"]
+    last = [one.test_score for one in runs if one.head == "last"]
     for row in table.iter_rows(named=True):
         same = [one for one in runs if one.head == row["head"]]
         assert row["seeds"] == len(same)
         for split in ("val", "test"):
-            values = [getattr(one, f"{split}_accuracy") for one in same]
-            found = [row[f"{split}_{name}"] for name in ("accuracy", "low", "high")]
+            values = [getattr(one, f"{split}_score") for one in same]
+            found = [row[f"{split}_{name}"] for name in ("score", "low", "high")]
             assert found == pytest.approx([np.median(values), np.min(values), np.max(values)])
         assert row["train_seconds"] == pytest.approx(np.median([one.train_seconds for one in same]))
         assert row["share_percent"] == pytest.approx(1.0)
         assert row["summary"] == HEADS[row["head"]].summary
         if last:
-            assert row["gain_points"] == pytest.approx(100 * (row["test_accuracy"] - np.median(last)))
+            assert row["gain_points"] == pytest.approx(100 * (row["test_score"] - np.median(last)))
         else:
             assert row["gain_points"] is None
 
@@ -63,20 +64,20 @@ def test_a_row_holds_medians_and_ranges_over_the_seeds(drawn: list[dict[str, Any
 @settings(deadline=None)
 def test_test_figures_order_nothing(drawn: list[dict[str, Any]], seed: int) -> None:
     runs = runs_of(drawn)
-    shuffled = np.random.default_rng(seed).permutation([one.test_accuracy for one in runs])
+    shuffled = np.random.default_rng(seed).permutation([one.test_score for one in runs])
     others = [
-        Run(**{**vars(one), "test_accuracy": float(test)}) for one, test in zip(runs, shuffled, strict=True)
+        Run(**{**vars(one), "test_score": float(test)}) for one, test in zip(runs, shuffled, strict=True)
     ]  # fmt: skip
-    kept = ["rank", "head", "chosen", "val_accuracy", "val_low", "val_high"]
+    kept = ["rank", "head", "chosen", "val_score", "val_low", "val_high"]
     assert leaderboard(runs).select(kept).equals(leaderboard(others).select(kept))
 
 
 def test_ties_go_to_the_lower_loss_then_to_fewer_parameters() -> None:
     runs = [
-        run("fc", val_accuracy=0.7, val_loss=0.1, test_accuracy=1.0),
-        run("mlp", val_accuracy=0.8, val_loss=0.9, parameters=5),
-        run("last", val_accuracy=0.8, val_loss=0.5, parameters=7),
-        run("mean", val_accuracy=0.8, val_loss=0.5, parameters=6),
+        run("fc", val_score=0.7, val_loss=0.1, test_score=1.0),
+        run("mlp", val_score=0.8, val_loss=0.9, parameters=5),
+        run("last", val_score=0.8, val_loss=0.5, parameters=7),
+        run("mean", val_score=0.8, val_loss=0.5, parameters=6),
     ]
     for order in (runs, runs[::-1]):
         assert leaderboard(order)["head"].to_list() == ["mean", "last", "mlp", "fc"]
@@ -85,8 +86,8 @@ def test_ties_go_to_the_lower_loss_then_to_fewer_parameters() -> None:
 def test_the_gain_is_empty_without_last() -> None:
     table = leaderboard([run("mean"), run("fc")])
     assert table["gain_points"].to_list() == [None, None]
-    assert metrics(table, ("a",), {})["chosen"]["gain_over_last_points"] is None
-    assert "None" not in as_text(table)
+    assert metrics(table, MultiClass(("a",)), ("a",), {})["chosen"]["gain_over_last_points"] is None
+    assert "None" not in as_text(table, "accuracy")
     assert pl.read_csv(table.write_csv().encode())["gain_points"].to_list() == [None, None]
 
 
@@ -95,11 +96,11 @@ def test_the_gain_is_empty_without_last() -> None:
 @pytest.mark.parametrize("test", [0.0, 1.0])
 def test_the_text_fits_a_terminal(parameters: int, seconds: float, test: float) -> None:
     heads = [
-        run(head, s, parameters=parameters, train_seconds=seconds, test_accuracy=test if head == "last" else 1 - test)
+        run(head, s, parameters=parameters, train_seconds=seconds, test_score=test if head == "last" else 1 - test)
         for head in HEADS
         for s in range(10 if head == "last" else 100)
     ]
-    lines = as_text(leaderboard(heads)).splitlines()
+    lines = as_text(leaderboard(heads), "spearman").splitlines()
     assert max(map(len, lines)) <= 80
     assert len(lines) == len(HEADS) + 2
     assert {len(line) for line in lines[:-1]} == {77}
@@ -108,15 +109,17 @@ def test_the_text_fits_a_terminal(parameters: int, seconds: float, test: float) 
 
 
 def test_the_text_says_what_the_table_says() -> None:
-    text = as_text(leaderboard([run("last", test_accuracy=0.5), run("cayley", test_accuracy=0.625, parameters=12345)]))
+    text = as_text(
+        leaderboard([run("last", test_score=0.5), run("cayley", test_score=0.625, parameters=12345)]), "accuracy"
+    )
     assert text.splitlines()[2].split() == ["cayley", "50.0", "62.5", "62.5", "to", "62.5", "+12.5", "12,345", "1.0"]
-    assert "over 1 seed;" in text
+    assert "Accuracy in %, median over 1 seed;" in text
 
 
 def test_layers_come_from_the_probes_alone() -> None:
-    runs = [run("last"), run("best", 0, layer_accuracy=[0.1, 0.5]), run("best", 1, layer_accuracy=[0.3, 0.6])]
+    runs = [run("last"), run("best", 0, layer_scores=[0.1, 0.5]), run("best", 1, layer_scores=[0.3, 0.6])]
     table = layer_table(runs)
-    assert table.columns == ["layer", "name", "val_accuracy", "val_low", "val_high"]
+    assert table.columns == ["layer", "name", "val_score", "val_low", "val_high"]
     assert table.rows() == [(0, "embeddings", 0.2, 0.1, 0.3), (1, "block 0", 0.55, 0.5, 0.6)]
     assert layer_table([run("last")]).is_empty()
 
@@ -138,19 +141,19 @@ def test_weights_come_from_the_heads_that_learn_them() -> None:
 
 
 def test_runs_are_listed_one_by_one() -> None:
-    table = runs_table([run("last", 0), run("last", 1, val_accuracy=0.25)])
+    table = runs_table([run("last", 0), run("last", 1, val_score=0.25)])
     assert table["seed"].to_list() == [0, 1]
-    assert table["val_accuracy"].to_list() == [0.5, 0.25]
+    assert table["val_score"].to_list() == [0.5, 0.25]
 
 
 def test_the_metric_holds_what_the_table_says() -> None:
-    table = leaderboard([run("last"), run("fc", val_accuracy=0.75, test_accuracy=0.25)])
-    found = metrics(table, ("a", "b"), {"test_rows": 7})
+    table = leaderboard([run("last"), run("fc", val_score=0.75, test_score=0.25)])
+    found = metrics(table, MultiClass(("a", "b")), ("a", "b"), {"test_rows": 7})
     assert found["chosen"] == {
-        "head": "fc", "val_accuracy": 0.75, "test_accuracy": 0.25, "gain_over_last_points": -25.0,
+        "head": "fc", "val_score": 0.75, "test_score": 0.25, "gain_over_last_points": -25.0,
     }  # fmt: skip
     assert (found["test_rows"], found["labels"], list(found["heads"])) == (7, ["a", "b"], ["fc", "last"])
     assert found["heads"]["last"].keys() == {
-        "seeds", "val_accuracy", "val_low", "val_high", "test_accuracy", "test_low", "test_high", "parameters",
+        "seeds", "val_score", "val_low", "val_high", "test_score", "test_low", "test_high", "parameters",
         "train_seconds",
     }  # fmt: skip

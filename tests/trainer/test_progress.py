@@ -17,12 +17,13 @@ from torch import Tensor
 
 import trainer.loop
 import trainer.progress
-from tests.trainer.conftest import DIM, LABELS, LAYERS, Made, write_task
+from tests.trainer.conftest import DIM, LABELS, LAYERS, Made, of_labels, write_task
 from tests.trainer.test_stream import streamed
 from trainer.config import Recipe, TrainParams
 from trainer.fit import Fit, fit
 from trainer.heads import Head, build_head
 from trainer.losses import validate
+from trainer.objectives import Objective
 from trainer.progress import Progress, State, progress_key
 from trainer.rows import Examples, Rows
 from trainer.train import train
@@ -47,7 +48,7 @@ def fitted(case: str, train: Examples, validation: Examples, progress: Progress 
     name, options, changes = CASES[case]
     recipe = Recipe.model_validate({"epochs": 6, "batch_size": 16, "learning_rate": 0.02, **changes})
     torch.manual_seed(3)
-    return fit(build_head(name, options, **SHAPE), train, validation, recipe, 3, "cpu", progress)
+    return fit(build_head(name, options, **SHAPE), train, validation, of_labels(), recipe, 3, "cpu", progress)
 
 
 @pytest.fixture
@@ -59,11 +60,11 @@ def killing(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """Validation ends the process in the epoch after so many."""
     seen = [0]
 
-    def deadly(head: Head, rows: Examples) -> tuple[Tensor, Tensor]:
+    def deadly(head: Head, objective: Objective, rows: Examples) -> tuple[Tensor, Tensor]:
         seen[0] += 1
         if seen[0] > after:
             raise Killed
-        return validate(head, rows)
+        return validate(head, objective, rows)
 
     monkeypatch.setattr(trainer.loop, "validate", deadly)
 

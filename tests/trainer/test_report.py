@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from ilse.errors import UserError
 from ilse.tables import SPLITS
-from trainer.report import per_label, read_results, report, split_facts, ties, wilson
+from trainer.intervals import wilson
+from trainer.report import per_label, read_results, report, split_facts, ties
 
 HEADS: dict[str, tuple[str, float, int]] = {
     "cayley": ("graph encoder, layers on a Cayley graph of SL(2, Z_n)", 0.861, 281_862),
@@ -56,14 +57,15 @@ def write_results(
     _write(results / "confusion.csv", _confusion(draw, labels, seeds))
     best = board[0]
     metrics = {
+        "metric": "accuracy",
         "chosen": {
             "head": best["head"],
-            "val_accuracy": best["val_accuracy"],
-            "test_accuracy": best["test_accuracy"],
+            "val_score": best["val_score"],
+            "test_score": best["test_score"],
             "gain_over_last_points": best["gain_points"],
         },
         "test_rows": TEST_ROWS, "validation_rows": 223, "train_rows": 1557, "labels": labels,
-        "heads": {row["head"]: {"test_accuracy": row["test_accuracy"]} for row in board},
+        "heads": {row["head"]: {"test_score": row["test_score"]} for row in board},
     }  # fmt: skip
     (results / "metrics.json").write_text(json.dumps(metrics))
     return results, _facts(folder, labels)
@@ -74,8 +76,8 @@ def _run(draw: random.Random, head: str, seed: int) -> dict[str, Any]:
     test = round((accuracy + draw.uniform(-0.011, 0.011)) * TEST_ROWS) / TEST_ROWS
     val = round((accuracy + 0.008 + draw.uniform(-0.01, 0.01)) * 223) / 223
     return {
-        "head": head, "seed": seed, "best_epoch": draw.randint(9, 28), "val_accuracy": val,
-        "val_loss": 0.45 + draw.uniform(-0.03, 0.03), "test_accuracy": test, "parameters": parameters,
+        "head": head, "seed": seed, "best_epoch": draw.randint(9, 28), "val_score": val,
+        "val_loss": 0.45 + draw.uniform(-0.03, 0.03), "test_score": test, "parameters": parameters,
         "train_seconds": 2 + parameters / 9e3 + draw.random(),
     }  # fmt: skip
 
@@ -86,21 +88,21 @@ def _leaderboard(runs: list[dict[str, Any]], chosen: str) -> list[dict[str, Any]
         of_head = [run for run in runs if run["head"] == head]
         row: dict[str, Any] = {"rank": 0, "head": head, "summary": summary, "seeds": len(of_head)}
         for split in ("val", "test"):
-            values = [run[f"{split}_accuracy"] for run in of_head]
-            row |= {f"{split}_accuracy": median(values), f"{split}_low": min(values), f"{split}_high": max(values)}
+            values = [run[f"{split}_score"] for run in of_head]
+            row |= {f"{split}_score": median(values), f"{split}_low": min(values), f"{split}_high": max(values)}
         seconds = median(run["train_seconds"] for run in of_head)
         row |= {"gain_points": 0.0, "parameters": parameters, "share_percent": parameters / 134_515_008 * 100}
         rows.append(row | {"train_seconds": seconds, "chosen": head == chosen})
-    last = next(row["test_accuracy"] for row in rows if row["head"] == "last")
-    rows.sort(key=lambda row: (not row["chosen"], -row["val_accuracy"]))
-    return [row | {"rank": i, "gain_points": 100 * (row["test_accuracy"] - last)} for i, row in enumerate(rows, 1)]
+    last = next(row["test_score"] for row in rows if row["head"] == "last")
+    rows.sort(key=lambda row: (not row["chosen"], -row["val_score"]))
+    return [row | {"rank": i, "gain_points": 100 * (row["test_score"] - last)} for i, row in enumerate(rows, 1)]
 
 
 def _layer(draw: random.Random, index: int, name: str, layers: int) -> dict[str, Any]:
     depth = index / (layers - 1)
     accuracy = 0.70 + 0.135 * math.sin(math.pi * min(depth * 0.85, 1)) - 0.02 * depth + draw.uniform(-0.008, 0.008)
     low, high = accuracy - draw.uniform(0.004, 0.012), accuracy + draw.uniform(0.004, 0.012)
-    return {"layer": index, "name": name, "val_accuracy": accuracy, "val_low": low, "val_high": high}
+    return {"layer": index, "name": name, "val_score": accuracy, "val_low": low, "val_high": high}
 
 
 def _weights(draw: random.Random, names: list[str]) -> list[dict[str, Any]]:
@@ -120,9 +122,9 @@ def _curve(draw: random.Random, run: dict[str, Any]) -> list[dict[str, Any]]:
     for epoch in range(1, 31):
         train = 1.6 * math.exp(-epoch / (5 if large else 9)) + (0.05 if large else 0.38)
         val = 1.55 * math.exp(-epoch / 5) + 0.44 + (0.006 * epoch if large else 0.0) + draw.uniform(-0.02, 0.02)
-        accuracy = run["val_accuracy"] - 0.3 * math.exp(-epoch / 4)
+        accuracy = run["val_score"] - 0.3 * math.exp(-epoch / 4)
         row = {"head": run["head"], "seed": run["seed"], "epoch": epoch}
-        rows.append(row | {"train_loss": train, "val_loss": val, "val_accuracy": accuracy})
+        rows.append(row | {"train_loss": train, "val_loss": val, "val_score": accuracy})
     return rows
 
 
@@ -194,7 +196,7 @@ def test_every_figure_of_the_leaderboard_is_on_the_page(tmp_path: Path) -> None:
         assert f"{row['head']}{'chosen' if row['chosen'] else ''}{row['summary']}" in text
         for split in ("val", "test"):
             low, high = row[f"{split}_low"], row[f"{split}_high"]
-            assert f"{100 * row[f'{split}_accuracy']:.1f} {100 * low:.1f}–{100 * high:.1f}" in text
+            assert f"{100 * row[f'{split}_score']:.1f} {100 * low:.1f}–{100 * high:.1f}" in text
         assert f"{row['parameters']:,}" in text
 
 
@@ -203,7 +205,7 @@ def test_the_first_sentence_names_head_accuracy_range_and_gain(tmp_path: Path) -
     best = pl.read_csv(tmp_path / "results" / "leaderboard.csv").row(0, named=True)
     heading = words(re.search(r"<h1>.*?</h1>", page, re.DOTALL).group())  # type: ignore[union-attr]
     assert heading == (
-        f"cayley, the head chosen on validation, has a test accuracy of {100 * best['test_accuracy']:.1f} % "
+        f"cayley, the head chosen on validation, has {100 * best['test_score']:.1f} % accuracy on test "
         f"({100 * best['test_low']:.1f}–{100 * best['test_high']:.1f} % over 5 seeds), "
         f"{best['gain_points']:.1f} points better than the last layer alone."
     )
@@ -240,7 +242,7 @@ def test_last_itself_chosen(tmp_path: Path) -> None:
 
 def test_a_simpler_head_whose_range_meets_the_chosen_ones_ties(tmp_path: Path) -> None:
     results, facts = write_results(tmp_path)
-    set_head(results, "cayley", test_low=0.85, test_accuracy=0.86, test_high=0.87)
+    set_head(results, "cayley", test_low=0.85, test_score=0.86, test_high=0.87)
     for head in ("fc", "set", "weighted", "mean", "mlp", "best", "last"):
         set_head(results, head, test_low=0.70, test_high=0.80)
     assert ties(read_results(results)) == []
@@ -281,12 +283,12 @@ def test_the_interval_is_wilsons(tmp_path: Path) -> None:
     assert wilson(15 / 148, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
     set_to = 383 / TEST_ROWS
     results, facts = write_results(tmp_path)
-    set_head(results, "cayley", test_accuracy=set_to)
+    set_head(results, "cayley", test_score=set_to)
     low, high = wilson(set_to, TEST_ROWS)
     text = words(report(results, facts, tmp_path / "r.html").read_text())
     assert "445 rows, so one row is 0.22 points and the 95 % Wilson interval of" in text
-    assert f"this accuracy is {100 * low:.1f}–{100 * high:.1f} %. The last layer alone (" in text
-    near = pl.read_csv(results / "leaderboard.csv").filter(pl.col("test_accuracy").is_between(low, high)).height - 1
+    assert f"this figure is {100 * low:.1f}–{100 * high:.1f} %. The last layer alone (" in text
+    near = pl.read_csv(results / "leaderboard.csv").filter(pl.col("test_score").is_between(low, high)).height - 1
     assert f" lies outside it. {near} of the other 7 heads lie inside, so this" in text
 
 

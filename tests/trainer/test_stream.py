@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import trainer.train
 from ilse.errors import UserError
 from pipeline.store import open_cache
-from tests.trainer.conftest import DIM, LAYERS, Made, write_task
+from tests.trainer.conftest import DIM, LAYERS, Made, of_labels, write_task
 from trainer.artifact import load_head
 from trainer.config import TrainParams
 from trainer.fit import fit
@@ -87,12 +87,12 @@ def test_training_and_validation_by_streaming_are_as_good(made: Made) -> None:
             parts = [type(p)(p.x / scale, p.y, p.text_ids) for p in parts]
         else:
             parts = [streamed(made, split).treated(lambda x: x / scale) for split in ("train", "validation")]
-            loss, accuracy = validate(head, parts[1])
+            loss, accuracy = validate(head, of_labels(), parts[1])
             rows = task.training_split("validation")
-            expected = validate(head, type(rows)(rows.x / scale, rows.y, rows.text_ids))
+            expected = validate(head, of_labels(), type(rows)(rows.x / scale, rows.y, rows.text_ids))
             torch.testing.assert_close((loss, accuracy), expected)
-        found.append(fit(head, *parts, recipe, 0, "cpu"))
-    assert found[1].best.val_accuracy == pytest.approx(found[0].best.val_accuracy, abs=0.1)
+        found.append(fit(head, *parts, of_labels(), recipe, 0, "cpu"))
+    assert found[1].best.val_score == pytest.approx(found[0].best.val_score, abs=0.1)
     assert found[1].head.layers_read == found[0].head.layers_read
 
 
@@ -108,7 +108,7 @@ def test_the_stage_streams_what_does_not_fit(
     memory, stream = (load_head(tmp_path / place / "weighted" / "seed-0") for place in ("memory", "stream"))
     x = open_task(open_cache(made.cache), made.examples).training_split("train").x
     torch.testing.assert_close(stream.treatment(x), memory.treatment(x), rtol=1e-3, atol=1e-3)
-    assert stream.facts.val_accuracy == pytest.approx(memory.facts.val_accuracy, abs=0.25)
+    assert stream.facts.val_score == pytest.approx(memory.facts.val_score, abs=0.25)
 
 
 def test_balanced_sampling_wants_memory(made: Made) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from ilse.errors import UserError
 from pipeline.store import open_cache
 from tests.trainer.conftest import LABELS, Made, write_task
-from trainer.rows import Rows
+from trainer.rows import PairRows, Rows
 from trainer.task import Task, open_task
 
 
@@ -96,10 +97,51 @@ def test_an_empty_split(made: Made) -> None:
         task.training_split("validation")
 
 
-def test_scores_are_no_labels(made: Made) -> None:
-    table = made.table.drop("label", "label_index").with_columns(score=pl.lit(0.5))
+def test_scores_are_targets_without_labels(made: Made) -> None:
+    table = made.table.drop("label", "label_index").with_columns(score=pl.int_range(pl.len()) / 7)
     table.write_parquet(made.examples)
-    with pytest.raises(UserError, match=r"a column 'label'(.|\n)*a column 'score'(.|\n)*prepare.label_column"):
+    task = opened(made)
+    assert (task.targets.kind, task.labels, task.pairs) == ("score", (), False)
+    assert task.training_split("train").y.tolist() == table.filter(split="train")["score"].to_list()
+
+
+def test_lists_of_labels_are_ones_and_zeros(made: Made) -> None:
+    """The third label stands in the test split alone, and has its column in all."""
+    lists = {"train": [0, 1], "validation": [], "test": [2]}
+    table = made.table.drop("label", "label_index").with_columns(
+        label_indices=pl.Series([lists[split] for split in made.table["split"]], dtype=pl.List(pl.Int64))
+    )
+    names = [[LABELS[i] for i in row] for row in table["label_indices"].to_list()]
+    table.with_columns(labels=pl.Series(names, dtype=pl.List(pl.String))).write_parquet(made.examples)
+    task = opened(made)
+    assert (task.targets.kind, task.labels) == ("labels", LABELS)
+    assert task.training_split("train").y.tolist() == [[1.0, 1.0, 0.0]] * 90
+    assert task.training_split("validation").y.tolist() == [[0.0, 0.0, 0.0]] * 45
+
+
+def test_both_texts_of_a_pair_are_found_and_held_once(made: Made) -> None:
+    """Pairs of a text with the next one of its split: every text is in two pairs."""
+    table = made.table.with_columns(pair_text_id=pl.col("text_id").shift(1).over("split"))
+    table = table.with_columns(pl.col("pair_text_id").fill_null(pl.col("text_id")))
+    table.write_parquet(made.examples)
+    rows = opened(made).training_split("train")
+    assert isinstance(rows, PairRows)
+    assert len(rows.x) == 90
+    train = table.filter(split="train")
+    for i, (x, y) in enumerate(rows.chunks(1)):
+        both = [made.values[train[name][i]] for name in ("text_id", "pair_text_id")]
+        np.testing.assert_array_equal(x.numpy(), np.stack(both))
+        assert int(y) == train["label_index"][i]
+    some = rows.take(torch.tensor([5, 2]))
+    assert len(some.x) == len({train[name][i] for i in (5, 2) for name in ("text_id", "pair_text_id")})
+    torch.testing.assert_close(
+        next(iter(some.chunks(9)))[0], torch.cat([rows.batch(torch.tensor([i]))[0] for i in (5, 2)])
+    )
+
+
+def test_a_second_text_that_the_cache_lacks(made: Made) -> None:
+    made.table.with_columns(pair_text_id=pl.lit("ff" * 16)).write_parquet(made.examples)
+    with pytest.raises(UserError, match=r"180 of 180 examples whose text is not in it"):
         opened(made)
 
 

@@ -48,11 +48,12 @@ def test_what_is_written(made: Made, quick: Params, name: str) -> None:
     assert sorted(path.name for path in (folder / "results").iterdir()) == ["curves", "train"]
 
     curve = pl.read_csv(folder / "results" / "curves" / f"{name}.csv")
-    assert curve.columns == ["head", "seed", "epoch", "train_loss", "val_loss", "val_accuracy"]
+    assert curve.columns == ["head", "seed", "epoch", "train_loss", "val_loss", "val_score"]
     assert curve.select("head", "seed", "epoch").rows() == [(name, s, e) for s in range(2) for e in range(3)]
     figures = json.loads((folder / "results" / "train" / f"{name}.json").read_text())
-    assert figures.keys() == {"val_accuracy", "val_loss", "train_seconds", "seeds"}
-    assert figures["val_accuracy"] == median(head.facts.val_accuracy for head in heads)
+    assert figures.keys() == {"metric", "val_score", "val_loss", "train_seconds", "seeds"}
+    assert figures["metric"] == "accuracy"
+    assert figures["val_score"] == median(head.facts.val_score for head in heads)
     assert figures["seeds"] == 2
 
     for seed, head in enumerate(heads):
@@ -61,9 +62,9 @@ def test_what_is_written(made: Made, quick: Params, name: str) -> None:
         assert facts.fingerprint == open_cache(made.cache).fingerprint
         assert facts.recipe == params.recipe_of(name).model_dump()
         at_best = curve.filter(seed=seed, epoch=facts.best_epoch).row(0, named=True)
-        assert (facts.val_accuracy, facts.val_loss) == pytest.approx((at_best["val_accuracy"], at_best["val_loss"]))
-        assert facts.val_accuracy == curve.filter(seed=seed)["val_accuracy"].max()
-        assert (facts.layer_accuracy is not None) == (name == "best")
+        assert (facts.val_score, facts.val_loss) == pytest.approx((at_best["val_score"], at_best["val_loss"]))
+        assert facts.val_score == curve.filter(seed=seed)["val_score"].max()
+        assert (facts.layer_scores is not None) == (name == "best")
 
 
 @pytest.mark.parametrize("name", ["last", "best", "mlp"])
@@ -75,7 +76,7 @@ def test_the_saved_head_does_on_raw_rows_what_training_saw(
     head = load_head(folder / "models" / name / "seed-0")
     rows = open_task(open_cache(made.cache), made.examples).training_split("validation", head.head.layers_read)
     right = (predict_logits(head, rows.x).argmax(1) == rows.y).double().mean()
-    assert head.facts.val_accuracy == pytest.approx(float(right))
+    assert head.facts.val_score == pytest.approx(float(right))
     if name == "best":
         assert head.head.layers_read == (TELLING,)
         assert head.treatment.standardise.mean.shape == (1, DIM)
@@ -127,7 +128,7 @@ def test_a_failing_run_leaves_the_old_files(made: Made, quick: Params, monkeypat
     original, seeds = trainer.train.fit, []
 
     def failing(*given: object) -> object:
-        seeds.append(given[4])
+        seeds.append(given[5])
         if len(seeds) == 2:
             raise KeyboardInterrupt
         return original(*given)
@@ -165,7 +166,7 @@ def test_one_label_is_enough_to_run_and_a_single_example_too(tmp_path: Path, qui
     table = made.table.with_columns(label=pl.lit("art"), label_index=pl.lit(0))
     table.write_parquet(made.examples)
     folder = run(quick(seeds=1), "cayley", made)
-    assert load_head(folder / "models" / "cayley" / "seed-0").facts.val_accuracy == 1
+    assert load_head(folder / "models" / "cayley" / "seed-0").facts.val_score == 1
 
 
 def test_training_takes_no_second_copy_of_the_rows(made: Made, quick: Params, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +213,7 @@ def test_few_shots_are_standardised_by_themselves(made: Made, quick: Params) -> 
         torch.testing.assert_close(head.treatment.standardise.mean, drawn.x.mean(0))
         validation = task.training_split("validation")
         right = predict_logits(head, validation.x).argmax(1) == validation.y
-        assert float(right.double().mean()) == pytest.approx(head.facts.val_accuracy)
+        assert float(right.double().mean()) == pytest.approx(head.facts.val_score)
 
 
 def test_more_shots_than_a_label_has_are_refused(made: Made, quick: Params) -> None:

@@ -53,8 +53,8 @@ def test_the_first_trial_is_what_stood_there_and_the_best_is_no_worse(made: Made
     table = trials(made)
     first = table.row(0, named=True)
     assert (first["learning_rate"], first["dropout"], first["hidden"]) == (0.02, 0.1, 5)
-    assert found.before == pytest.approx(first["val_accuracy"])
-    assert found.after == table["val_accuracy"].max()
+    assert found.before == pytest.approx(first["val_score"])
+    assert found.after == table["val_score"].max()
     assert found.after >= (found.before or 0)
     assert found.trials == len(table) == 4
     assert set(table["dropout"]) <= {0.0, 0.1, 0.5}
@@ -130,7 +130,7 @@ def test_a_trial_behind_the_others_ends_early(made: Made, quick: Quick) -> None:
     ended = states.filter(state="pruned")
     assert 0 < len(ended) < 15
     assert set(ended["learning_rate"]) <= {1e-7, 1e-8}
-    assert ended["val_accuracy"].is_null().all()
+    assert ended["val_score"].is_null().all()
     run(made, params, head="last", trials=20, space=rates, pruning=False, storage=f"sqlite:///{made.cache.parent}/b.db")
     assert set(trials(made, "last")["state"]) == {"complete"}
 
@@ -148,7 +148,7 @@ def test_the_mean_over_seeds_counts(made: Made, quick: Quick, monkeypatch: pytes
 
     def recorded(*given: Any, **more: Any) -> Any:
         result = original(*given, **more)
-        seen.append(result.best.val_accuracy)
+        seen.append(result.best.val_score)
         return result
 
     monkeypatch.setattr(trainer.tune, "fit", recorded)

@@ -7,7 +7,8 @@
 
 `base` says what a head is. The families: `single` rows; `fixed` and `learned` fusions and `attention` over layers, each
 with what `readout` puts on top; `deepset` and `graph` encoders; `exits` and `gated`, which have a classifier for every
-layer. `dense` is the unit they share. Linear layers start from PyTorch's defaults, so `torch.manual_seed` fixes a head.
+layer. `pairs` joins what a head makes of two texts. `dense` is the unit they share. Linear layers start from PyTorch's
+defaults, so `torch.manual_seed` fixes a head.
 
 Every head gives `[batch, out]`, except `best` before its layer is chosen: that is `LayerProbes`, whose forward gives
 the candidates `[batch, layers, out]`. Train it on the sum of the layers' losses, choose k on validation and keep
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ilse.errors import UserError
@@ -32,6 +33,7 @@ from trainer.heads.gated import Gated, GatedOptions, build_gated
 from trainer.heads.graph import CayleyOptions, GraphOptions, build_cayley, build_fc
 from trainer.heads.learned import BottleneckOptions, WeightedOptions, build_bottleneck, build_weighted
 from trainer.heads.mlp import MLPOptions, build_mlp
+from trainer.heads.pairs import PairHead
 from trainer.heads.readout import ReadoutOptions
 from trainer.heads.single import (
     BestOptions,
@@ -55,6 +57,7 @@ __all__ = [
     "HeadSpec",
     "LayerProbes",
     "Outputs",
+    "PairHead",
     "SingleLayer",
     "build_head",
     "head_config",
@@ -76,12 +79,15 @@ class HeadKind:
         From a spec with those options to an untrained head.
     summary
         One line for the user.
+    classifies
+        It gives probabilities of labels, so that it can be trained for nothing else.
     """
 
     name: str
     options: type[Section]
     build: Callable[[HeadSpec[Any]], Head]
     summary: str
+    classifies: bool = False
 
 
 HEADS: dict[str, HeadKind] = {
@@ -101,8 +107,10 @@ HEADS: dict[str, HeadKind] = {
         HeadKind("set", SetOptions, build_set, "Set-Encoder: layers as a set, without order"),
         HeadKind("fc", GraphOptions, build_fc, "graph encoder, layers on the complete graph"),
         HeadKind("cayley", CayleyOptions, build_cayley, "graph encoder, layers on a Cayley graph of SL(2, Z_n)"),
-        HeadKind("exits", ExitsOptions, build_exits, "a classifier after every layer, left as soon as one is sure"),
-        HeadKind("gated", GatedOptions, build_gated, "classifiers of all layers, mixed by a gate on the input"),
+        HeadKind(
+            "exits", ExitsOptions, build_exits, "a classifier after every layer, left as soon as one is sure", True
+        ),
+        HeadKind("gated", GatedOptions, build_gated, "classifiers of all layers, mixed by a gate on the input", True),
     )
 }
 
@@ -120,7 +128,15 @@ def head_kind(name: str) -> HeadKind:
     return HEADS[name]
 
 
-def build_head(name: str, options: dict[str, Any] | Section | None = None, *, layers: int, dim: int, out: int) -> Head:
+def build_head(
+    name: str,
+    options: dict[str, Any] | Section | None = None,
+    *,
+    layers: int,
+    dim: int,
+    out: int,
+    pair_width: int | None = None,
+) -> Head:
     """An untrained head.
 
     Parameters
@@ -132,16 +148,36 @@ def build_head(name: str, options: dict[str, Any] | Section | None = None, *, la
     layers, dim
         The cache's rows an example and their width.
     out
-        Outputs: classes, or 1 for regression.
+        Outputs: classes, 1 for a score, or the width of a vector; 0 for the encoder's own vector.
+    pair_width
+        For answers about two texts: the width of the vectors that are compared, 0 for the encoder's own.
 
     Raises
     ------
     UserError
-        For an unknown name or option (naming the nearest), a value out of range, or more layers than a graph holds.
+        For an unknown name or option (naming the nearest), a value out of range, more layers than a graph holds, or a
+        head that has no vectors.
     """
     kind = head_kind(name)
     checked = validate(name, kind.options, {} if options is None else options, where="head options")
-    return kind.build(HeadSpec(name, checked, layers, dim, out))
+    spec: HeadSpec[Any] = HeadSpec(name, checked, layers, dim, out, pair_width)
+    if pair_width is None:
+        return _checked(kind.build(spec))
+    vectors = _checked(kind.build(replace(spec, out=pair_width, pair_width=None)))
+    width = pair_width or (vectors.encoder.width if isinstance(vectors, EncoderHead) else 0)
+    return PairHead(spec, vectors, width)
+
+
+def _checked(head: Head) -> Head:
+    """The head, unless its own vectors are asked for and it has none, or none to train."""
+    if head.spec.out == 0 and not (isinstance(head, EncoderHead) and any(True for _ in head.parameters())):
+        raise UserError(
+            f"head '{head.spec.name}', whose own vectors are compared",
+            expected="an encoder with something to train",
+            found="none: it is a linear map of rows of the cache",
+            next_step="set train.embedding to a width, such as 256, or take it out of train.heads",
+        )
+    return head
 
 
 def head_config(head: Head) -> dict[str, Any]:
@@ -153,4 +189,5 @@ def head_config(head: Head) -> dict[str, Any]:
         "layers": spec.layers,
         "dim": spec.dim,
         "out": spec.out,
+        **({} if spec.pair_width is None else {"pair_width": spec.pair_width}),
     }

@@ -31,7 +31,10 @@ class HeadSpec(Generic[O_co]):
     dim
         Width of one row.
     out
-        Outputs: classes, or 1 for regression.
+        Outputs: classes, 1 for a score, or the width of a vector; 0 for the encoder's own vector.
+    pair_width
+        For answers about two texts: the width of the vectors that are compared, 0 for the encoder's own. None for one
+        text.
     """
 
     name: str
@@ -39,6 +42,7 @@ class HeadSpec(Generic[O_co]):
     layers: int
     dim: int
     out: int
+    pair_width: int | None = None
 
 
 class Outputs(NamedTuple):
@@ -145,7 +149,7 @@ class Head(nn.Module):
 
 
 class EncoderHead(Head):
-    """An encoder, then one linear readout.
+    """An encoder, then one linear readout; none for `out` 0, which is the encoder's own vector.
 
     Parameters
     ----------
@@ -161,10 +165,10 @@ class EncoderHead(Head):
     ) -> None:
         super().__init__(spec, encoder.layers_read)
         self.encoder = encoder
-        self.readout = nn.Linear(encoder.width, spec.out)
+        self.readout = nn.Linear(encoder.width, spec.out) if spec.out else nn.Identity()
         self.supervision, self.fades, self._share = supervision, fades, 0.0
         widths = encoder.state_widths if supervision else ()
-        self.auxiliary = nn.ModuleList(nn.Linear(width, spec.out) for width in widths)
+        self.auxiliary = nn.ModuleList(nn.Linear(width, spec.out or encoder.width) for width in widths)
 
     def encode(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch width"]:
         """The vector before the readout: the embedding that similarity tasks compare."""

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.trainer.heads.slow import hidden_layers, make
 from trainer.losses import training_losses
+from trainer.objectives import MultiClass
 
 SUPERVISED: dict[str, tuple[dict[str, Any], int]] = {
     "mean": ({"mlp_layers": 3, "hidden": 6, "dropout": 0.0}, 3),
@@ -33,7 +34,8 @@ def test_the_loss_is_that_of_every_state(name: str) -> None:
     expected = cross_entropy(head(x), y)
     for place, (readout, state) in enumerate(zip(head.auxiliary, between, strict=True), start=1):
         expected = expected + 0.4 * place / states * cross_entropy(readout(state), y)
-    torch.testing.assert_close(training_losses(head.supervised(x), y, 0.0), expected.unsqueeze(0))
+    objective = MultiClass(("a", "b", "c"))
+    torch.testing.assert_close(training_losses(head.supervised(x), y, objective, 0.0), expected.unsqueeze(0))
 
 
 def test_the_states_are_what_comes_between() -> None:

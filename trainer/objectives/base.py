@@ -1,0 +1,69 @@
+"""What every objective is: from a head's outputs to a loss, to the figure it is chosen by, and to predictions."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from trainer.rows import Examples
+
+Kind = Literal["multi_class", "multi_label", "ordinal", "regression", "similarity"]
+
+
+class Objective(nn.Module):
+    """What a head is trained for.
+
+    `outputs` below are a head's: `[batch, out]`, or `[batch, candidates, out]` of independent candidates; of heads that
+    give a vector for each text (`embeds`), an example's two vectors follow one another: `[2·batch, …]`. Statistics of
+    the training targets are buffers.
+    """
+
+    kind: ClassVar[Kind]
+    metric: ClassVar[str]
+    """What a head is chosen by, the higher the better; a key of `figures`."""
+    embeds: ClassVar[bool] = False
+    """The outputs are vectors of single texts, to be compared, and no answers."""
+    out: int
+    """Outputs that a head must have."""
+
+    def learn(self, train: Examples, imbalance: str) -> None:
+        """Takes what it needs from the training targets. Raises `UserError` for an `imbalance` that it cannot meet."""
+
+    def losses(self, outputs: Float[Tensor, "batch ..."], y: Tensor, smoothing: float = 0.0) -> Float[Tensor, " terms"]:
+        """The mean loss of each candidate (or term) over a batch, weighted as `learn` was told."""
+        raise NotImplementedError
+
+    def plain_losses(self, outputs: Float[Tensor, "batch ..."], y: Tensor) -> Float[Tensor, " candidates"]:
+        """The same without weights and smoothing: what validation looks at."""
+        return self.losses(outputs, y)
+
+    def answers(self, outputs: Float[Tensor, "batch ..."], y: Tensor) -> Float[Tensor, "examples candidates kept"]:
+        """What `score` needs of each example: all validation outputs at once might not fit into memory."""
+        raise NotImplementedError
+
+    def score(self, answers: Float[Tensor, "examples candidates kept"], y: Tensor) -> Float[Tensor, " candidates"]:
+        """The figure `metric` of each candidate over all examples, float64."""
+        raise NotImplementedError
+
+    def predict(self, outputs: Float[Tensor, "batch out"]) -> Float[Tensor, "examples ..."]:
+        """What a user wants to know of each example: probabilities, or a score."""
+        raise NotImplementedError
+
+    def figures(self, predicted: Float[Tensor, "examples ..."], y: Tensor) -> dict[str, float]:
+        """All figures of one head over all examples, `metric` first."""
+        raise NotImplementedError
+
+    def columns(self, predicted: Float[Tensor, "examples ..."], y: Tensor) -> dict[str, Any]:
+        """Targets and predictions as columns of a table."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """What rebuilds it (`objectives.restore`), as JSON can hold it."""
+        return {"kind": self.kind}
+
+
+def stacked(outputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch candidates out"]:
+    """A single head's outputs as those of one candidate."""
+    return outputs if outputs.ndim == 3 else outputs.unsqueeze(1)

@@ -1,0 +1,99 @@
+"""Any number of labels an example: binary cross-entropies, chosen by micro-F1 at probability 1/2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.functional.classification import (
+    multilabel_average_precision,
+    multilabel_exact_match,
+    multilabel_f1_score,
+)
+
+from trainer.objectives.base import Objective, stacked
+from trainer.objectives.refusal import refuse_imbalance
+from trainer.rows import Examples
+
+
+class MultiLabel(Objective):
+    """y [batch, labels] is 1 for each label that an example has; outputs are logits."""
+
+    kind, metric = "multi_label", "f1_micro"
+    weights: Tensor | None
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        super().__init__()
+        self.labels, self.out = labels, len(labels)
+        self.register_buffer("weights", None, persistent=False)
+
+    def learn(self, train: Examples, imbalance: str) -> None:
+        """For `weights`: what a label's presence counts, (rows without it) / (rows with it)."""
+        refuse_imbalance(self.kind, imbalance, ("none", "weights"))
+        present = train.y.sum(0)
+        self.weights = (len(train.y) - present) / present.clamp(min=1) if imbalance == "weights" else None
+
+    def losses(
+        self, outputs: Float[Tensor, "batch ..."], y: Float[Tensor, "batch labels"], smoothing: float = 0.0
+    ) -> Float[Tensor, " candidates"]:
+        """Mean binary cross-entropy over labels."""
+        return self._losses(outputs, y, smoothing, self.weights)
+
+    def plain_losses(
+        self, outputs: Float[Tensor, "batch ..."], y: Float[Tensor, "batch labels"]
+    ) -> Float[Tensor, " candidates"]:
+        """The same, present and absent labels alike."""
+        return self._losses(outputs, y, 0.0, None)
+
+    def answers(
+        self, outputs: Float[Tensor, "batch ..."], y: Float[Tensor, "batch labels"]
+    ) -> Float[Tensor, "examples candidates kept"]:
+        """Labels that are found, that are there, and both."""
+        found, there = (stacked(outputs) > 0).float(), y[:, None]
+        return torch.stack([found.sum(-1), there.sum(-1).expand(found.shape[:2]), (found * there).sum(-1)], dim=-1)
+
+    def score(self, answers: Float[Tensor, "examples candidates kept"], y: Tensor) -> Float[Tensor, " candidates"]:
+        """Micro-F1, 2 both / (found + there); 0 where there is nothing to find and nothing found."""
+        found, there, both = answers.double().sum(0).unbind(-1)
+        return 2 * both / (found + there).clamp(min=1)
+
+    def predict(self, outputs: Float[Tensor, "batch out"]) -> Float[Tensor, "examples labels"]:
+        """Probabilities, each label for itself."""
+        return outputs.sigmoid()
+
+    def figures(
+        self, predicted: Float[Tensor, "examples labels"], y: Float[Tensor, "examples labels"]
+    ) -> dict[str, float]:
+        """Micro- and macro-F1, share of examples with all labels right, and mean average precision."""
+        there = y.long()
+        return {
+            "f1_micro": float(multilabel_f1_score(predicted, there, self.out, average="micro")),
+            "f1_macro": float(multilabel_f1_score(predicted, there, self.out, average="macro")),
+            "exact_match": float(multilabel_exact_match(predicted, there, self.out)),
+            "average_precision": float(multilabel_average_precision(predicted, there, self.out)),
+        }
+
+    def columns(
+        self, predicted: Float[Tensor, "examples labels"], y: Float[Tensor, "examples labels"]
+    ) -> dict[str, Any]:
+        """`labels` and `predictions`, a list each, and all `probabilities` in the label map's order."""
+        return {
+            "labels": self._names(y > 0),
+            "predictions": self._names(predicted > 0.5),
+            "probabilities": predicted.numpy(),
+        }
+
+    def _names(self, chosen: Tensor) -> list[list[str]]:
+        return [[self.labels[i] for i in row.nonzero()[:, 0].tolist()] for row in chosen]
+
+    def _losses(self, outputs: Tensor, y: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
+        logits = stacked(outputs)
+        target = (y * (1 - smoothing) + smoothing / 2).to(logits)[:, None].expand_as(logits)
+        pos_weight = None if weights is None else weights.to(logits)
+        each: Tensor = functional.binary_cross_entropy_with_logits(
+            logits, target, pos_weight=pos_weight, reduction="none"
+        )
+        return each.mean(-1).mean(0)

@@ -1,0 +1,73 @@
+"""A number for each example: squared error on the standardised scale, chosen by R²."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics.functional import mean_absolute_error, pearson_corrcoef, r2_score, spearman_corrcoef
+
+from trainer.objectives.base import Objective, stacked
+from trainer.objectives.refusal import refuse, refuse_imbalance
+from trainer.rows import Examples
+
+
+class Regression(Objective):
+    """y [batch] on its own scale; the output is the score less the training mean, in training standard deviations."""
+
+    kind, metric, out = "regression", "r2", 1
+
+    def __init__(self, mean: float = 0.0, deviation: float = 1.0) -> None:
+        super().__init__()
+        self.mean, self.deviation = mean, deviation
+
+    def learn(self, train: Examples, imbalance: str) -> None:
+        """Mean and standard deviation of the scores."""
+        refuse_imbalance(self.kind, imbalance, ("none",))
+        y = train.y.double()
+        self.mean, self.deviation = float(y.mean()), float(y.std(correction=0))
+        if self.deviation == 0:
+            raise refuse("training examples", "scores that differ", f"only {self.mean:g}", "give more examples")
+
+    def losses(
+        self, outputs: Float[Tensor, "batch ..."], y: Float[Tensor, " batch"], smoothing: float = 0.0
+    ) -> Float[Tensor, " candidates"]:
+        """Mean squared error, in training variances."""
+        wanted = ((y - self.mean) / self.deviation)[:, None]
+        return (stacked(outputs)[..., 0].float() - wanted.float()).square().mean(0)
+
+    def answers(
+        self, outputs: Float[Tensor, "batch ..."], y: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "examples candidates kept"]:
+        """The predicted scores."""
+        return stacked(outputs).float() * self.deviation + self.mean
+
+    def score(self, answers: Float[Tensor, "examples candidates kept"], y: Tensor) -> Float[Tensor, " candidates"]:
+        """1 - (squared error) / (variance): below 0 for a head that is worse than the mean."""
+        y = y.double()[:, None]
+        error = (answers[..., 0].double() - y).square().sum(0)
+        return 1 - error / (y - y.mean()).square().sum().clamp(min=1e-12)
+
+    def predict(self, outputs: Float[Tensor, "batch out"]) -> Float[Tensor, " examples"]:
+        """Scores on their own scale."""
+        return outputs[:, 0] * self.deviation + self.mean
+
+    def figures(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> dict[str, float]:
+        """R², mean absolute error (on the scores' scale), Pearson's and Spearman's correlation."""
+        predicted, y = predicted.double(), y.double()
+        return {
+            "r2": float(r2_score(predicted, y)),
+            "mae": float(mean_absolute_error(predicted, y)),
+            "pearson": float(torch.nan_to_num(pearson_corrcoef(predicted, y))),
+            "spearman": float(torch.nan_to_num(spearman_corrcoef(predicted, y))),
+        }
+
+    def columns(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> dict[str, Any]:
+        """`score` and `prediction`."""
+        return {"score": y.numpy(), "prediction": predicted.numpy()}
+
+    def facts(self) -> dict[str, Any]:
+        """With the scale."""
+        return {"kind": self.kind, "mean": self.mean, "deviation": self.deviation}
