@@ -63,7 +63,7 @@ class TrainedHead(nn.Module):
         self.facts = facts
         self.objective = restore(facts.objective, tuple(facts.labels))
 
-    def forward(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch out"]:
+    def forward(self, x: Float[Tensor, "texts layers dim"]) -> Float[Tensor, "answers out"]:
         """Outputs for rows of the layers that the head reads, as the cache holds them; `objective` reads them."""
         logits: Tensor = self.head(self.treatment(x))
         return logits
@@ -115,8 +115,8 @@ def load_head(folder: Path) -> TrainedHead:
 @torch.inference_mode()
 def predict_logits(
     trained: TrainedHead, x: Float[Tensor, "rows layers dim"], batch: int = 256
-) -> Float[Tensor, "rows out"]:
-    """Logits of many rows, a batch at a time."""
+) -> Float[Tensor, "answers out"]:
+    """Outputs of many rows, a batch at a time."""
     return torch.cat([trained(part) for part in x.split(batch)])
 
 

@@ -37,7 +37,7 @@ class Block:
     """Examples of some shards as they are stored, and how to treat them."""
 
     values: Float[Tensor, "rows layers dim"]
-    y: Int[Tensor, " rows"]
+    y: Tensor
     treat: Treat | None
 
     def batch(self, chosen: Tensor | slice) -> Batch:
@@ -58,7 +58,7 @@ class StreamedRows:
     places
         Row of each example in the cache, [rows].
     y, text_ids
-        Labels and texts, [rows].
+        Targets and texts, [rows].
     block_shards
         Shards of a block.
     treat
@@ -69,7 +69,7 @@ class StreamedRows:
     layers: Sequence[int]
     pooling: str
     places: NDArray[np.int64]
-    y: Int[Tensor, " rows"]
+    y: Tensor
     text_ids: list[str]
     block_shards: int
     treat: Treat | None = None

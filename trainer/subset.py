@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from ilse.errors import UserError
@@ -33,7 +33,7 @@ def draw_shots(y: Int[Tensor, " rows"], k: int, seed: int, labels: Sequence[str]
     return torch.cat(chosen).sort().values
 
 
-def draw_share(y: Int[Tensor, " rows"], share: float, seed: int) -> Int[Tensor, " chosen"]:
+def draw_share(y: Shaped[Tensor, "rows ..."], share: float, seed: int) -> Int[Tensor, " chosen"]:
     """Positions of `share` of all examples, at least one, in ascending order; a larger share holds the smaller one."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(len(y), generator=generator)[: max(1, round(share * len(y)))].sort().values

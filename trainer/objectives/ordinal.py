@@ -3,7 +3,8 @@
     P(y > k | x) = σ(f_k(x)),   k = 0 … K-2
 
 trained by the sum of the K - 1 binary cross-entropies (Frank and Hall 2001, with one network); the answer is the first
-k with P(y > k) below 1/2. The figure is Cohen's kappa with quadratic weights: a miss by two counts four times one by one.
+k with P(y > k) below 1/2. The figure is Cohen's kappa with quadratic weights: missing by two counts as
+four times missing by one.
 """
 
 from __future__ import annotations
