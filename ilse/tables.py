@@ -1,7 +1,7 @@
 """The tables beside a cache, as `ilse prepare` writes and the trainer reads them: file names and columns.
 
 `texts.parquet` holds every distinct text once, in first-seen order: row i of the table is row i of the cache.
-`examples.parquet` is one task over those texts: a row an example.
+`examples.parquet` is one task over those texts: a row an example, which is about one text or about a pair of them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ EXAMPLES_FILE = "examples.parquet"
 
 TEXT_ID = "text_id"
 """32 hexadecimal digits: the first 128 bits of the SHA-256 of the text's normalised UTF-8 bytes."""
+
+PAIR_TEXT_ID = "pair_text_id"
+"""examples.parquet: the `TEXT_ID` of the second text, where an example is a pair."""
 
 TEXT = "text"
 """texts.parquet: the normalised text."""

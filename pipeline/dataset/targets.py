@@ -1,4 +1,4 @@
-"""What an example is to be mapped to: a label (a string, by one map over all splits) or a score (a number)."""
+"""What an example is mapped to: a label (a string, by one map over all splits), or a score (a number)."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from ilse.errors import UserError
-from ilse.tables import SOURCE_ROW, TEXT, TEXT_ID
-from pipeline.dataset.readers import TARGET
+from ilse.tables import SOURCE_ROW, TEXT
+from pipeline.dataset.columns import PAIR_TEXT, TARGET
+from pipeline.dataset.texts import Unit
 
 Conflicts = Literal["drop", "error", "keep"]
+Kind = Literal["label", "score"]
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 
 
 class Settled(NamedTuple):
-    """Rows whose texts each have one target (unless contradictions are kept), and how many rows and texts had more."""
+    """Rows whose units each have one target (unless contradictions are kept), and how many rows and units had more."""
 
     rows: pl.DataFrame
     conflicting_rows: int
-    conflicting_texts: int
+    conflicting_units: int
 
 
 def as_labels(target: pl.Series, where: str) -> pl.Series:
@@ -77,20 +79,25 @@ def label_names(labels: pl.Series) -> list[str]:
     return sorted(names, key=int) if all(_INTEGER.fullmatch(name) for name in names) else names
 
 
-def settle(rows: pl.DataFrame, conflicts: Conflicts, where: str) -> Settled:
-    """Drop, refuse or keep the texts that stand in `rows` with more than one target."""
-    several = pl.col(TARGET).n_unique().over(TEXT_ID) > 1
+def settle(rows: pl.DataFrame, unit: Unit, conflicts: Conflicts, where: str) -> Settled:
+    """Drop, refuse or keep the units that stand in `rows` with more than one target."""
+    several = pl.col(TARGET).n_unique().over(unit.same_by) > 1
     bad = rows.filter(several)
-    texts = bad[TEXT_ID].n_unique()
+    units = bad.select(unit.same_by).unique().height
     if bad.is_empty() or conflicts == "keep":
-        return Settled(rows, bad.height, texts)
+        return Settled(rows, bad.height, units)
     if conflicts == "error":
-        first = bad.filter(pl.col(TEXT_ID) == bad[TEXT_ID][0])
-        targets = ", ".join(str(target) for target in first[TARGET].unique(maintain_order=True))
-        raise UserError(
-            f"{where}, rows {', '.join(str(row) for row in first[SOURCE_ROW])}",
-            expected="one label or score for a text",
-            found=f"{targets} for {first[TEXT][0][:80]!r} ({texts} such texts)",
-            next_step="correct the rows, or set prepare.conflicts to drop or keep",
-        )
-    return Settled(rows.filter(~several), bad.height, texts)
+        raise _contradiction(bad, unit, units, where)
+    return Settled(rows.filter(~several), bad.height, units)
+
+
+def _contradiction(bad: pl.DataFrame, unit: Unit, units: int, where: str) -> UserError:
+    first = bad.join(bad.head(1), on=unit.same_by, how="semi", maintain_order="left")
+    targets = ", ".join(str(target) for target in first[TARGET].unique(maintain_order=True).to_list())
+    texts = " and ".join(repr(first[name][0][:80]) for name in (TEXT, PAIR_TEXT) if name in first.columns)
+    return UserError(
+        f"{where}, rows {', '.join(str(row) for row in first[SOURCE_ROW])}",
+        expected=f"one label or score for a {unit.noun}",
+        found=f"{targets} for {texts} ({units} such {unit.noun}s)",
+        next_step="correct the rows, or set prepare.conflicts to drop or keep",
+    )
