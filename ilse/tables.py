@@ -27,6 +27,13 @@ LABEL = "label"
 LABEL_INDEX = "label_index"
 """examples.parquet: the label's position in the one label map over all splits (names in sorted order)."""
 
+LABELS = "labels"
+"""examples.parquet: the names of all labels of the example, List(String) in the label map's order, empty where it has
+none (several labels an example); stands with `LABEL_INDICES` instead of the two label columns."""
+
+LABEL_INDICES = "label_indices"
+"""examples.parquet: the positions of `LABELS` in the label map, List(Int64), ascending."""
+
 SCORE = "score"
 """examples.parquet: the gold score on its original scale (regression); stands instead of the two label columns."""
 

@@ -7,7 +7,9 @@ pairs of texts, a pair counts as a text does here.
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from ilse.tables import (
     EXAMPLES_FILE,
     LABEL,
     LABEL_INDEX,
+    LABEL_INDICES,
+    LABELS,
     PAIR_TEXT_ID,
     SCORE,
     SOURCE_ROW,
@@ -33,7 +37,7 @@ from pipeline.dataset.counts import counted, note, notes
 from pipeline.dataset.readers import Decoder
 from pipeline.dataset.sources import Format, read_source
 from pipeline.dataset.splits import SplitFractions, assign, split_name
-from pipeline.dataset.targets import Conflicts, Kind, as_labels, as_scores, label_names, settle
+from pipeline.dataset.targets import Conflicts, Kind, as_label_sets, as_labels, as_scores, label_names, settle
 from pipeline.dataset.texts import (
     LABELLED_PAIR,
     SCORED_PAIR,
@@ -59,6 +63,10 @@ class PrepareParams(Section):
     text_column: str = Field("text", description="Column of the texts (tables only).")
     text_pair_column: str | None = Field(None, description="Column of an example's second text (tables only).")
     label_column: str = Field("label", description="Column of the labels (tables only).")
+    labels_column: str | None = Field(
+        None, description="Column of label lists, read instead of labels: several an example, or none (tables only)."
+    )
+    label_separator: str = Field("|", min_length=1, description="What separates labels where a list is one string.")
     score_column: str | None = Field(None, description="Column of the scores, read instead of labels (tables only).")
     split_column: str | None = Field(None, description="Column of the given splits; without it they are drawn.")
     use: Use = Field("whole", description="The whole text, or its first line that is not empty.")
@@ -69,7 +77,7 @@ class PrepareParams(Section):
     )
     seed: int = Field(0, ge=0, description="Seed of the drawn splits.")
     conflicts: Conflicts = Field(
-        "drop", description="What to do with a text or pair that has several labels or scores."
+        "drop", description="What to do with a text or pair that has several labels, label sets or scores."
     )
 
     @field_validator("encoding", "fallback_encoding")
@@ -90,6 +98,12 @@ class PrepareParams(Section):
         return self
 
     @model_validator(mode="after")
+    def _targets_have_one_origin(self) -> PrepareParams:
+        if self.score_column and self.labels_column:
+            raise ValueError("score_column or labels_column, not both")
+        return self
+
+    @model_validator(mode="after")
     def _splits_have_one_origin(self) -> PrepareParams:
         if isinstance(self.path, dict):
             if self.split_column:
@@ -105,7 +119,7 @@ class PrepareParams(Section):
     @property
     def kind(self) -> Kind:
         """What an example is mapped to."""
-        return "score" if self.score_column else "label"
+        return "score" if self.score_column else "label set" if self.labels_column else "label"
 
     @property
     def unit(self) -> Unit:
@@ -117,9 +131,9 @@ class PrepareParams(Section):
     @property
     def columns(self) -> Columns:
         """The source's columns."""
-        target = self.score_column or self.label_column
+        target = self.score_column or self.labels_column or self.label_column
         pair, split = self.text_pair_column or None, self.split_column or None
-        return Columns(self.text_column, target, split, pair)
+        return Columns(self.text_column, target, split, pair, several=self.kind == "label set")
 
 
 def prepare(params: PrepareParams, out: Path) -> dict[str, Any]:
@@ -132,9 +146,7 @@ def prepare(params: PrepareParams, out: Path) -> dict[str, Any]:
     where = f"data set {params.path}"
     kind, unit = params.kind, params.unit
     decode = Decoder(params.encoding, params.fallback_encoding)
-    source = read_source(
-        params.path, params.format, params.columns, decode, as_scores if params.score_column else as_labels
-    )
+    source = read_source(params.path, params.format, params.columns, decode, _as_target(params))
 
     columns = text_columns(source)
     rows = source.with_columns(normalised(pl.col(name), params.use).alias(name) for name in columns)
@@ -146,7 +158,7 @@ def prepare(params: PrepareParams, out: Path) -> dict[str, Any]:
     assigned = assign(identified(usable, texts), unit.split_by, params.splits, params.seed)
     settled = settle(assigned.rows, unit, params.conflicts, where)
     _check_splits(settled.rows, where)
-    names = None if kind == "score" else _checked_names(settled.rows[TARGET], where)
+    names = None if kind == "score" else _checked_names(settled.rows[TARGET], kind, where)
     write_tables(out, texts, _examples(settled.rows, names))
 
     done = {
@@ -165,6 +177,12 @@ def prepare(params: PrepareParams, out: Path) -> dict[str, Any]:
     if decode.fallen_back:
         lines.append(note(f"files not in {params.encoding}, read as {params.fallback_encoding}", decode.fallen_back))
     return counts | {"notes": lines + notes(counts, unit, kind, params.conflicts)}
+
+
+def _as_target(params: PrepareParams) -> Callable[[pl.Series, str], pl.Series]:
+    if params.kind == "label set":
+        return functools.partial(as_label_sets, separator=params.label_separator)
+    return as_scores if params.kind == "score" else as_labels
 
 
 def write_tables(out: Path, texts: pl.DataFrame, examples: pl.DataFrame) -> None:
@@ -194,14 +212,21 @@ def _check_splits(rows: pl.DataFrame, where: str) -> None:
         )
 
 
-def _checked_names(labels: pl.Series, where: str) -> list[str]:
+def _checked_names(labels: pl.Series, kind: Kind, where: str) -> list[str]:
     names = label_names(labels)
-    if len(names) < 2:
+    if kind == "label" and len(names) < 2:
         raise UserError(
             where,
             expected="at least two labels",
             found=f"only '{names[0]}'",
             next_step="check prepare.label_column, or the folder's sub-folders",
+        )
+    if not names:
+        raise UserError(
+            where,
+            expected="at least one label",
+            found=f"{len(labels):,} examples without any",
+            next_step="check prepare.labels_column",
         )
     return names
 
@@ -215,4 +240,8 @@ def _target_columns(target: pl.Series, names: list[str] | None) -> list[pl.Serie
     if names is None:
         return [target.alias(SCORE)]
     index = {name: i for i, name in enumerate(names)}
-    return [target.alias(LABEL), target.replace_strict(index, return_dtype=pl.Int64).alias(LABEL_INDEX)]
+    if not isinstance(target.dtype, pl.List):
+        return [target.alias(LABEL), target.replace_strict(index, return_dtype=pl.Int64).alias(LABEL_INDEX)]
+    indices = target.list.eval(pl.element().replace_strict(index, return_dtype=pl.Int64)).list.sort()
+    labels = indices.list.eval(pl.element().replace_strict(dict(enumerate(names)), return_dtype=pl.String))
+    return [labels.alias(LABELS), indices.alias(LABEL_INDICES)]

@@ -10,19 +10,20 @@ from ilse.errors import UserError
 from ilse.tables import SPLIT, TEXT
 
 TARGET = "target"
-"""The label or score, as it stands in the source."""
+"""The label, labels or score, as it stands in the source."""
 
 PAIR_TEXT = "text_pair"
 """The second text of a pair."""
 
 
 class Columns(NamedTuple):
-    """The names of the source's columns."""
+    """The names of the source's columns; `several` where the target is a list of labels."""
 
     text: str
     target: str
     split: str | None
     pair: str | None = None
+    several: bool = False
 
 
 def names_of(columns: Columns) -> dict[str, str]:

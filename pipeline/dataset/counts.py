@@ -9,7 +9,7 @@ import polars as pl
 
 from ilse.tables import PAIR_TEXT_ID, SPLIT, SPLITS, TEXT, TEXT_ID, TRAIN
 from pipeline.dataset.columns import TARGET
-from pipeline.dataset.targets import Conflicts, Kind
+from pipeline.dataset.targets import Conflicts, Kind, each_label
 from pipeline.dataset.texts import Unit
 
 
@@ -34,11 +34,15 @@ def _target_counts(by_split: Mapping[str, pl.Series], names: list[str] | None) -
                 for split, score in by_split.items()
             }
         }
-    found = {split: dict(target.value_counts().iter_rows()) for split, target in by_split.items()}
-    return {
+    found = {split: dict(each_label(target).value_counts().iter_rows()) for split, target in by_split.items()}
+    counts: dict[str, Any] = {
         "labels": {name: index for index, name in enumerate(names)},
         "examples_per_label": {split: {name: found[split].get(name, 0) for name in names} for split in SPLITS},
     }
+    if isinstance(by_split[TRAIN].dtype, pl.List):
+        bare = {split: int((target.list.len() == 0).sum()) for split, target in by_split.items()}
+        counts["examples_without_labels"] = bare
+    return counts
 
 
 def _shared_texts(rows: pl.DataFrame) -> dict[str, int]:
@@ -62,6 +66,7 @@ def notes(counts: Mapping[str, Any], unit: Unit, kind: Kind, conflicts: Conflict
         f"rows {fate} whose {noun} has several {kind}s": counts["conflicting_rows"],
         f"{noun}s with several {kind}s": counts[f"conflicting_{noun}s"],
         f"rows kept that repeat a {noun} and its {kind} within a split": counts["duplicates"],
+        "examples without any label": sum(counts.get("examples_without_labels", {}).values()),
     } | _label_notes(counts.get("examples_per_label", {}))
     return [note(text, found) for text, found in lines.items() if found]
 

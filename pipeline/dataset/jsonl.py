@@ -24,7 +24,10 @@ def read_jsonl(file: Path, text: str, columns: Columns) -> pl.DataFrame:
     series = []
     for ours, theirs in wanted.items():
         values = [record.get(theirs) for record in records]
-        series.append(_series(ours, values, file, lines, strings=ours != TARGET))
+        if ours == TARGET and columns.several:
+            series.append(_lists(ours, values, file, lines))
+        else:
+            series.append(_series(ours, values, file, lines, strings=ours != TARGET))
     return pl.DataFrame(series)
 
 
@@ -49,6 +52,23 @@ def _series(name: str, values: list[Any], file: Path, lines: list[int], strings:
     if not kinds <= {int, float} and len(kinds) > 1:
         values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
     return pl.Series(name, values, strict=False)
+
+
+def _lists(name: str, values: list[Any], file: Path, lines: list[int]) -> pl.Series:
+    """Arrays of labels, or strings that are yet to be split."""
+    if {type(value) for value in values} <= {str, type(None)}:
+        return _series(name, values, file, lines, strings=True)
+    for line, value in zip(lines, values, strict=True):
+        if value is not None and not isinstance(value, list):
+            expected = f"a list of labels as {name} (or a string, on every line)"
+            raise malformed(file, line, expected, f"a JSON {type(value).__name__}")
+        for label in value or ():
+            if type(label) not in (str, int):  # True is an int to isinstance
+                expected = f"strings or whole numbers in the list {name}"
+                raise malformed(file, line, expected, f"a JSON {type(label).__name__}")
+            _check_unicode(name, label, file, line)
+    texts = [None if value is None else [str(label) for label in value] for value in values]
+    return pl.Series(name, texts, dtype=pl.List(pl.String))
 
 
 def _check_unicode(name: str, value: Any, file: Path, line: int) -> None:

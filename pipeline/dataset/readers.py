@@ -111,8 +111,8 @@ def _read_delimited(file: Path, text: str, delimiter: str, columns: Columns) -> 
 
 
 def _check_folder_will_do(path: Path, columns: Columns) -> None:
-    key = "prepare.text_pair_column"
-    if columns.pair:
+    keys = {"prepare.text_pair_column": columns.pair, "prepare.labels_column": columns.several}
+    for key in (key for key, asked in keys.items() if asked):
         raise UserError(
             f"data set {path}",
             expected=f"a table, for {key}",

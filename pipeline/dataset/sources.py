@@ -1,8 +1,8 @@
 """Finds the files of a data set, whatever its format and layout, and reads them into one table in a fixed order.
 
 Columns: `source_row` (Int64, the position in its file or, where several files make up a split, in their
-concatenation), `text` and, for pairs, `text_pair` (String), `target` (a label, String, or a score, Float64)
-and `split` (String, null in every row where the source gives none).
+concatenation), `text` and, for pairs, `text_pair` (String), `target` (a label, String, several, List(String), or a
+score, Float64) and `split` (String, null in every row where the source gives none).
 """
 
 from __future__ import annotations

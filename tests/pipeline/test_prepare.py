@@ -196,6 +196,8 @@ def test_no_task_is_an_error(rows: list[Row], message: str, tmp_path: Path) -> N
         ({"path": "x", "fallback_encoding": "hex"}, "a text encoding that Python knows"),
         ({"path": "x", "text_colum": "t"}, "did you mean 'text_column'"),
         ({"path": "x", "format": "xml"}, "'csv'"),
+        ({"path": "x", "score_column": "s", "labels_column": "l"}, "score_column or labels_column, not both"),
+        ({"path": "x", "labels_column": "l", "label_separator": ""}, "at least 1 character"),
         ({"path": "x", "text_pair_column": "text"}, "another column than text_column"),
     ],
 )
