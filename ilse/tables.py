@@ -1,7 +1,7 @@
 """The tables beside a cache, as `ilse prepare` writes and the trainer reads them: file names and columns.
 
 `texts.parquet` holds every distinct text once, in first-seen order: row i of the table is row i of the cache.
-`examples.parquet` is one task over those texts: a row an example.
+`examples.parquet` is one task over those texts: a row an example, which is about one text or about a pair of them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ EXAMPLES_FILE = "examples.parquet"
 TEXT_ID = "text_id"
 """32 hexadecimal digits: the first 128 bits of the SHA-256 of the text's normalised UTF-8 bytes."""
 
+PAIR_TEXT_ID = "pair_text_id"
+"""examples.parquet: the `TEXT_ID` of the second text, where an example is a pair."""
+
 TEXT = "text"
 """texts.parquet: the normalised text."""
 
 SOURCE_ROW = "source_row"
 """examples.parquet: the row's position in its source, from 0."""
-
-PAIR_TEXT_ID = "pair_text_id"
-"""examples.parquet: the id of an example's second text (pairs)."""
 
 LABEL = "label"
 """examples.parquet: the label's name, as a string (classification)."""
@@ -28,10 +28,11 @@ LABEL_INDEX = "label_index"
 """examples.parquet: the label's position in the one label map over all splits (names in sorted order)."""
 
 LABELS = "labels"
-"""examples.parquet: the names of an example's labels, as a list (several labels); stands instead of `LABEL`."""
+"""examples.parquet: the names of all labels of the example, List(String) in the label map's order, empty where it has
+none (several labels an example); stands with `LABEL_INDICES` instead of the two label columns."""
 
 LABEL_INDICES = "label_indices"
-"""examples.parquet: their positions in the label map, as a list; stands instead of `LABEL_INDEX`."""
+"""examples.parquet: the positions of `LABELS` in the label map, List(Int64), ascending."""
 
 SCORE = "score"
 """examples.parquet: the gold score on its original scale (regression); stands instead of the two label columns."""

@@ -1,16 +1,17 @@
 """`ilse prepare`: reads a data set and writes two tables, every distinct text once and every example with its split.
 
 What is done to the rows, in this order: normalise the text, drop empty texts and rows without a target, give each row
-its split (a text stands in one split only), drop texts with contradictory targets. Each is counted.
+its split (a text stands in one split only), drop texts with contradictory targets. Each is counted. Where examples are
+pairs of texts, a pair counts as a text does here.
 """
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 from pydantic import Field, field_validator, model_validator
@@ -21,21 +22,35 @@ from ilse.tables import (
     EXAMPLES_FILE,
     LABEL,
     LABEL_INDEX,
+    LABEL_INDICES,
+    LABELS,
+    PAIR_TEXT_ID,
     SCORE,
     SOURCE_ROW,
     SPLIT,
     SPLITS,
-    TEXT,
     TEXT_ID,
     TEXTS_FILE,
-    TRAIN,
 )
-from pipeline.dataset.readers import TARGET, Columns, Decoder
+from pipeline.dataset.columns import TARGET, Columns
+from pipeline.dataset.counts import counted, note, notes
+from pipeline.dataset.readers import Decoder
 from pipeline.dataset.sources import Format, read_source
 from pipeline.dataset.splits import SplitFractions, assign, split_name
-from pipeline.dataset.targets import Conflicts, as_labels, as_scores, label_names, settle
+from pipeline.dataset.targets import Conflicts, Kind, as_label_sets, as_labels, as_scores, label_names, settle
+from pipeline.dataset.texts import (
+    LABELLED_PAIR,
+    SCORED_PAIR,
+    SINGLE,
+    Unit,
+    Use,
+    distinct_texts,
+    identified,
+    in_reading_order,
+    normalised,
+    text_columns,
+)
 
-Use = Literal["whole", "first_line"]
 # What reading one shard's texts decodes: small enough that a table of millions is read a few thousand at a time.
 ROW_GROUP = 8_192
 
@@ -46,7 +61,12 @@ class PrepareParams(Section):
     path: str | dict[str, str] = Field(description="File or folder, or one for each split: {train: …, test: …}.")
     format: Format = Field("auto", description="Format of the source; auto goes by the ending.")
     text_column: str = Field("text", description="Column of the texts (tables only).")
+    text_pair_column: str | None = Field(None, description="Column of an example's second text (tables only).")
     label_column: str = Field("label", description="Column of the labels (tables only).")
+    labels_column: str | None = Field(
+        None, description="Column of label lists, read instead of labels: several an example, or none (tables only)."
+    )
+    label_separator: str = Field("|", min_length=1, description="What separates labels where a list is one string.")
     score_column: str | None = Field(None, description="Column of the scores, read instead of labels (tables only).")
     split_column: str | None = Field(None, description="Column of the given splits; without it they are drawn.")
     use: Use = Field("whole", description="The whole text, or its first line that is not empty.")
@@ -56,7 +76,9 @@ class PrepareParams(Section):
         SplitFractions(train=0.7, validation=0.1, test=0.2), description="Expected shares in drawn splits, 0 to 1."
     )
     seed: int = Field(0, ge=0, description="Seed of the drawn splits.")
-    conflicts: Conflicts = Field("drop", description="What to do with a text that has several labels or scores.")
+    conflicts: Conflicts = Field(
+        "drop", description="What to do with a text or pair that has several labels, label sets or scores."
+    )
 
     @field_validator("encoding", "fallback_encoding")
     @classmethod
@@ -68,6 +90,18 @@ class PrepareParams(Section):
         except UnicodeDecodeError:
             pass  # utf-16 is known, and wants two bytes
         return name
+
+    @model_validator(mode="after")
+    def _texts_are_two(self) -> PrepareParams:
+        if self.text_pair_column == self.text_column:
+            raise ValueError("text_pair_column: another column than text_column")
+        return self
+
+    @model_validator(mode="after")
+    def _targets_have_one_origin(self) -> PrepareParams:
+        if self.score_column and self.labels_column:
+            raise ValueError("score_column or labels_column, not both")
+        return self
 
     @model_validator(mode="after")
     def _splits_have_one_origin(self) -> PrepareParams:
@@ -82,6 +116,25 @@ class PrepareParams(Section):
                 raise ValueError("one path for each split (dev, val, valid and validation are the same)")
         return self
 
+    @property
+    def kind(self) -> Kind:
+        """What an example is mapped to."""
+        return "score" if self.score_column else "label set" if self.labels_column else "label"
+
+    @property
+    def unit(self) -> Unit:
+        """What an example is about."""
+        if not self.text_pair_column:
+            return SINGLE
+        return SCORED_PAIR if self.kind == "score" else LABELLED_PAIR
+
+    @property
+    def columns(self) -> Columns:
+        """The source's columns."""
+        target = self.score_column or self.labels_column or self.label_column
+        pair, split = self.text_pair_column or None, self.split_column or None
+        return Columns(self.text_column, target, split, pair, several=self.kind == "label set")
+
 
 def prepare(params: PrepareParams, out: Path) -> dict[str, Any]:
     """Write `texts.parquet` and `examples.parquet` (columns: `ilse.tables`) into `out` and return the counts.
@@ -91,21 +144,21 @@ def prepare(params: PrepareParams, out: Path) -> dict[str, Any]:
     tables; a killed one leaves them, the new ones, or no `examples.parquet`.
     """
     where = f"data set {params.path}"
+    kind, unit = params.kind, params.unit
     decode = Decoder(params.encoding, params.fallback_encoding)
-    columns = Columns(params.text_column, params.score_column or params.label_column, params.split_column)
-    source = read_source(params.path, params.format, columns, decode, as_scores if params.score_column else as_labels)
+    source = read_source(params.path, params.format, params.columns, decode, _as_target(params))
 
-    rows = source.with_columns(normalised(pl.col(TEXT), params.use).alias(TEXT))
-    full = rows.filter(pl.col(TEXT) != "")
+    columns = text_columns(source)
+    rows = source.with_columns(normalised(pl.col(name), params.use).alias(name) for name in columns)
+    full = rows.filter(pl.col(name) != "" for name in columns)
     usable = full.filter(pl.col(TARGET).is_not_null())
     # Also the texts whose rows are dropped below: an appended row that contradicts an old one would otherwise take a
     # text out of the middle, and shift every row of the cache behind it.
-    texts = distinct_texts(usable[TEXT])
-    identified = usable.join(texts, on=TEXT, how="left", maintain_order="left")
-    assigned = assign(identified, params.splits, params.seed)
-    settled = settle(assigned.rows, params.conflicts, where)
+    texts = distinct_texts(in_reading_order(usable))
+    assigned = assign(identified(usable, texts), unit.split_by, params.splits, params.seed)
+    settled = settle(assigned.rows, unit, params.conflicts, where)
     _check_splits(settled.rows, where)
-    names = None if params.score_column else _checked_names(settled.rows[TARGET], where)
+    names = None if kind == "score" else _checked_names(settled.rows[TARGET], kind, where)
     write_tables(out, texts, _examples(settled.rows, names))
 
     done = {
@@ -114,29 +167,22 @@ def prepare(params: PrepareParams, out: Path) -> dict[str, Any]:
         "missing_targets": full.height - usable.height,
         "leaks": assigned.leaks,
         "conflicting_rows": settled.conflicting_rows,
-        "conflicting_texts": settled.conflicting_texts,
-        "duplicates": settled.rows.height - settled.rows.select(TEXT_ID, TARGET).unique().height,
+        f"conflicting_{unit.noun}s": settled.conflicting_units,
+        "duplicates": settled.rows.height - settled.rows.select(*unit.same_by, TARGET).unique().height,
     }
-    counts = {"source_rows": source.height} | done | _counts(texts, settled.rows, names)
-    return counts | {"notes": _notes(counts, params, decode, assigned.drawn)}
+    counts = {"source_rows": source.height} | done | counted(texts, settled.rows, names)
+    lines = []
+    if assigned.drawn:
+        lines.append(f"splits drawn by {unit.noun} and seed {params.seed}: {', '.join(assigned.drawn)}")
+    if decode.fallen_back:
+        lines.append(note(f"files not in {params.encoding}, read as {params.fallback_encoding}", decode.fallen_back))
+    return counts | {"notes": lines + notes(counts, unit, kind, params.conflicts)}
 
 
-def normalised(text: pl.Expr, use: Use) -> pl.Expr:
-    r"""Unicode NFC, line ends as `\n`, outer white space (Unicode's) stripped; empty for null."""
-    whole = text.fill_null("").str.normalize("NFC").str.replace_all("\r\n?", "\n").str.strip_chars()
-    # The stripped text starts with its first line that is not empty.
-    return whole if use == "whole" else whole.str.extract(r"^([^\n]*)").str.strip_chars()
-
-
-def text_id(text: str) -> str:
-    """The first 128 bits of the SHA-256 of the normalised text's UTF-8 bytes, as 32 hexadecimal digits."""
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def distinct_texts(texts: pl.Series) -> pl.DataFrame:
-    """Each text once, in first-seen order, with its id: columns `text_id`, `text`."""
-    once = texts.unique(maintain_order=True)
-    return pl.DataFrame({TEXT_ID: pl.Series([text_id(text) for text in once], dtype=pl.String), TEXT: once})
+def _as_target(params: PrepareParams) -> Callable[[pl.Series, str], pl.Series]:
+    if params.kind == "label set":
+        return functools.partial(as_label_sets, separator=params.label_separator)
+    return as_scores if params.kind == "score" else as_labels
 
 
 def write_tables(out: Path, texts: pl.DataFrame, examples: pl.DataFrame) -> None:
@@ -166,77 +212,36 @@ def _check_splits(rows: pl.DataFrame, where: str) -> None:
         )
 
 
-def _checked_names(labels: pl.Series, where: str) -> list[str]:
+def _checked_names(labels: pl.Series, kind: Kind, where: str) -> list[str]:
     names = label_names(labels)
-    if len(names) < 2:
+    if kind == "label" and len(names) < 2:
         raise UserError(
             where,
             expected="at least two labels",
             found=f"only '{names[0]}'",
             next_step="check prepare.label_column, or the folder's sub-folders",
         )
+    if not names:
+        raise UserError(
+            where,
+            expected="at least one label",
+            found=f"{len(labels):,} examples without any",
+            next_step="check prepare.labels_column",
+        )
     return names
 
 
 def _examples(rows: pl.DataFrame, names: list[str] | None) -> pl.DataFrame:
+    ids = [name for name in (TEXT_ID, PAIR_TEXT_ID) if name in rows.columns]
+    return rows.select(SOURCE_ROW, *ids, *_target_columns(rows[TARGET], names), SPLIT)
+
+
+def _target_columns(target: pl.Series, names: list[str] | None) -> list[pl.Series]:
     if names is None:
-        return rows.select(SOURCE_ROW, TEXT_ID, pl.col(TARGET).alias(SCORE), SPLIT)
-    index = pl.col(TARGET).replace_strict({name: i for i, name in enumerate(names)}, return_dtype=pl.Int64)
-    return rows.select(SOURCE_ROW, TEXT_ID, pl.col(TARGET).alias(LABEL), index.alias(LABEL_INDEX), SPLIT)
-
-
-def _counts(texts: pl.DataFrame, rows: pl.DataFrame, names: list[str] | None) -> dict[str, Any]:
-    length = texts[TEXT].str.len_chars()
-    by_split = {split: rows.filter(pl.col(SPLIT) == split)[TARGET] for split in SPLITS}
-    return {
-        "examples": {split: len(target) for split, target in by_split.items()},
-        "texts": texts.height,
-        "characters": {"total": length.sum(), "mean": length.mean(), "max": length.max()},
-        **_target_counts(by_split, names),
-    }
-
-
-def _target_counts(by_split: Mapping[str, pl.Series], names: list[str] | None) -> dict[str, Any]:
-    if names is None:
-        return {
-            "scores": {
-                split: {"min": score.min(), "mean": score.mean(), "max": score.max()}
-                for split, score in by_split.items()
-            }
-        }
-    found = {split: dict(target.value_counts().iter_rows()) for split, target in by_split.items()}
-    return {
-        "labels": {name: index for index, name in enumerate(names)},
-        "examples_per_label": {split: {name: found[split].get(name, 0) for name in names} for split in SPLITS},
-    }
-
-
-def _notes(counts: Mapping[str, Any], params: PrepareParams, decode: Decoder, drawn: tuple[str, ...]) -> list[str]:
-    """One line for each thing that was done, or that the reader should know; nothing for a zero."""
-    what = "score" if params.score_column else "label"
-    fate = "kept" if params.conflicts == "keep" else "dropped"
-    lines = {
-        f"files not in {params.encoding}, read as {params.fallback_encoding}": decode.fallen_back,
-        "rows dropped for an empty text": counts["empty_texts"],
-        f"rows dropped for want of a {what}": counts["missing_targets"],
-        "rows dropped whose text stands in another split (test keeps it, then validation)": counts["leaks"],
-        f"rows {fate} whose text has several {what}s": counts["conflicting_rows"],
-        f"texts with several {what}s": counts["conflicting_texts"],
-        f"rows kept that repeat a text and its {what} within a split": counts["duplicates"],
-    } | _label_notes(counts.get("examples_per_label", {}))
-    notes = [f"splits drawn by text and seed {params.seed}: {', '.join(drawn)}"] if drawn else []
-    return notes + [_note(text, found) for text, found in lines.items() if found]
-
-
-def _label_notes(found: Mapping[str, Mapping[str, int]]) -> dict[str, list[str]]:
-    train = found.get(TRAIN, {})
-    return {
-        "labels with a single example": [name for name in train if sum(split[name] for split in found.values()) == 1],
-        f"labels absent from {TRAIN}": [name for name, number in train.items() if not number],
-    }
-
-
-def _note(text: str, found: int | list[str]) -> str:
-    if isinstance(found, int):
-        return f"{text}: {found:,}"
-    return f"{text}: {len(found):,} ({', '.join(found[:5])}{', …' if len(found) > 5 else ''})"
+        return [target.alias(SCORE)]
+    index = {name: i for i, name in enumerate(names)}
+    if not isinstance(target.dtype, pl.List):
+        return [target.alias(LABEL), target.replace_strict(index, return_dtype=pl.Int64).alias(LABEL_INDEX)]
+    indices = target.list.eval(pl.element().replace_strict(index, return_dtype=pl.Int64)).list.sort()
+    labels = indices.list.eval(pl.element().replace_strict(dict(enumerate(names)), return_dtype=pl.String))
+    return [labels.alias(LABELS), indices.alias(LABEL_INDICES)]

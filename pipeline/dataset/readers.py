@@ -1,4 +1,4 @@
-"""Readers of one file, a format each: its rows as the columns text, target and, where asked for, split.
+"""Readers of one file, a format each: its rows as the columns text, target and, where asked for, text_pair and split.
 
 A mistake in a file is a `UserError` that names the file and the line, row or byte.
 """
@@ -6,30 +6,18 @@ A mistake in a file is a `UserError` that names the file and the line, row or by
 from __future__ import annotations
 
 import csv
-import difflib
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import polars as pl
 
 from ilse.errors import UserError
 from ilse.tables import SPLIT, TEXT
 from pipeline.archives import open_archive, safe_members
-
-TARGET = "target"
-"""The label or score, as it stands in the source."""
-
-
-class Columns(NamedTuple):
-    """The names of the source's columns."""
-
-    text: str
-    target: str
-    split: str | None
+from pipeline.dataset.columns import PAIR_TEXT, TARGET, Columns, malformed, wanted_of
+from pipeline.dataset.jsonl import read_jsonl
 
 
 @dataclass
@@ -62,32 +50,18 @@ def read_file(file: Path, kind: str, columns: Columns, decode: Decoder) -> pl.Da
     if kind == "parquet":
         return _read_parquet(file, columns)
     if kind == "folder":
+        _check_folder_will_do(file, columns)
         return _read_folder(file, decode)
     text = decode(file.read_bytes(), str(file))
     if kind == "jsonl":
-        return _read_jsonl(file, text, columns)
+        return read_jsonl(file, text, columns)
     return _read_delimited(file, text, "\t" if kind == "tsv" else ",", columns)
-
-
-def _wanted(columns: Columns, present: list[str], file: Path) -> dict[str, str]:
-    """Our name → the source's, after a look whether the source has them."""
-    wanted = {TEXT: columns.text, TARGET: columns.target} | ({SPLIT: columns.split} if columns.split else {})
-    for name in wanted.values():
-        if name not in present:
-            near = difflib.get_close_matches(name, present, n=1)
-            raise UserError(
-                f"data set {file}",
-                expected=f"a column '{name}'",
-                found=f"the columns {', '.join(present)}" if present else "no columns",
-                next_step=f"did you mean '{near[0]}'?" if near else "name the right column in params.yaml",
-            )
-    return wanted
 
 
 def _read_parquet(file: Path, columns: Columns) -> pl.DataFrame:
     try:
         lazy = pl.scan_parquet(file)
-        wanted = _wanted(columns, lazy.collect_schema().names(), file)
+        wanted = wanted_of(columns, lazy.collect_schema().names(), file)
         frame = lazy.select(pl.col(theirs).alias(ours) for ours, theirs in wanted.items()).collect()
     except pl.exceptions.PolarsError as error:
         raise _unreadable(str(file), "a Parquet file", error) from error
@@ -95,7 +69,7 @@ def _read_parquet(file: Path, columns: Columns) -> pl.DataFrame:
 
 
 def _with_strings(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
-    for name in {TEXT, SPLIT} & set(frame.columns):
+    for name in (name for name in (TEXT, PAIR_TEXT, SPLIT) if name in frame.columns):
         if frame[name].dtype not in (pl.String, pl.Categorical, pl.Enum, pl.Null):
             raise UserError(
                 f"data set {file}, {name}",
@@ -112,12 +86,6 @@ def _unreadable(where: str, expected: str, error: Exception) -> UserError:
     return UserError(f"data set {where}", expected=expected, found=found, next_step="write the file again, or fetch it")
 
 
-def _malformed(file: Path, line: int, expected: str, found: str) -> UserError:
-    return UserError(
-        f"data set {file}, line {line}", expected=expected, found=found, next_step="mend that line, or remove it"
-    )
-
-
 # Python's reader, not Polars': that one pads short rows with nulls, takes an unclosed quote for a text that ends with
 # the file, and names no line. A million rows take two seconds here.
 def _read_delimited(file: Path, text: str, delimiter: str, columns: Columns) -> pl.DataFrame:
@@ -128,59 +96,29 @@ def _read_delimited(file: Path, text: str, delimiter: str, columns: Columns) -> 
     line = 0
     try:
         header = next(reader, [])
-        wanted = _wanted(columns, header, file)
+        wanted = wanted_of(columns, header, file)
         places = [header.index(name) for name in wanted.values()]
         line = reader.line_num
         for row in reader:
             if row and len(row) != len(header):
-                raise _malformed(file, line + 1, f"{len(header)} fields", f"{len(row)}")
+                raise malformed(file, line + 1, f"{len(header)} fields", f"{len(row)}")
             if row:
                 rows.append([row[place] for place in places])
             line = reader.line_num
     except csv.Error as error:
-        raise _malformed(file, line + 1, "well-formed, properly quoted fields", str(error)) from error
+        raise malformed(file, line + 1, "well-formed, properly quoted fields", str(error)) from error
     return pl.DataFrame(rows, schema=dict.fromkeys(wanted, pl.String), orient="row")
 
 
-def _read_jsonl(file: Path, text: str, columns: Columns) -> pl.DataFrame:
-    """One JSON object a line; a key that a line lacks is null there."""
-    records: list[dict[str, Any]] = []
-    lines: list[int] = []
-    for line, content in enumerate(text.split("\n"), start=1):  # JSON strings may hold U+2028, a line end to Python
-        if content.strip():
-            records.append(_json_object(file, line, content))
-            lines.append(line)
-    present = list(dict.fromkeys(key for record in records for key in record))
-    wanted = _wanted(columns, present, file) if records else dict.fromkeys((TEXT, TARGET), "")
-    series = [
-        _series(ours, [record.get(theirs) for record in records], file, lines, strings=ours != TARGET)
-        for ours, theirs in wanted.items()
-    ]
-    return pl.DataFrame(series)
-
-
-def _json_object(file: Path, line: int, content: str) -> dict[str, Any]:
-    try:
-        record = json.loads(content)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise _malformed(file, line, "one JSON object", str(error)) from error
-    if not isinstance(record, dict):
-        raise _malformed(file, line, "one JSON object", f"a JSON {type(record).__name__}")
-    return record
-
-
-def _series(name: str, values: list[Any], file: Path, lines: list[int], strings: bool) -> pl.Series:
-    allowed: tuple[type, ...] = (str,) if strings else (str, int, float)
-    for line, value in zip(lines, values, strict=True):
-        if value is not None and not isinstance(value, allowed):
-            expected = "a string" if strings else "a string or a number"
-            raise _malformed(file, line, f"{expected} as {name}", f"a JSON {type(value).__name__}")
-        if isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-            raise _malformed(file, line, f"Unicode text as {name}", "half a surrogate pair (\\ud800 to \\udfff)")
-    kinds = {type(value) for value in values if value is not None}
-    if not kinds <= {int, float} and len(kinds) > 1:
-        values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
-    return pl.Series(name, values, strict=False)
+def _check_folder_will_do(path: Path, columns: Columns) -> None:
+    keys = {"prepare.text_pair_column": columns.pair, "prepare.labels_column": columns.several}
+    for key in (key for key, asked in keys.items() if asked):
+        raise UserError(
+            f"data set {path}",
+            expected=f"a table, for {key}",
+            found="a folder of text files, which hold one text and one label each",
+            next_step=f"write the data as CSV, TSV, JSONL or Parquet, or remove {key}",
+        )
 
 
 def _read_folder(path: Path, decode: Decoder) -> pl.DataFrame:

@@ -1,8 +1,8 @@
 """Finds the files of a data set, whatever its format and layout, and reads them into one table in a fixed order.
 
 Columns: `source_row` (Int64, the position in its file or, where several files make up a split, in their
-concatenation), `text` (String), `target` (a label, String, or a score, Float64) and `split` (String, null in every row
-where the source gives none).
+concatenation), `text` and, for pairs, `text_pair` (String), `target` (a label, String, several, List(String), or a
+score, Float64) and `split` (String, null in every row where the source gives none).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import polars as pl
 
 from ilse.errors import UserError
 from ilse.tables import SOURCE_ROW, SPLIT, TEXT
-from pipeline.dataset.readers import TARGET, Columns, Decoder, read_file
+from pipeline.dataset.columns import PAIR_TEXT, TARGET, Columns
+from pipeline.dataset.readers import Decoder, read_file
 from pipeline.dataset.splits import KEEPING, SPLIT_NAMES, split_name
 
 Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder", "hub"]
@@ -44,7 +45,7 @@ def read_source(
 ) -> pl.DataFrame:
     """The rows of the data set at `path`: a file, a folder, or one of them for each split.
 
-    `as_target` turns a file's label or score column into ours; it gets the column and the file's name.
+    `as_target` turns a file's column of labels or scores into ours; it gets the column and the file's name.
     Given splits are read test first and train last: rows appended to train then come after all others.
     """
     rows = pl.concat([_read_part(part, columns, decode, as_target) for part in _parts(path, kind)])
@@ -63,7 +64,8 @@ def _read_part(
     if part.split is not None or SPLIT not in frame.columns:
         frame = frame.with_columns(pl.lit(part.split, dtype=pl.String).alias(SPLIT))
     row = pl.int_range(pl.len(), dtype=pl.Int64).alias(SOURCE_ROW)
-    return frame.select(row, pl.col(TEXT).cast(pl.String), TARGET, pl.col(SPLIT).cast(pl.String))
+    texts = [pl.col(name).cast(pl.String) for name in (TEXT, PAIR_TEXT) if name in frame.columns]
+    return frame.select(row, *texts, TARGET, pl.col(SPLIT).cast(pl.String))
 
 
 def _parts(path: str | Mapping[str, str], kind: Format) -> Iterator[_Part]:

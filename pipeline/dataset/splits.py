@@ -1,4 +1,4 @@
-"""Which split an example belongs to: given with the data, or drawn so that a text's split follows from itself."""
+"""Which split an example belongs to: given with the data, or drawn so that a text's or pair's follows from itself."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pydantic import Field, model_validator
 
 from ilse.errors import UserError
 from ilse.params import Section
-from ilse.tables import SPLIT, SPLITS, TEST, TEXT_ID, TRAIN, VALIDATION
+from ilse.tables import SPLIT, SPLITS, TEST, TRAIN, VALIDATION
 
 _OTHER_NAMES = {"training": TRAIN, "dev": VALIDATION, "val": VALIDATION, "valid": VALIDATION}
 _NAMES = {name: name for name in SPLITS} | _OTHER_NAMES
 SPLIT_NAMES = tuple(_NAMES)
 
 KEEPING = (TEST, VALIDATION, TRAIN)
-"""Which split keeps a text that stands in several: an official test set stays whole."""
+"""Which split keeps a text or pair that stands in several: an official test set stays whole."""
 
 
 class SplitFractions(Section):
-    """Expected share of the distinct texts in each split; the three sum to 1."""
+    """Expected share of the distinct texts, or pairs of texts, in each split; the three sum to 1."""
 
     train: float = Field(gt=0, lt=1, description="Share of the training split, 0 to 1.")
     validation: float = Field(gt=0, lt=1, description="Share of the validation split, 0 to 1.")
@@ -59,45 +59,45 @@ def split_name(name: str, where: str) -> str:
     return found
 
 
-def uniform(text_id: str, seed: int) -> float:
-    """A number in [0, 1] that is fixed by the text and the seed: the first 64 bits of SHA-256 of `seed:text_id`."""
-    digest = hashlib.sha256(f"{seed}:{text_id}".encode()).digest()
+def uniform(unit_id: str, seed: int) -> float:
+    """A number in [0, 1] that is fixed by the id and the seed: the first 64 bits of SHA-256 of `seed:id`."""
+    digest = hashlib.sha256(f"{seed}:{unit_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def draw(text_ids: pl.Series, fractions: SplitFractions, seed: int) -> pl.Series:
-    """A split for each id, shape (texts,); no other text has a say in it, so appending rows moves none.
+def draw(ids: pl.Series, fractions: SplitFractions, seed: int) -> pl.Series:
+    """A split for each id, shape (ids,); no other id has a say in it, so appending rows moves none.
 
     Test comes first on the unit interval: changing the share of validation then leaves the test set alone.
     """
-    number = _numbers(text_ids, seed)
+    number = _numbers(ids, seed)
     test, held_out = number < fractions.test, number < fractions.test + fractions.validation
     return pl.select(
         pl.when(test).then(pl.lit(TEST)).when(held_out).then(pl.lit(VALIDATION)).otherwise(pl.lit(TRAIN)).alias(SPLIT)
     ).to_series()
 
 
-def _numbers(text_ids: pl.Series, seed: int) -> pl.Series:
-    return pl.Series([uniform(text_id, seed) for text_id in text_ids], dtype=pl.Float64)
+def _numbers(ids: pl.Series, seed: int) -> pl.Series:
+    return pl.Series([uniform(unit_id, seed) for unit_id in ids], dtype=pl.Float64)
 
 
-def assign(rows: pl.DataFrame, fractions: SplitFractions, seed: int) -> Assigned:
-    """Give every row its split, and every text one split only.
+def assign(rows: pl.DataFrame, by: str, fractions: SplitFractions, seed: int) -> Assigned:
+    """Give every row its split, and every id in the column `by` one split only.
 
-    `rows` has `text_id` and `split`; a null split in every row means that all splits are drawn. Given splits without
-    validation get one drawn from train, with the probability `fractions.validation`. A text in several given splits
+    `rows` has `by` and `split`; a null split in every row means that all splits are drawn. Given splits without
+    validation get one drawn from train, with the probability `fractions.validation`. An id in several given splits
     stays in the one that `KEEPING` names first; its other rows are dropped and counted as leaks.
     """
     if rows[SPLIT].is_null().all():
-        ids = rows[TEXT_ID].unique(maintain_order=True)
-        table = pl.DataFrame({TEXT_ID: ids, SPLIT: draw(ids, fractions, seed)})
-        return Assigned(rows.drop(SPLIT).join(table, on=TEXT_ID, how="left", maintain_order="left"), 0, SPLITS)
-    # Before validation is drawn, so that a text of the test set cannot be drawn from train.
+        ids = rows[by].unique(maintain_order=True)
+        table = pl.DataFrame({by: ids, SPLIT: draw(ids, fractions, seed)})
+        return Assigned(rows.drop(SPLIT).join(table, on=by, how="left", maintain_order="left"), 0, SPLITS)
+    # Before validation is drawn, so that nothing of the test set can be drawn from train.
     rank = pl.col(SPLIT).replace_strict({name: i for i, name in enumerate(KEEPING)}, return_dtype=pl.Int8)
-    kept = rows.filter(rank == rank.min().over(TEXT_ID))
+    kept = rows.filter(rank == rank.min().over(by))
     leaks = rows.height - kept.height
     if VALIDATION in rows[SPLIT]:
         return Assigned(kept, leaks, ())
-    chosen = _numbers(kept[TEXT_ID], seed) < fractions.validation
+    chosen = _numbers(kept[by], seed) < fractions.validation
     drawn = pl.when((pl.col(SPLIT) == TRAIN) & chosen).then(pl.lit(VALIDATION))
     return Assigned(kept.with_columns(drawn.otherwise(SPLIT).alias(SPLIT)), leaks, (VALIDATION,))

@@ -1,4 +1,4 @@
-"""What an example is to be mapped to: a label (a string, by one map over all splits) or a score (a number)."""
+"""What an example is mapped to: one label or a set (strings, by one map over all splits), or a score (a number)."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from ilse.errors import UserError
-from ilse.tables import SOURCE_ROW, TEXT, TEXT_ID
-from pipeline.dataset.readers import TARGET
+from ilse.tables import SOURCE_ROW, TEXT
+from pipeline.dataset.columns import PAIR_TEXT, TARGET
+from pipeline.dataset.texts import Unit
 
 Conflicts = Literal["drop", "error", "keep"]
+Kind = Literal["label", "label set", "score"]
 
+_STRINGS = (pl.String, pl.Categorical, pl.Enum)
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 
 
 class Settled(NamedTuple):
-    """Rows whose texts each have one target (unless contradictions are kept), and how many rows and texts had more."""
+    """Rows whose units each have one target (unless contradictions are kept), and how many rows and units had more."""
 
     rows: pl.DataFrame
     conflicting_rows: int
-    conflicting_texts: int
+    conflicting_units: int
 
 
 def as_labels(target: pl.Series, where: str) -> pl.Series:
@@ -44,6 +47,44 @@ def _no_labels(where: str, found: str) -> UserError:
         expected="names or whole numbers",
         found=found,
         next_step="name another column as prepare.label_column, or as prepare.score_column if it holds scores",
+    )
+
+
+def as_label_sets(target: pl.Series, where: str, separator: str) -> pl.Series:
+    """Lists of distinct, stripped labels in alphabetic order, empty for no label and null where the target is missing.
+
+    Takes lists of strings or whole numbers, and strings that `separator` splits; blank labels do not count.
+    """
+    if target.dtype == pl.Array:
+        target = target.arr.to_list()
+    inner = target.dtype.inner if isinstance(target.dtype, pl.List) else None
+    if target.dtype in _STRINGS:
+        lists = target.cast(pl.String).str.split(separator)
+    elif inner is not None and (inner in (*_STRINGS, pl.Null) or inner.is_integer()):
+        _check_whole(target, where)
+        lists = target.cast(pl.List(pl.String))
+    elif target.dtype == pl.Null:
+        lists = target.cast(pl.List(pl.String))
+    else:
+        raise _no_label_sets(f"{where}, labels", f"a column of {target.dtype}")
+    labels = lists.list.eval(pl.element().str.strip_chars())
+    return labels.list.eval(pl.element().filter(pl.element() != "")).list.unique().list.sort()
+
+
+def _check_whole(lists: pl.Series, where: str) -> None:
+    # A null may be any label: without it the list would say that the example does not have that one.
+    broken = lists.list.contains(None).fill_null(False)
+    if broken.any():
+        row = broken.arg_max() or 0
+        raise _no_label_sets(f"{where}, row {row} (from 0)", f"a null in {lists[row].to_list()}")
+
+
+def _no_label_sets(where: str, found: str) -> UserError:
+    return UserError(
+        f"data set {where}",
+        expected="lists of names or whole numbers, or strings of names",
+        found=found,
+        next_step="name another column as prepare.labels_column, or as prepare.label_column if it holds one label each",
     )
 
 
@@ -73,24 +114,34 @@ def _no_scores(where: str, found: str) -> UserError:
 
 def label_names(labels: pl.Series) -> list[str]:
     """The label map: distinct labels in sorted order, by value where all of them are whole numbers."""
-    names = sorted(labels.unique().to_list())
+    names = sorted(each_label(labels).unique().to_list())
     return sorted(names, key=int) if all(_INTEGER.fullmatch(name) for name in names) else names
 
 
-def settle(rows: pl.DataFrame, conflicts: Conflicts, where: str) -> Settled:
-    """Drop, refuse or keep the texts that stand in `rows` with more than one target."""
-    several = pl.col(TARGET).n_unique().over(TEXT_ID) > 1
+def each_label(labels: pl.Series) -> pl.Series:
+    """Every label of every example, shape (labels,): lists taken apart."""
+    return labels.explode().drop_nulls() if isinstance(labels.dtype, pl.List) else labels
+
+
+def settle(rows: pl.DataFrame, unit: Unit, conflicts: Conflicts, where: str) -> Settled:
+    """Drop, refuse or keep the units that stand in `rows` with more than one target."""
+    several = pl.col(TARGET).n_unique().over(unit.same_by) > 1
     bad = rows.filter(several)
-    texts = bad[TEXT_ID].n_unique()
+    units = bad.select(unit.same_by).unique().height
     if bad.is_empty() or conflicts == "keep":
-        return Settled(rows, bad.height, texts)
+        return Settled(rows, bad.height, units)
     if conflicts == "error":
-        first = bad.filter(pl.col(TEXT_ID) == bad[TEXT_ID][0])
-        targets = ", ".join(str(target) for target in first[TARGET].unique(maintain_order=True))
-        raise UserError(
-            f"{where}, rows {', '.join(str(row) for row in first[SOURCE_ROW])}",
-            expected="one label or score for a text",
-            found=f"{targets} for {first[TEXT][0][:80]!r} ({texts} such texts)",
-            next_step="correct the rows, or set prepare.conflicts to drop or keep",
-        )
-    return Settled(rows.filter(~several), bad.height, texts)
+        raise _contradiction(bad, unit, units, where)
+    return Settled(rows.filter(~several), bad.height, units)
+
+
+def _contradiction(bad: pl.DataFrame, unit: Unit, units: int, where: str) -> UserError:
+    first = bad.join(bad.head(1), on=unit.same_by, how="semi", maintain_order="left")
+    targets = ", ".join(str(target) for target in first[TARGET].unique(maintain_order=True).to_list())
+    texts = " and ".join(repr(first[name][0][:80]) for name in (TEXT, PAIR_TEXT) if name in first.columns)
+    return UserError(
+        f"{where}, rows {', '.join(str(row) for row in first[SOURCE_ROW])}",
+        expected=f"one label, label set or score for a {unit.noun}",
+        found=f"{targets} for {texts} ({units} such {unit.noun}s)",
+        next_step="correct the rows, or set prepare.conflicts to drop or keep",
+    )

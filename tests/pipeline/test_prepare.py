@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from ilse.errors import UserError
 from ilse.params import validate
 from ilse.tables import EXAMPLES_FILE, SPLITS, TEXTS_FILE
 from pipeline.dataset.splits import uniform
-from pipeline.prepare import PrepareParams, distinct_texts, normalised, prepare, text_id
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+from pipeline.dataset.texts import distinct_texts, normalised, text_id
+from pipeline.prepare import PrepareParams
+from tests.pipeline.prepared import SHARED, plain, run
 
 Row = tuple[str | None, str | None]
 # Few texts and labels, in several spellings, so that everything that can collide does.
@@ -40,18 +39,6 @@ REST: list[Row] = [(f"text {i}", str(i % 2)) for i in range(60)]
 def write(path: Path, rows: list[Row]) -> Path:
     pl.DataFrame(rows, schema={"text": pl.String, "label": pl.String}, orient="row").write_parquet(path)
     return path
-
-
-def run(path: Path | dict[str, str], out: Path, **more: Any) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
-    given_path = path if isinstance(path, dict) else str(path)
-    counts = prepare(PrepareParams.model_validate({"path": given_path} | more), out)
-    return counts, pl.read_parquet(out / TEXTS_FILE), pl.read_parquet(out / EXAMPLES_FILE)
-
-
-def plain(text: str | None) -> str:
-    """The obvious twin of `normalised`; Unicode's white space, which is Python's less four separators."""
-    blank = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and c not in "\x1c\x1d\x1e\x1f")
-    return unicodedata.normalize("NFC", text or "").replace("\r\n", "\n").replace("\r", "\n").strip(blank)
 
 
 def one_by_one(rows: list[Row]) -> tuple[list[str], list[tuple[int, str, str, int, str]]]:
@@ -209,6 +196,9 @@ def test_no_task_is_an_error(rows: list[Row], message: str, tmp_path: Path) -> N
         ({"path": "x", "fallback_encoding": "hex"}, "a text encoding that Python knows"),
         ({"path": "x", "text_colum": "t"}, "did you mean 'text_column'"),
         ({"path": "x", "format": "xml"}, "'csv'"),
+        ({"path": "x", "score_column": "s", "labels_column": "l"}, "score_column or labels_column, not both"),
+        ({"path": "x", "labels_column": "l", "label_separator": ""}, "at least 1 character"),
+        ({"path": "x", "text_pair_column": "text"}, "another column than text_column"),
     ],
 )
 def test_wrong_parameters(values: dict[str, Any], message: str) -> None:

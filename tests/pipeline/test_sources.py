@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ilse.errors import UserError
-from pipeline.dataset.readers import Columns, Decoder, read_file
+from pipeline.dataset.columns import Columns
+from pipeline.dataset.readers import Decoder, read_file
 from pipeline.dataset.sources import Format, read_source
 from pipeline.dataset.targets import as_labels, as_scores, label_names
 

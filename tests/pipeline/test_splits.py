@@ -65,14 +65,14 @@ def test_given_splits_keep_a_text_in_the_strongest(rows: list[tuple[str, str]]) 
     expected = [row for row in rows if strongest[row[0]] == row[1]]
     if not any(split == VALIDATION for _, split in rows):
         return  # then validation is drawn: the next test
-    done = assign(table(rows), FRACTIONS, 0)
+    done = assign(table(rows), TEXT_ID, FRACTIONS, 0)
     assert done.rows.rows() == expected
     assert (done.leaks, done.drawn) == (len(rows) - len(expected), ())
 
 
 def test_missing_validation_is_drawn_from_train_alone() -> None:
     rows = table([(text_id, TEST if i % 4 == 0 else TRAIN) for i, text_id in enumerate(IDS)])
-    done = assign(rows, FRACTIONS, 0)
+    done = assign(rows, TEXT_ID, FRACTIONS, 0)
     assert done.drawn == (VALIDATION,)
     moved = done.rows.filter(pl.col(SPLIT) != rows[SPLIT])
     assert set(moved[SPLIT]) == {VALIDATION}
@@ -85,7 +85,7 @@ def test_a_text_stands_in_one_split(rows: list[tuple[str, str]], drawn: bool, se
     frame = table(rows)
     if drawn:
         frame = frame.with_columns(pl.lit(None, pl.String).alias(SPLIT))
-    found = assign(frame, FRACTIONS, seed).rows
+    found = assign(frame, TEXT_ID, FRACTIONS, seed).rows
     assert found.unique().height == found[TEXT_ID].n_unique() == frame[TEXT_ID].n_unique()
 
 

@@ -1,0 +1,54 @@
+"""The columns of a data set's files: theirs, ours, and what is said where one is not there or not well-formed."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import NamedTuple
+
+from ilse.errors import UserError
+from ilse.tables import SPLIT, TEXT
+
+TARGET = "target"
+"""The label, labels or score, as it stands in the source."""
+
+PAIR_TEXT = "text_pair"
+"""The second text of a pair."""
+
+
+class Columns(NamedTuple):
+    """The names of the source's columns; `several` where the target is a list of labels."""
+
+    text: str
+    target: str
+    split: str | None
+    pair: str | None = None
+    several: bool = False
+
+
+def names_of(columns: Columns) -> dict[str, str]:
+    """Our name → the source's."""
+    names = {TEXT: columns.text, PAIR_TEXT: columns.pair, TARGET: columns.target, SPLIT: columns.split}
+    return {ours: theirs for ours, theirs in names.items() if theirs is not None}
+
+
+def wanted_of(columns: Columns, present: list[str], file: Path) -> dict[str, str]:
+    """Our name → the source's, after a look whether the source has them."""
+    wanted = names_of(columns)
+    for name in wanted.values():
+        if name not in present:
+            near = difflib.get_close_matches(name, present, n=1)
+            raise UserError(
+                f"data set {file}",
+                expected=f"a column '{name}'",
+                found=f"the columns {', '.join(present)}" if present else "no columns",
+                next_step=f"did you mean '{near[0]}'?" if near else "name the right column in params.yaml",
+            )
+    return wanted
+
+
+def malformed(file: Path, line: int, expected: str, found: str) -> UserError:
+    """The error for one line of a file."""
+    return UserError(
+        f"data set {file}, line {line}", expected=expected, found=found, next_step="mend that line, or remove it"
+    )
