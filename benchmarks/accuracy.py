@@ -112,8 +112,7 @@ def main() -> None:
 
 def made(task: str, data: Path, work: Path) -> tuple[Path, Path]:
     """The examples and the cache of a task."""
-    if not (work / "model" / "config.json").exists():
-        plain_copy(demo_params().model, work / "model")
+    model_copy(work)
     held = work / SAME_TEXTS.get(task, task)
     for name in dict.fromkeys((held.name, task)):
         if not (work / name / EXAMPLES_FILE).exists():
@@ -123,6 +122,12 @@ def made(task: str, data: Path, work: Path) -> tuple[Path, Path]:
     params: ExtractParams = demo_params().model_copy(update={"model": ModelParams(path=work / "model")})
     extract(params, held / TEXTS_FILE, held / "cache.zarr", held / "scratch")  # finished bytes stay
     return work / task / EXAMPLES_FILE, held / "cache.zarr"
+
+
+def model_copy(work: Path) -> None:
+    """The demo's model as float32 safetensors in `work`, made once."""
+    if not (work / "model" / "config.json").exists():
+        plain_copy(demo_params().model, work / "model")
 
 
 def source(folder: Path) -> PrepareParams:

@@ -67,7 +67,9 @@ def slow_loss(kind: Kind, outputs: Tensor, y: Tensor, k: int, smoothing: float, 
     if kind == "similarity":
         cos = [cosine(outputs, i, k) for i in range(len(y))]
         if loss == "mse":
-            return sum((cos[i] - scaled(y, i)) ** 2 for i in range(len(y))) / len(y)
+            low, high = float(y.min()), float(y.max())
+            told = [low + (high - low) * (c + 1) / 2 for c in cos]
+            return sum((told[i] - float(y[i])) ** 2 for i in range(len(y))) / len(y)
         if loss == "contrastive":
             each = [(1 - c) ** 2 if scaled(y, i) >= 0.5 else max(0.0, 0.5 - (1 - c)) ** 2 for i, c in enumerate(cos)]
             return sum(each) / len(y) / 2
@@ -253,8 +255,9 @@ def test_lists_of_labels_are_told_by_name() -> None:
 def test_the_scores_scale_is_of_no_matter(scale: float, shift: float) -> None:
     for kind in ("regression", "similarity"):
         outputs, y = drawn(kind, seed=5)  # type: ignore[arg-type]
-        one, other = objective_of(kind, y, loss="mse"), objective_of(kind, y * scale + shift, loss="mse")  # type: ignore[arg-type]
-        np.testing.assert_allclose(one.losses(outputs, y), other.losses(outputs, y * scale + shift), rtol=1e-3)
+        for loss in ("cosent", "contrastive"):
+            one, other = (objective_of(kind, scores, loss=loss) for scores in (y, y * scale + shift))  # type: ignore[arg-type]
+            np.testing.assert_allclose(one.losses(outputs, y), other.losses(outputs, y * scale + shift), rtol=1e-3)
 
 
 def test_cosines_that_are_all_the_same_have_no_correlation() -> None:

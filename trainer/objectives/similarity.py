@@ -1,8 +1,8 @@
 """How alike two texts are: the cosine of their vectors, chosen by Spearman's correlation with the gold scores.
 
-Three losses, on scores s scaled to 0 … 1 by the training scores' range:
+Three losses, on scores y in the training scores' range, s = (y - low) / (high - low):
 
-    mse           (cos(u, v) - s)²                                        (SBERT, arXiv 1908.10084; ILSE)
+    mse           (low + (high - low) (cos(u, v) + 1) / 2 - y)²            (ILSE, arXiv 2603.22665, its code)
     cosent        log(1 + Σ_{s_i > s_j} exp(λ (cos_j - cos_i))),  λ = 20  (Su 2022; as in sentence-transformers)
     contrastive   alike (s ≥ 1/2): ½ d²,  else ½ max(0, m - d)²,  d = 1 - cos, m = 1/2   (Hadsell et al. 2006)
 """
@@ -47,7 +47,7 @@ class Similarity(Objective):
         """The loss that was chosen; smoothing is for labels."""
         cosine, scaled = cosines(outputs), ((y - self.low) / (self.high - self.low)).float()[:, None]
         if self.loss == "mse":
-            return (cosine - scaled).square().mean(0)
+            return ((self.high - self.low) * ((cosine + 1) / 2 - scaled)).square().mean(0)
         if self.loss == "contrastive":
             distance = 1 - cosine
             apart = functional.relu(MARGIN - distance)
