@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import lightning.pytorch as pl
 import torch
@@ -15,7 +14,7 @@ from ilse.hardware import native_bfloat16
 from ilse.memory import keep_freed_memory
 from trainer.config import Recipe
 from trainer.heads import Head
-from trainer.loop import Training, Watch
+from trainer.loop import Stretches, Training, Watch
 from trainer.losses import VALIDATION_ROWS, measured
 from trainer.objectives import Objective
 from trainer.progress import Progress
@@ -74,12 +73,14 @@ def fit(
     keep_freed_memory(LARGEST_KEPT)
     batches = train.shuffled(recipe.batch_size, seed, balanced=recipe.imbalance == "sampling")
     objective.learn(train, recipe.imbalance)
-    training = Training(head.train(), recipe, batches, validation, objective, progress, watch)
+    accelerator = _accelerator(device)
+    mixed = _mixed(recipe.compute_type, accelerator)
+    training = Training(head.train(), recipe, batches, validation, objective, progress, watch, mixed)
     earlier = None if progress is None else progress.load()
     if earlier is not None:
         training.go_on(earlier)
     if not training.finished:
-        _run(training, recipe, seed, _accelerator(device))
+        _run(training, recipe, seed, accelerator)
     return _result(head, training, 0 if earlier is None else earlier.facts["epochs_done"])
 
 
@@ -89,12 +90,11 @@ def _run(training: Training, recipe: Recipe, seed: int, accelerator: str) -> Non
         max_epochs=recipe.epochs - training.epochs_done,
         accelerator=accelerator,
         devices=1,
-        precision=_precision(recipe.compute_type, accelerator),
         barebones=True,
     )
     torch.manual_seed(seed)  # dropout; the caller seeded the head's weights
     try:
-        trainer.fit(training, training.batches)
+        trainer.fit(training, Stretches(training.batches))
     except SystemExit as error:  # how Lightning ends upon Ctrl-C
         raise KeyboardInterrupt from error
 
@@ -111,9 +111,8 @@ def _accelerator(device: str) -> str:
     return "cuda" if present and device != "cpu" else "cpu"
 
 
-def _precision(compute_type: str, accelerator: str) -> Literal["bf16-mixed", "32-true"]:
-    mixed = native_bfloat16(accelerator) if compute_type == "auto" else compute_type == "bfloat16"
-    return "bf16-mixed" if mixed else "32-true"
+def _mixed(compute_type: str, accelerator: str) -> bool:
+    return native_bfloat16(accelerator) if compute_type == "auto" else compute_type == "bfloat16"
 
 
 def _result(head: Head, training: Training, epochs_before: int) -> Fit:

@@ -1,9 +1,15 @@
-"""The one training loop's steps, for Lightning to run: losses, clipping, and a look at validation after each epoch."""
+"""The one training loop's steps, for Lightning to run: losses, clipping, and a look at validation after each epoch.
+
+A batch of a small head takes less time than Lightning spends around one, so Lightning is given a `Stretch` of several
+as its batch, and the steps within are ours (its manual optimization). Epochs and devices stay Lightning's.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,7 +24,7 @@ from trainer.heads import Head
 from trainer.losses import training_losses, validate
 from trainer.objectives import Objective
 from trainer.progress import Progress, State
-from trainer.rows import Batches, Examples
+from trainer.rows import Batch, Batches, Examples
 
 Watch = Callable[[int, float], bool]
 """Told the epoch and the best validation figure so far; True ends the fit."""
@@ -27,6 +33,34 @@ Schedule = torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.Reduc
 
 class NotFiniteError(UserError):
     """A loss that is NaN or infinite."""
+
+
+STEPS = 16
+"""Of a stretch."""
+
+
+class Stretch:
+    """The next `STEPS` batches of an epoch, drawn as they are used. No dataclass: Lightning would look into it."""
+
+    def __init__(self, drawn: Iterator[Batch]) -> None:
+        self._drawn = drawn
+
+    def __iter__(self) -> Iterator[Batch]:
+        return islice(self._drawn, STEPS)
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """The epochs of `batches` in stretches."""
+
+    batches: Batches
+
+    def __len__(self) -> int:
+        return -(-len(self.batches) // STEPS)
+
+    def __iter__(self) -> Iterator[Stretch]:
+        drawn = iter(self.batches)
+        return (Stretch(drawn) for _ in range(len(self)))
 
 
 class Training(pl.LightningModule):
@@ -44,8 +78,10 @@ class Training(pl.LightningModule):
         objective: Objective,
         progress: Progress | None = None,
         watch: Watch | None = None,
+        mixed: bool = False,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.head = head
         self.recipe = recipe
         self.batches = batches
@@ -57,6 +93,8 @@ class Training(pl.LightningModule):
         self.started, self.seconds_before = time.perf_counter(), 0.0
         self._losses: list[Tensor] = []
         self._progress, self._watch = progress, watch
+        self.mixed = mixed
+        """Matrix products of the steps are in bfloat16."""
         self._earlier: State | None = None
 
     def go_on(self, state: State) -> None:
@@ -97,15 +135,13 @@ class Training(pl.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, and a schedule that steps with every batch."""
+        """The optimizer; the schedule is ours, since it steps with every batch or epoch."""
         kind = torch.optim.AdamW if self.recipe.optimizer == "adamw" else torch.optim.Adam
         rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
         self.optimizer = kind(self.head.parameters(), lr=rate, weight_decay=decay, fused=True)
         self.schedule = self._schedule()
         if self._earlier is not None:
             self._take_up(self._earlier)
-        if self.recipe.schedule == "one_cycle":
-            return {"optimizer": self.optimizer, "lr_scheduler": {"scheduler": self.schedule, "interval": "step"}}
         return self.optimizer
 
     def _schedule(self) -> Schedule | None:
@@ -138,17 +174,24 @@ class Training(pl.LightningModule):
         """Tells the head how far training is."""
         self.head.at_epoch(self.epochs_done / self.recipe.epochs)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
-        """The loss of a batch."""
-        x, y = batch
-        losses = training_losses(self.head.supervised(x), y, self.objective, self.recipe.label_smoothing)
-        self._losses.append(losses.detach())
-        # The sum, so that each candidate's gradient is what it would be alone.
-        return losses.sum()
-
-    def configure_gradient_clipping(self, *_given: Any, **_more: Any) -> None:
-        """By candidate; Lightning's own knows of none."""
-        clip_gradients(self.head, self.head.candidates, self.recipe.gradient_clip)
+    def training_step(self, stretch: Stretch, _index: int) -> None:
+        """A step for each batch of a stretch."""
+        device = self.device
+        for x, y in stretch:
+            # Ours and not Lightning's, which would last for all steps and keep the weights of the first one.
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
+                outputs = self.head.supervised(x.to(device, non_blocking=True))
+                losses = training_losses(
+                    outputs, y.to(device, non_blocking=True), self.objective, self.recipe.label_smoothing
+                )
+            self._losses.append(losses.detach())
+            self.optimizer.zero_grad()
+            # The sum, so that each candidate's gradient is what it would be alone.
+            losses.sum().backward()
+            clip_gradients(self.head, self.head.candidates, self.recipe.gradient_clip)
+            self.optimizer.step()
+            if isinstance(self.schedule, torch.optim.lr_scheduler.OneCycleLR):
+                self.schedule.step()
 
     def on_train_epoch_end(self) -> None:
         """Validates, keeps what is best, and ends or saves the fit."""

@@ -451,5 +451,6 @@ def test_bfloat16_products_give_the_same_accuracy(rows: MakeRows) -> None:
 @pytest.mark.parametrize("native", [True, False])
 def test_auto_is_what_the_hardware_multiplies(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer.fit, "native_bfloat16", lambda device: native)
-    assert trainer.fit._precision("auto", "cpu") == ("bf16-mixed" if native else "32-true")
-    assert trainer.fit._precision("float32", "cpu") == "32-true"
+    assert trainer.fit._mixed("auto", "cpu") == native
+    assert not trainer.fit._mixed("float32", "cpu")
+    assert trainer.fit._mixed("bfloat16", "cpu")
