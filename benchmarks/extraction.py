@@ -228,7 +228,7 @@ def _peak(compute_type: str, onednn: bool) -> float:
     a, b = (torch.randn(size, size).to(getattr(torch, compute_type)) for _ in range(2))
     product = torch.nn.functional.linear
     if onednn:
-        from pipeline.model.linear import linear as product
+        from ilse.linear import linear as product
     times = []
     with torch.inference_mode():
         for _ in range(9):

@@ -11,6 +11,7 @@ import torch
 
 from ilse.errors import UserError
 from ilse.hardware import native_bfloat16
+from ilse.linear import pays, use_onednn
 from ilse.memory import keep_freed_memory
 from trainer.config import Recipe
 from trainer.heads import Head
@@ -75,6 +76,8 @@ def fit(
     objective.learn(train, recipe.imbalance)
     accelerator = _accelerator(device)
     mixed = _mixed(recipe.compute_type, accelerator)
+    if accelerator == "cpu" and not mixed and pays():
+        use_onednn(head)
     training = Training(head.train(), recipe, batches, validation, objective, progress, watch, mixed)
     earlier = None if progress is None else progress.load()
     if earlier is not None:

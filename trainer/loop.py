@@ -223,6 +223,9 @@ def clip_gradients(head: Head, candidates: int, largest: float) -> None:
     """
     if largest == 0:
         return
+    if candidates == 1:
+        torch.nn.utils.clip_grad_norm_(head.parameters(), largest, foreach=True)
+        return
     gradients = [p.grad.view(candidates, -1) for p in head.parameters() if p.grad is not None]
     norms = torch.stack([gradient.norm(dim=1) for gradient in gradients]).norm(dim=0)
     scale = (largest / (norms + 1e-6)).clamp(max=1)  # 1e-6 as torch.nn.utils.clip_grad_norm_ has it

@@ -16,12 +16,12 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from ilse import __version__
 from ilse.errors import UserError
 from ilse.hardware import native_bfloat16
+from ilse.linear import pays, use_onednn
 from ilse.memory import keep_freed_memory
 from pipeline.config import ModelParams
 from pipeline.model.architecture import find_blocks, text_part, width, window
 from pipeline.model.compiled import compile_blocks
 from pipeline.model.identity import model_identity, stored_bytes, tokenizer_identity
-from pipeline.model.linear import pays, use_onednn
 from pipeline.model.origin import find_source, named_errors, quantisation, require_bitsandbytes
 from pipeline.model.witness import Witness, call_witness
 

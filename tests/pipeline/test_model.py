@@ -13,13 +13,13 @@ import torch
 from transformers import AutoModel, BartConfig, ByT5Tokenizer, Gemma3Config, T5Config, dynamic_module_utils
 
 from ilse.errors import UserError
+from ilse.linear import OneDnnLinear, available
 from pipeline.capture.batching import batches
 from pipeline.capture.reader import Reader, Request
 from pipeline.capture.tokens import tokenise
 from pipeline.config import ModelParams
 from pipeline.model.architecture import find_blocks
 from pipeline.model.identity import model_identity
-from pipeline.model.linear import OneDnnLinear, available
 from pipeline.model.load import Compute, FrozenModel, _load, load_model
 from tests.pipeline.conftest import SHAPE, TINY, VOCABULARY, build_tokenizer
 

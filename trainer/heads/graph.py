@@ -99,7 +99,7 @@ class _Mix(torch.autograd.Function):
         weights, epsilon, h = ctx.saved_tensors
         # Under autocast the product came in bfloat16, and autograd calls back without autocast.
         turned = (weights + epsilon * torch.eye(*weights.shape, dtype=h.dtype, device=h.device)).mT.to(grad.dtype)
-        by_epsilon = (grad * h[:, : len(weights)]).sum(dtype=epsilon.dtype) if ctx.needs_input_grad[1] else None
+        by_epsilon = (grad * h[:, : len(weights)]).sum().to(epsilon.dtype) if ctx.needs_input_grad[1] else None
         return None, by_epsilon, torch.bmm(turned.expand(len(grad), -1, -1), grad).to(h.dtype)
 
 
@@ -180,13 +180,15 @@ class GraphEncoder(Encoder):
         return self._pooled(h), states
 
     def _pooled(self, h: Float[Tensor, "batch layers hidden"]) -> Float[Tensor, "batch hidden"]:
-        return h.mean(1) if self.pool == "mean" else h.sum(1)
+        # No `mean`: of bfloat16 it makes a float32 copy first, where `sum` adds in float32 as it goes.
+        return h.sum(1) / h.shape[1] if self.pool == "mean" else h.sum(1)
 
     def _nodes(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch nodes hidden"]:
         real = self.project(x)
         if self.virtual == 0:
             return torch.relu(real)
-        virtual = self.project.bias.expand(len(x), self.virtual, -1)
+        # In the type of the others, which autocast may have made bfloat16: else all nodes would be float32 again.
+        virtual = self.project.bias.to(real.dtype).expand(len(x), self.virtual, -1)
         return torch.cat([real, virtual], dim=1).relu_()
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline.model.linear import OneDnnLinear, available, use_onednn
+import ilse.linear
+from ilse.linear import OneDnnLinear, available, use_onednn
 
 pytestmark = pytest.mark.skipif(not available(), reason="no x86 CPU, or PyTorch without the operator")
 
@@ -66,3 +67,36 @@ def test_it_compiles_in_one_graph() -> None:
         torch.testing.assert_close(
             torch.compile(model, fullgraph=True, dynamic=True)(x), expected, rtol=1e-5, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(5, 7), (3, 4, 7)])
+def test_its_gradients_are_those_of_pytorchs_layer(
+    shape: tuple[int, ...], bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ilse.linear, "SMALL", 0)
+    torch.manual_seed(0)
+    x, layer, found = torch.randn(shape), nn.Linear(7, 6, bias=bias), []
+    for _ in range(2):
+        given = x.clone().requires_grad_()
+        out = layer(given)
+        (out * torch.arange(float(out.numel())).view_as(out)).sum().backward()
+        found.append([given.grad, *(p.grad for p in layer.parameters()), out.detach()])
+        layer.zero_grad()
+        use_onednn(layer)
+    assert type(layer) is OneDnnLinear
+    for expected, one in zip(*found, strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_small_products_in_training_stay_with_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(ilse.linear, "linear", lambda *given: seen.append(given) or nn.functional.linear(*given))
+    layer = nn.Linear(4, 3)
+    use_onednn(layer)
+    layer(torch.randn(2, 4))
+    assert not seen
+    with torch.no_grad():
+        layer(torch.randn(2, 4))
+    layer(torch.randn(ilse.linear.SMALL // 4, 4))
+    assert len(seen) == 2
