@@ -32,9 +32,10 @@ def document() -> str:
     """The whole file."""
     accuracy = json.loads((RESULTS / "accuracy.json").read_text(encoding="utf-8"))
     parts = [TOP, _all(accuracy), _choices(accuracy)]
-    few = RESULTS / "few_shot.json"
-    if few.exists():
-        parts += list(_few_shot(json.loads(few.read_text(encoding="utf-8"))))
+    for name, section in (("few_shot", _few_shot), ("similarity", _similarity)):
+        file = RESULTS / f"{name}.json"
+        if file.exists():
+            parts += list(section(json.loads(file.read_text(encoding="utf-8"))))
     return "\n".join(parts)
 
 
@@ -90,6 +91,28 @@ def _few_shot(few: dict[str, Any]) -> Iterator[str]:
         shots = list(next(iter(heads.values())))
         rows = [[f"`{head}`", *(_shot(by_k[k]) for k in shots)] for head, by_k in heads.items()]
         yield f"**{task}**\n\n" + _table(["head", *(f"k = {k}" for k in shots)], rows)
+
+
+def _similarity(found: dict[str, Any]) -> Iterator[str]:
+    yield (
+        "\n## Similarity of sentences\n\n`python -m benchmarks.similarity DATA WORK`: STS-B, Spearman's correlation x "
+        "100, mean over seeds. `raw last` and `raw best` are cosines of single layers as the cache holds them, the "
+        "best one chosen on validation; `published` is `cayley` with doubled edges and the published recipe (its own "
+        "vector, squared error). The others give vectors of 256 values and are trained on the order of the scores (CoSENT).\n"
+    )
+    rows = [
+        [
+            f"`{name}`",
+            *(_percent(one[figure]) for figure in ("validation", "test", "pearson")),
+            f"{one['parameters']:,}",
+        ]
+        for name, one in found["contenders"].items()
+    ]
+    yield _table(["head", "validation", "test", "Pearson, test", "parameters"], rows)
+    gains = "; ".join(
+        f"over `{name}` {one['points']:+.2f} ({_interval(one['interval'])})" for name, one in found["gains"].items()
+    )
+    yield f"\nChosen on validation: `{found['chosen']}`. Its gain in points, with a 95 % interval: {gains}.\n"
 
 
 def _shot(one: dict[str, Any]) -> str:

@@ -48,3 +48,10 @@ def test_every_link_leads_to_a_heading(made: dict[str, Any]) -> None:
     links = set(re.findall(r"\]\(#([^)]+)\)", text))
     assert links
     assert links <= {heading.replace(" ", "-") for heading in headings}
+
+
+def test_the_accuracy_document_is_what_the_results_say() -> None:
+    """The figures themselves come from benchmarks that take hours; here only that page and results are of one run."""
+    made = runpy.run_path(str(DOCS / "make_accuracy.py"))
+    found = (DOCS / "accuracy.md").read_text(encoding="utf-8")
+    assert found == made["document"](), "run: python docs/make_accuracy.py"

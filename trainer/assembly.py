@@ -31,8 +31,9 @@ def objective_of(params: TrainParams, name: str, task: Task) -> Objective:
 
 
 def head_of(params: TrainParams, name: str, task: Task, objective: Objective) -> Head:
-    """An untrained head with the objective's outputs; of two texts, unless it is for their vectors. For errors see
-    `build_head`.
+    """An untrained head with the objective's outputs; of two texts, unless it is for their vectors.
+
+    Raises `UserError` as `build_head` does.
     """
     pca = params.recipe_of(name).pca
     return build_head(

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from pipeline import store
-from trainer.config import TrainParams
+from trainer.config import Recipe, TrainParams
+from trainer.heads import Head, build_head
 from trainer.objectives import MultiClass
 from trainer.rows import Rows
 
@@ -29,6 +30,17 @@ DIM = 8
 def of_labels() -> MultiClass:
     """The task's objective."""
     return MultiClass(LABELS)
+
+
+def head_of(name: str, seed: int = 0, **options: Any) -> Head:
+    """An untrained head for the task."""
+    torch.manual_seed(seed)
+    return build_head(name, options, layers=len(LAYERS), dim=DIM, out=len(LABELS))
+
+
+def recipe_of(**changes: Any) -> Recipe:
+    """A short training, with changes."""
+    return Recipe.model_validate({"epochs": 6, "batch_size": 16, "learning_rate": 0.02, **changes})
 
 
 @dataclass(frozen=True)

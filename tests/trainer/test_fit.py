@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-import ilse.linear
 import trainer.fit
 import trainer.loop
 import trainer.losses
 from ilse.errors import UserError
-from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING, of_labels
+from tests.trainer.conftest import LAYERS, TELLING, head_of, of_labels, recipe_of
 from trainer.best import BestStates
 from trainer.config import Recipe
 from trainer.fit import fit
@@ -29,19 +28,9 @@ from trainer.heads import HEADS, Head, LayerProbes, build_head
 from trainer.loop import clip_gradients
 from trainer.losses import validate
 from trainer.objectives import MultiClass, Objective
-from trainer.rows import IndexBatches, Rows, label_weights
+from trainer.rows import IndexBatches, Rows
 
-SHAPE = {"layers": len(LAYERS), "dim": DIM, "out": len(LABELS)}
 MakeRows = Callable[..., Rows]
-
-
-def head_of(name: str, seed: int = 0, **options: Any) -> Head:
-    torch.manual_seed(seed)
-    return build_head(name, options, **SHAPE)
-
-
-def recipe_of(**changes: Any) -> Recipe:
-    return Recipe.model_validate({"epochs": 6, "batch_size": 16, "learning_rate": 0.02, **changes})
 
 
 def accuracy(objective: Objective, logits: Tensor, y: Tensor) -> Tensor:
@@ -399,73 +388,3 @@ def test_patience_ends_training(rows: MakeRows, monkeypatch: pytest.MonkeyPatch)
     result = fit(head_of("mean"), rows(40), rows(10), of_labels(), recipe_of(patience=2), 0, "cpu")
     assert [epoch.val_score for epoch in result.curve] == pytest.approx([0.2, 0.9, 0.5, 0.9])
     assert result.best.epoch == 1
-
-
-def test_label_weights() -> None:
-    y = torch.tensor([0, 0, 0, 2, 2, 2, 2, 2, 2])
-    assert label_weights(y).tolist() == pytest.approx([9 / 2 / 3, 0.0, 9 / 2 / 6])
-    assert label_weights(y)[y].mean().item() == pytest.approx(1.0)
-
-
-def test_sampling_draws_every_label_as_often() -> None:
-    y = torch.tensor([0] * 900 + [1] * 90 + [2] * 10)
-    batches = IndexBatches(Rows(torch.zeros(1000, 1, 1), y, []), 100, seed=0, balanced=True)
-    drawn = torch.cat([labels for _ in range(3) for _, labels in batches])
-    assert len(drawn) == 3000
-    assert (drawn.bincount() / 3000).tolist() == pytest.approx([1 / 3] * 3, abs=0.03)
-
-
-@pytest.mark.parametrize("imbalance", ["weights", "sampling"])
-def test_a_rare_label_is_found_more_often(imbalance: str, rows: MakeRows) -> None:
-    every = rows(600)
-    kept = torch.cat([(every.y == 0).nonzero()[:6, 0], (every.y == 1).nonzero()[:, 0]])
-    train, validation = every.take(kept), rows(200, seed=1)
-    recalls = []
-    for how in ("none", imbalance):
-        result = fit(head_of("last"), *(Rows(p.x[:, [-1]], p.y, p.text_ids) for p in (train, validation)),
-                     of_labels(), recipe_of(imbalance=how, epochs=10), 0, "cpu")  # fmt: skip
-        rare = validation.x[validation.y == 0][:, [-1]]
-        recalls.append(float((result.head(rare).argmax(1) == 0).double().mean()))
-    assert recalls[1] > recalls[0] + 0.1
-
-
-def test_bfloat16_products_give_the_same_accuracy(rows: MakeRows) -> None:
-    """Emulated here where the hardware has none; the weights stay in float32."""
-    train, validation = rows(120), rows(80, seed=1)
-    found = [
-        fit(
-            head_of("cayley", hidden=16),
-            train,
-            validation,
-            of_labels(),
-            recipe_of(epochs=8, compute_type=kind),
-            0,
-            "cpu",
-        )
-        for kind in ("float32", "bfloat16")
-    ]
-    assert found[0].curve != found[1].curve
-    assert found[1].best.val_score == pytest.approx(found[0].best.val_score, abs=0.05)
-    assert all(parameter.dtype == torch.float32 for parameter in found[1].head.parameters())
-
-
-@pytest.mark.parametrize("native", [True, False])
-def test_auto_is_what_the_hardware_multiplies(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.fit, "native_bfloat16", lambda device: native)
-    assert trainer.fit._mixed("auto", "cpu") == native
-    assert not trainer.fit._mixed("float32", "cpu")
-    assert trainer.fit._mixed("bfloat16", "cpu")
-
-
-@pytest.mark.skipif(not ilse.linear.available(), reason="no x86 CPU, or PyTorch without the operator")
-def test_onednn_trains_the_same_head(rows: MakeRows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ilse.linear, "SMALL", 0)
-    found = []
-    for way in (False, True):
-        monkeypatch.setattr(trainer.fit, "pays", lambda way=way: way)
-        recipe = recipe_of(compute_type="float32")
-        found.append(fit(head_of("cayley", hidden=16), rows(60), rows(40, seed=1), of_labels(), recipe, 0, "cpu"))
-    kinds = [{type(module) for module in result.head.modules()} for result in found]
-    assert ilse.linear.OneDnnLinear in kinds[1] - kinds[0]
-    losses = [[epoch.train_loss for epoch in result.curve] for result in found]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
