@@ -24,7 +24,7 @@ from tests.trainer.conftest import LAYERS, TELLING, head_of, of_labels, recipe_o
 from trainer.best import BestStates
 from trainer.config import Recipe
 from trainer.fit import fit
-from trainer.heads import HEADS, Head, LayerProbes, build_head
+from trainer.heads import HEADS, Head, LayerProbes
 from trainer.loop import clip_gradients
 from trainer.losses import validate
 from trainer.objectives import MultiClass, Objective
@@ -187,7 +187,7 @@ def test_probes_train_as_each_layers_head_does_alone(rows: MakeRows, clip: float
 @settings(max_examples=20, deadline=None)
 def test_clipping_is_torchs_for_each_candidate(seed: int, largest: float) -> None:
     torch.manual_seed(seed)
-    probes = build_head("best", {}, **SHAPE)
+    probes = head_of("best", seed)
     for parameter in probes.parameters():
         parameter.grad = torch.randn(parameter.shape) * torch.rand(len(LAYERS)).view(-1, *[1] * (parameter.ndim - 1))
     expected = copy.deepcopy([p.grad for p in probes.parameters()])
