@@ -24,6 +24,16 @@ def compact(stored: StoredRows) -> Tensor:
     return values if stored.scales is None else values * torch.from_numpy(stored.scales)
 
 
+def read_into(place: Tensor, cache: Cache, shard: int, layers: Sequence[int], pooling: str) -> None:
+    """Reads a shard to `place`, [rows, layers, dim] of `compact_type`."""
+    if cache.header.capture.storage_type == "int8":
+        place.copy_(compact(cache.read_shard(shard, layers, pooling)))
+        return
+    # NumPy has no bfloat16; the cache holds its bits.
+    values = place.view(torch.int16).numpy().view("<u2") if place.dtype == torch.bfloat16 else place.numpy()
+    cache.read_shard(shard, layers, pooling, out=values)
+
+
 def widened(values: Float[Tensor, "rows layers dim"]) -> Float[Tensor, "rows layers dim"]:
     """What `pipeline.store` reads as float32; the same tensor where it is that already."""
     return values.float()

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 from ilse.errors import UserError
 from pipeline.store import Cache
 from trainer.rows import Batch, Rows
-from trainer.stored import compact, compact_type, gather, widened
+from trainer.stored import compact_type, gather, read_into, widened
 
 Treat = Callable[[Float[Tensor, "rows layers dim"]], Float[Tensor, "rows layers width"]]
 
@@ -34,16 +33,17 @@ LOOSE_SHARDS = 3
 
 @dataclass(frozen=True)
 class Block:
-    """Examples of some shards as they are stored, and how to treat them."""
+    """Some shards as they are stored, which of their rows are examples, and how to treat those."""
 
-    values: Float[Tensor, "rows layers dim"]
+    values: Float[Tensor, "stored layers dim"]
+    places: Int[Tensor, " rows"]
     y: Tensor
     treat: Treat | None
 
     def batch(self, chosen: Tensor | slice) -> Batch:
         """The examples at these positions, float32 and treated."""
         # `index_select` copies whole rows at a time; indexing goes element by element.
-        x = widened(self.values[chosen] if isinstance(chosen, slice) else self.values.index_select(0, chosen))
+        x = widened(self.values.index_select(0, self.places[chosen]))
         return (x if self.treat is None else self.treat(x)), self.y[chosen]
 
 
@@ -113,21 +113,23 @@ class StreamedRows:
 
     def read(self, shards: Sequence[int], into: Tensor | None = None) -> Block:
         """The examples of these shards, shard after shard; in the memory of `into`, which must hold them."""
-        shard_of = self.places // self.cache.header.shard_rows
+        values, size = self.room(len(shards)) if into is None else into, self.cache.header.shard_rows
+        shard_of = self.places // size
         chosen = [np.flatnonzero(shard_of == shard) for shard in shards]
-        rows = sum(map(len, chosen))
-        values = self.room(rows) if into is None else into[:rows]
-        filled = 0
+        inside, start = [], 0
         for shard, examples in zip(shards, chosen, strict=True):
-            stored = compact(self.cache.read_shard(shard, self.layers, self.pooling))
-            inside = self.places[examples] - self.cache.header.rows_of(shard).start
-            # By NumPy: torch in a second thread has threads of its own, which would wait for those of the training.
-            np.take(_bits(stored), inside, axis=0, out=_bits(values)[filled : filled + len(examples)], mode="clip")
-            filled += len(examples)
-        return Block(values, self.y[torch.from_numpy(np.concatenate(chosen))], self.treat)
+            rows = self.cache.header.rows_of(shard)  # the last shard has fewer
+            stop = start + rows.stop - rows.start
+            # Whole shards, since to copy the examples' rows out of them would take as long again as to read them.
+            read_into(values[start:stop], self.cache, shard, self.layers, self.pooling)
+            inside.append(self.places[examples] - rows.start + start)
+            start = stop
+        places, kept = (torch.from_numpy(np.concatenate(parts)) for parts in (inside, chosen))
+        return Block(values, places, self.y[kept], self.treat)
 
-    def room(self, rows: int) -> Float[Tensor, "rows layers dim"]:
-        """Memory for so many rows as they are stored."""
+    def room(self, shards: int) -> Float[Tensor, "stored layers dim"]:
+        """Memory for so many shards as they are stored."""
+        rows = min(shards * self.cache.header.shard_rows, self.cache.header.texts)
         return torch.empty(rows, len(self.layers), self.cache.dim, dtype=compact_type(self.cache))
 
 
@@ -138,6 +140,8 @@ class StreamedBatches:
         self._rows = rows
         self._batch_size = batch_size
         self.generator = torch.Generator().manual_seed(seed)
+        # For all epochs: the kernel takes longer to map and zero new memory than a disk's cache to fill it.
+        self._places: list[Tensor] = []
 
     def __len__(self) -> int:
         return -(-len(self._rows.y) // self._batch_size)
@@ -166,21 +170,15 @@ class StreamedBatches:
         order = torch.randperm(len(shards), generator=self.generator).tolist()
         size = self._rows.block_shards
         blocks = [[shards[place] for place in order[start : start + size]] for start in range(0, len(order), size)]
-        # Its own memory once an epoch: what a thread allocates and frees for each block, malloc keeps many times over.
-        most = min(size * self._rows.cache.header.shard_rows, len(self._rows.y))
-        places = [self._rows.room(most) for _ in blocks[:BLOCKS]]
+        if not self._places:
+            self._places = [self._rows.room(len(blocks[0])) for _ in blocks[:BLOCKS]]
         with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(self._rows.read, blocks[0], places[0])
+            ahead = reader.submit(self._rows.read, blocks[0], self._places[0])
             for number, following in enumerate([*blocks[1:], None], 1):
                 block = ahead.result()
                 if following is not None:
-                    ahead = reader.submit(self._rows.read, following, places[number % BLOCKS])
+                    ahead = reader.submit(self._rows.read, following, self._places[number % BLOCKS])
                 yield block
-
-
-def _bits(values: Tensor) -> NDArray[Any]:
-    """The same memory in a type that NumPy has, which bfloat16 is not."""
-    return (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
 
 
 def _joined(one: Batch, other: Batch) -> Batch:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.core.buffer.cpu import NDBuffer
 
 from ilse.errors import UserError
 from pipeline.store.codecs import fast_codecs
@@ -96,12 +97,19 @@ class Cache:
         parts = [self._stored(part, layers, pooling).decoded() for part in self._parts(rows)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def read_shard(self, shard: int, layers: Sequence[int] | None = None, pooling: str = "mean") -> StoredRows:
+    def read_shard(
+        self,
+        shard: int,
+        layers: Sequence[int] | None = None,
+        pooling: str = "mean",
+        out: npt.NDArray[Any] | None = None,
+    ) -> StoredRows:
         """The rows of one shard as they stand; `read` gives the same as float32, and raises the same errors.
 
-        All layers are read in the fastest way: with zarrs, where it is installed.
+        All layers are read in the fastest way: with zarrs, where it is installed, and right into `out`, where that is
+        given: [rows, layers, dim] of the stored type.
         """
-        return self._stored(self.header.rows_of(shard), layers, pooling, whole_shard=self._is_all(layers))
+        return self._stored(self.header.rows_of(shard), layers, pooling, self._is_all(layers), out)
 
     def token_states(self, text: int, layers: Sequence[int] | None = None) -> FloatRows:
         """The states of one text's tokens in their order, float32 [tokens, layers, dim].
@@ -141,10 +149,17 @@ class Cache:
         cuts = [start, *range(start - start % step + step, stop, step), stop]
         return [slice(a, b) for a, b in pairwise(cuts) if b > a] or [slice(start, start)]
 
-    def _stored(self, rows: slice, layers: Sequence[int] | None, pooling: str, whole_shard: bool = False) -> StoredRows:
+    def _stored(
+        self,
+        rows: slice,
+        layers: Sequence[int] | None,
+        pooling: str,
+        whole_shard: bool = False,
+        out: npt.NDArray[Any] | None = None,
+    ) -> StoredRows:
         """Rows of one shard, or of several where the type has no scales."""
         self._require_pooling(pooling)
-        stored = self._values(self._array(f"pooled/{pooling}", whole_shard), rows, layers)
+        stored = self._values(self._array(f"pooled/{pooling}", whole_shard), rows, layers, out)
         if stored.kind != "int8":
             return stored
         scales = self._checked(rows, lambda: self._array(f"scale/{pooling}")[rows.start // self.header.shard_rows])
@@ -152,12 +167,15 @@ class Cache:
             raise self._damaged_rows(rows, "scales that are missing")
         return replace(stored, scales=scales if layers is None else scales[list(layers)])
 
-    def _values(self, array: zarr.Array[Any], rows: slice, layers: Sequence[int] | None) -> StoredRows:
+    def _values(
+        self, array: zarr.Array[Any], rows: slice, layers: Sequence[int] | None, out: npt.NDArray[Any] | None = None
+    ) -> StoredRows:
         kind = self.header.capture.storage_type
         if layers is None or self._is_all(layers):
-            stored = self._checked(rows, lambda: array[rows])
+            stored = self._checked(rows, lambda: array[rows] if out is None else _into(out, array, rows))
         else:
-            stored = np.stack([self._checked(rows, lambda layer=layer: array[rows, layer]) for layer in layers], axis=1)
+            each = [self._checked(rows, lambda layer=layer: array[rows, layer]) for layer in layers]
+            stored = np.stack(each, axis=1, out=out)
         if missing(stored[..., :1], kind).any():  # one coordinate tells whether a chunk is there
             raise self._damaged_rows(rows, "a chunk that is missing")
         return StoredRows(stored, kind)
@@ -229,6 +247,11 @@ class Cache:
             found=found,
             next_step=f"'ilse verify {self.path}' names all damage; 'ilse extract' computes the damaged shards anew",
         )
+
+
+def _into(out: npt.NDArray[Any], array: zarr.Array[Any], rows: slice) -> npt.NDArray[Any]:
+    array.get_basic_selection((rows,), out=NDBuffer.from_numpy_array(out))
+    return out
 
 
 def open_cache(place: str | Path | Location, fingerprint: str | None = None) -> Cache:
