@@ -74,11 +74,6 @@ CONTENDERS: dict[str, Contender] = {
     "fc": Contender("fc"),
     "cayley": Contender("cayley"),
     "bottleneck": Contender("bottleneck"),
-    "bottleneck, strong": Contender("bottleneck", {"dropout": 0.4}, {"learning_rate": 3e-3, "weight_decay": 0.1}),
-    "bottleneck 256": Contender("bottleneck", {"rank": 256, "combine": "sum"}),
-    "bottleneck 256, strong": Contender(
-        "bottleneck", {"rank": 256, "combine": "sum", "dropout": 0.5}, {"weight_decay": 0.1}
-    ),
 }
 
 
