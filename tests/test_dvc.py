@@ -32,6 +32,8 @@ PARAMS = {
     "train": {
         "heads": ["last", "best"],
         "seeds": 1,
+        "objective": "auto",
+        "embedding": 256,
         "shots": None,
         "share": None,
         "device": "cpu",
