@@ -100,6 +100,8 @@ def _run(training: Training, recipe: Recipe, seed: int, accelerator: str) -> Non
         trainer.fit(training, Stretches(training.batches))
     except SystemExit as error:  # how Lightning ends upon Ctrl-C
         raise KeyboardInterrupt from error
+    finally:
+        training.batches.close()
 
 
 def _accelerator(device: str) -> str:

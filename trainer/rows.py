@@ -24,6 +24,9 @@ class Batches(Protocol):
 
     def __iter__(self) -> Iterator[Batch]: ...
 
+    def close(self) -> None:
+        """Frees what is kept from one pass to the next."""
+
 
 @runtime_checkable
 class Examples(Protocol):
@@ -133,6 +136,9 @@ class IndexBatches:
     def __iter__(self) -> Iterator[Batch]:
         for chosen in self._order().split(self._batch_size):
             yield self._rows.batch(chosen)
+
+    def close(self) -> None:
+        """Nothing is kept."""
 
     def _order(self) -> Tensor:
         y = self._rows.y

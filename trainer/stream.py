@@ -164,6 +164,10 @@ class StreamedBatches:
         if left is not None:
             yield left
 
+    def close(self) -> None:
+        """Frees the blocks' memory: Lightning's references to a fit outlive it."""
+        self._places.clear()
+
     def _blocks(self) -> Iterator[Block]:
         """Blocks of shards in a new order, each read while the one before is used, in two places in turn."""
         shards = self._rows.shards()
