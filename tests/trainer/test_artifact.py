@@ -87,7 +87,7 @@ def test_a_missing_file_is_named(saved: Path, name: str) -> None:
 
 def test_another_format_version_is_refused(saved: Path) -> None:
     edit(saved, lambda config: config.update(format_version=1))
-    with pytest.raises(UserError, match=r"head format version 2\n(.|\n)*version 1"):
+    with pytest.raises(UserError, match=r"head format version 3\n(.|\n)*version 1"):
         load_head(saved)
 
 
@@ -132,7 +132,7 @@ def test_weights_of_another_shape_are_refused(saved: Path, change: Callable[[dic
         (lambda c: c["head"].update(name="mean", options={}), "'ilse train' wrote it"),
         (lambda c: c["head"].update(options={"code": "print()"}), "unknown key 'code'"),
         (lambda c: c["head"].update(layers=5), "names of 5 layers"),
-        (lambda c: c["head"].update(out=4), "and 4 labels"),
+        (lambda c: c["head"].update(out=4), "objective with 4 outputs"),
         (lambda c: c["head"].update(dim=9), "a head that reads 9"),
         (lambda c: c["treatment"].update(dim=9), "a head that reads 8"),
         (lambda c: c["treatment"]["options"].update(pca=3), "that gives 3 values"),
@@ -142,7 +142,7 @@ def test_weights_of_another_shape_are_refused(saved: Path, change: Callable[[dic
         (lambda c: c["head"].update(build="os.system"), "unexpected keyword"),
         (lambda c: c["head"].pop("dim"), "'ilse train' wrote it"),
         (lambda c: c["facts"].update(labels="art"), "labels"),
-        (lambda c: c["facts"].update(labels=["art"]), "3 labels"),
+        (lambda c: c["facts"].update(labels=["art"]), "objective with 3 outputs(.|\n)*found:    4 and 1"),
         (lambda c: c["facts"].update(seed="0"), "seed"),
         (lambda c: c["facts"].update(more=0), "more"),
         (lambda c: c.pop("facts"), "facts"),
