@@ -8,8 +8,7 @@ SmolLM2-135M, mean pooling, at most 128 tokens, float16, by the stages that a us
 
 `raw last` and `raw best` are cosines of the cache's own rows, the best layer chosen on validation; nothing is trained.
 `published` is `cayley` with doubled edges and the paper's recipe: its own vector, squared error on the scores'
-scale, 50 epochs. The chosen head is the one with the best mean Spearman correlation on validation. The last line is
-JSON, and `benchmarks/results/similarity.json` the same: for each contender Spearman's correlation x 100 on validation
+scale, rows as they are. The chosen head has the best mean Spearman correlation on validation. The last line is JSON, and `benchmarks/results/similarity.json` the same: for each contender Spearman's correlation x 100 on validation
 and test (and Pearson's on test), and what the chosen one gains over each of the three baselines, with a 95 % interval
 by resampling pairs of sentences.
 """
@@ -65,7 +64,11 @@ class Contender:
 
 REFERENCE = "published"
 CONTENDERS: dict[str, Contender] = {
-    REFERENCE: Contender("cayley", {"doubled_edges": True}, {"preset": "paper"}, None),
+    # Of the published grid's rates the one that does better on validation: 0.48 against 0.36 with 1e-3, one seed. With
+    # both the loss grows after the first epochs, so that waiting for 10 more finds what all 50 would (seen with 1e-3).
+    REFERENCE: Contender(
+        "cayley", {"doubled_edges": True}, {"preset": "paper", "learning_rate": 1e-4, "patience": 10}, None
+    ),
     "last": Contender("last"),
     "best": Contender("best"),
     "mean": Contender("mean"),
