@@ -7,10 +7,11 @@ DATA has a folder `stsbenchmark` with `train.parquet`, `validation.parquet` and 
 SmolLM2-135M, mean pooling, at most 128 tokens, float16, by the stages that a user runs.
 
 `raw last` and `raw best` are cosines of the cache's own rows, the best layer chosen on validation; nothing is trained.
-`published` is `cayley` with doubled edges and the paper's recipe: its own vector, squared error on the scores'
-scale, rows as they are. The chosen head has the best mean Spearman correlation on validation. The last line is JSON, and `benchmarks/results/similarity.json` the same: for each contender Spearman's correlation x 100 on validation
-and test (and Pearson's on test), and what the chosen one gains over each of the three baselines, with a 95 % interval
-by resampling pairs of sentences.
+`published` is `cayley` with doubled edges and the paper's recipe: its own vector, squared error on the scores' scale,
+rows as they are. The chosen head has the best mean Spearman correlation on validation. The last line is JSON, and
+`benchmarks/results/similarity.json` the same: for each contender Spearman's correlation x 100 on validation and test
+(and Pearson's on test), and what the chosen one gains over each of the three baselines, with a 95 % interval by
+resampling pairs of sentences.
 """
 
 from __future__ import annotations

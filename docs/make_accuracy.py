@@ -99,8 +99,8 @@ def _similarity(found: dict[str, Any]) -> Iterator[str]:
         "100, mean over seeds. `raw last` and `raw best` are cosines of single layers as the cache holds them, the "
         "best one chosen on validation; `published` is `cayley` with doubled edges and the published recipe (its own "
         "vector, squared error). The others give vectors of 256 values and are trained on their order (CoSENT).\n\n"
-        "`published` is a weak baseline here: at both rates of the published grid its training loss grows after the first "
-        "epoch, in a plain PyTorch loop as well, so that its best state is an early one.\n"
+        "`published` is a weak baseline here: at both rates of the published grid its training loss grows after the "
+        "first epoch, in a plain PyTorch loop as well, so that its best state is an early one.\n"
     )
     rows = [
         [
