@@ -99,8 +99,9 @@ def _similarity(found: dict[str, Any]) -> Iterator[str]:
         "100, mean over seeds. `raw last` and `raw best` are cosines of single layers as the cache holds them, the "
         "best one chosen on validation; `published` is `cayley` with doubled edges and the published recipe (its own "
         "vector, squared error). The others give vectors of 256 values and are trained on their order (CoSENT).\n\n"
-        "`published` is a weak baseline here: at both rates of the published grid its training loss grows after the "
-        "first epoch, in a plain PyTorch loop as well, so that its best state is an early one.\n"
+        "`published` is a weak baseline here. With its squared error the training loss grows again after one or two "
+        "epochs (seen at 1e-4 on rows as they are and at 1e-3 on standardised ones, there in a plain PyTorch loop as "
+        "well), so that its best state is an early one.\n"
     )
     rows = [
         [

@@ -160,12 +160,13 @@ def curves_charts(curves: pl.DataFrame, runs: pl.DataFrame, heads: list[str], la
     """One chart for each head: training and validation loss of every seed. Also the loss above which they are cut.
 
     They share a scale, so that heads compare. Losses above twice that of guessing, ln(labels), are cut: one head that
-    diverges would flatten all others.
+    diverges would flatten all others. With `labels` 0, where the loss is no cross-entropy of labels, none is.
     """
     # a head that is no longer compared may have left its curve behind
     curves = curves.filter(pl.col("head").is_in(heads))
     losses = pl.concat([curves["train_loss"], curves["val_loss"]]).drop_nulls()
-    top = min(float(losses.max() or 1.0), 2 * math.log(max(labels, 2)))  # type: ignore[arg-type]
+    highest = float(losses.max() or 1.0)  # type: ignore[arg-type]
+    top = min(highest, 2 * math.log(max(labels, 2))) if labels else highest
     grouped = {str(name): rows.sort("seed", "epoch") for (name,), rows in _by_head(curves)}
     best = runs.select("head", "seed", pl.col("best_epoch").alias("epoch")).join(curves, on=["head", "seed", "epoch"])
     shown = [head for head in heads if head in grouped]

@@ -246,7 +246,9 @@ def _charts(results: Results, sure: Interval | None, figure: str) -> Row:
     if results.weights is not None:
         drawn["weights"] = charts.weights_charts(results.weights)
     if results.curves is not None:
-        drawn["curves"], drawn["loss_cut"] = charts.curves_charts(results.curves, results.runs, heads, len(labels))
+        drawn["curves"], drawn["loss_cut"] = charts.curves_charts(
+            results.curves, results.runs, heads, len(labels) if results.metrics.metric == "accuracy" else 0
+        )
     return drawn
 
 
