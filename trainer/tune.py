@@ -14,6 +14,8 @@ import optuna
 import polars as pl
 import torch
 from optuna.trial import TrialState
+from sqlalchemy.exc import DBAPIError
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from ilse.errors import UserError
 from ilse.files import replacing, write_json
@@ -120,13 +122,7 @@ def _study(tuning: TuneParams, head: str, key: str) -> optuna.Study:
     if tuning.storage.startswith("sqlite:///"):
         Path(tuning.storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
-        with warnings.catch_warnings():  # heartbeats are experimental, and the only way to tell the dead from the slow
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = optuna.storages.RDBStorage(
-                tuning.storage,
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
-            )
+        storage = _storage(tuning.storage)
         study = optuna.create_study(
             study_name=head,
             storage=storage,
@@ -153,6 +149,27 @@ def _study(tuning: TuneParams, head: str, key: str) -> optuna.Study:
         )
     study.set_user_attr(KEY, key)
     return study
+
+
+@retry(
+    retry=retry_if_exception_type(DBAPIError),
+    wait=wait_random_exponential(multiplier=0.2, max=2),
+    stop=stop_after_attempt(6),
+    reraise=True,
+)
+def _storage(address: str) -> optuna.storages.RDBStorage:
+    """Opens a storage, which makes its tables where there are none.
+
+    Optuna looks first and makes them then; of processes that start together, one is told that a table is there already
+    (optuna issue 1092), and finds it so when it looks again.
+    """
+    with warnings.catch_warnings():  # heartbeats are experimental, and the only way to tell the dead from the slow
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.storages.RDBStorage(
+            address,
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+        )
 
 
 def _key(tuning: TuneParams, params: TrainParams, head: str, task: Task) -> str:

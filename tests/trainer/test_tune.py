@@ -6,8 +6,10 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +206,18 @@ def test_a_killed_search_goes_on(tmp_path: Path, quick: Quick, monkeypatch: pyte
     assert running[0].number not in table["trial"]
     again = [trial.params for trial in study.get_trials() if trial.number > running[0].number]
     assert running[0].params in again
+
+
+def test_searches_that_start_together_make_one_storage(tmp_path: Path) -> None:
+    """Optuna's tables are made by one of them; without another look, this fails ten times of ten."""
+    together = threading.Barrier(4)
+
+    def opens(_: int) -> None:
+        together.wait()
+        trainer.tune._storage(f"sqlite:///{tmp_path / 'new.db'}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(opens, range(4)))
 
 
 @pytest.mark.slow
