@@ -19,8 +19,8 @@ gives (var_s F_hs / S_h)² the degrees S_h - 1, we give them to C_h alone, becau
 is as well known as N allows; without that, three seeds that truly do not vary are judged too cautiously. What other
 ways come to:
 
-- resampling examples alone, as is usual, takes seeds for given. Its false alarms at 5 % grow with the examples: of 2,000
-  with 3 seeds, 13 % where seeds vary by 0.5 points, 29 % where by 1 point;
+- resampling examples alone, as is usual, takes seeds for given. Its false alarms at 5 % grow with the examples: with
+  2,000 and 3 seeds 13 % where seeds vary by 0.5 points, 29 % where by 1 point;
 - resampling seeds too has (S-1)/S of their variance, two thirds for three seeds, and normal quantiles where t with few
   degrees is right;
 - adding var_s(F)/S without the subtraction counts one part twice.
@@ -29,7 +29,7 @@ False alarms of this one, by 2,000 simulations each (`python -m benchmarks.stati
 to 5 seeds, 100 to 2,000 examples and seeds that vary by 0 to 1 points; 6.6 % where those of one head vary by 1 point
 and those of the other not at all.
 
-A head with one seed tells nothing of how seeds vary: only examples do then, and `seeds_vary` says so.
+A head with one seed tells nothing of how its seeds vary: its part is left out, and `seeds_vary` says so.
 """
 
 from __future__ import annotations
