@@ -133,13 +133,22 @@ def test_paired_seeds_share_what_varies() -> None:
     assert paired.difference == pytest.approx(alone.difference)
     assert alone.p > 0.5 > 0.01 > paired.p
     slowly = difference(of_rows(head.astype(float) - baseline), of_rows(np.zeros((1, 200))))
-    assert (paired.low, paired.high, paired.p) == pytest.approx((slowly.low, slowly.high, slowly.p))
+    assert (paired.difference, paired.error) == pytest.approx((slowly.difference, slowly.error))
     with pytest.raises(UserError) as caught:
         difference(of_rows(head), of_rows(baseline[:2]), paired_seeds=True)
     assert str(caught.value) == (
         "comparison of heads\n  expected: 3 seeds, as the other head has: seeds are paired\n  found:    2\n"
         "  next:     train both heads with the same seeds"
     )
+
+
+def test_paired_seeds_that_settle_everything_are_the_paired_t_test() -> None:
+    """Runs that are right everywhere or nowhere: examples tell nothing."""
+    head, baseline = (np.repeat([[v] for v in runs], 50, axis=1) for runs in ([1, 1, 1, 0, 1], [1, 0, 0, 0, 0]))
+    found = difference(of_rows(head), of_rows(baseline), paired_seeds=True)
+    known = stats.ttest_rel([1.0, 1, 1, 0, 1], [1.0, 0, 0, 0, 0])
+    assert found.p == pytest.approx(known.pvalue, abs=0.01)
+    assert found.degrees == pytest.approx(4, rel=0.01)
 
 
 def test_what_is_known_of_seeds_of_one_head_counts() -> None:

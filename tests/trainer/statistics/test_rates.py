@@ -15,6 +15,7 @@ def test_equal_heads_whose_seeds_vary_seem_different_at_the_stated_rate() -> Non
     rates = of_pairs(Setting(3, 2000, (1.0, 1.0)), 300)
     assert 2 <= rates["false_alarms"] <= 8.5
     assert rates["coverage"] == pytest.approx(100 - rates["false_alarms"])
+    assert 2 <= rates["paired_seeds_false_alarms"] <= 9
     assert rates["examples_alone_false_alarms"] > 20  # what seeds do to those who do not count them
 
 
