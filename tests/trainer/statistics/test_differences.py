@@ -148,7 +148,7 @@ def test_paired_seeds_that_settle_everything_are_the_paired_t_test() -> None:
     found = difference(of_rows(head), of_rows(baseline), paired_seeds=True)
     known = stats.ttest_rel([1.0, 1, 1, 0, 1], [1.0, 0, 0, 0, 0])
     assert found.p == pytest.approx(known.pvalue, abs=0.01)
-    assert found.degrees == pytest.approx(4, rel=0.01)
+    assert found.degrees == pytest.approx(4, rel=0.05)
 
 
 def test_what_is_known_of_seeds_of_one_head_counts() -> None:
