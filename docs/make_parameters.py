@@ -21,7 +21,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "fetch.NAME, kind: hub": HubArtifact,
     "fetch.NAME, kind: path": PathArtifact,
     "prepare": PrepareParams,
-    "extract": ExtractParams,
+    "extract, control_caches.NAME": ExtractParams,
     "train": TrainParams,
     "tune": TuneParams,
 }

@@ -164,14 +164,15 @@ def plan(params: Path, texts: Path, as_json: bool, **elsewhere: Any) -> None:
 @click.option("--out", help="The activation cache, a folder or a URL.", default="data/cache.zarr", show_default=True)
 @click.option("--scratch", help="Where unfinished work is kept, on the same disk.", **_path("data/scratch"))
 @click.option("--figures", help="Where the run's figures go.", **_path("data/extract.json"))
-def extract(params: Path, texts: Path, out: str, scratch: Path, figures: Path) -> None:
+@click.option("--section", help="The section with its parameters.", default="extract", show_default=True)
+def extract(params: Path, texts: Path, out: str, scratch: Path, figures: Path, section: str) -> None:
     """Run the model over all texts and cache every layer's pooled row."""
     from ilse.files import write_json
     from ilse.params import load_section
     from pipeline.config import ExtractParams
     from pipeline.extract import extract as run
 
-    write_json(figures, run(load_section("extract", ExtractParams, params), texts, out, scratch))
+    write_json(figures, run(load_section(section, ExtractParams, params), texts, out, scratch))
 
 
 @main.command()

@@ -86,7 +86,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str]
     write_texts(folder / "news.csv", 120)
     fetch = {"model": {"kind": "path", "path": str(tiny_model("llama"))}}
     extract = {**PARAMS["extract"], "model": {"path": "data/raw/model"}}
-    (folder / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "fetch": fetch, "extract": extract}))
+    caches = {"untrained": {**extract, "model": {"path": "data/raw/model", "untrained": 0}}}
+    sections = {**PARAMS, "fetch": fetch, "extract": extract, "control_caches": caches}
+    (folder / "params.yaml").write_text(yaml.safe_dump(sections))
     project = Project(folder)
     project.run("git", "init", "-q")
     project.run("dvc", "init", "-q")
