@@ -32,7 +32,10 @@ from pipeline.archives import (
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
-HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.gguf", "*.parquet", "*.csv", "*.jsonl")
+HUB_FILES = (
+    *("*.safetensors", "*.json", "*.txt", "*.model", "*.gguf"),
+    *("*.parquet", "*.csv", "*.jsonl", "*.csv.gz", "*.jsonl.gz"),
+)
 HUB_REFUSED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.py")
 """Files that loading would execute; left on the Hub whatever `files` asks for."""
 
