@@ -1,0 +1,68 @@
+"""A head's answers class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int
+
+from ilse.errors import UserError
+from trainer.statistics.refusal import require_rows, require_same
+
+
+def per_class(
+    y: Int[np.ndarray, " rows"], predicted: Int[np.ndarray, " others"], labels: Sequence[str]
+) -> pl.DataFrame:
+    """A row a class, in the order of `labels`: `label`, `rows`, `predicted` (how often), `precision`, `recall`, `f1`.
+
+    `y` and `predicted` index `labels`. A class without rows has neither recall nor F1 (null: there was nothing to
+    find), one that is never predicted no precision; F1 of a class that has rows and is never predicted is 0. Raises
+    `UserError` for other lengths, no rows, and indices beyond the labels.
+    """
+    require_same("answers", len(y), len(predicted), "classes")
+    require_rows(len(y), 1, "classes")
+    _require_labels(y, predicted, len(labels))
+    rows, said, hits = (np.bincount(which, minlength=len(labels)) for which in (y, predicted, y[y == predicted]))
+    return pl.DataFrame(
+        {
+            "label": list(labels),
+            "rows": rows,
+            "predicted": said,
+            "precision": _shares(hits, said, said),
+            "recall": _shares(hits, rows, rows),
+            "f1": _shares(2 * hits, said + rows, rows),
+        },
+        schema={"label": pl.String, "rows": pl.Int64, "predicted": pl.Int64}
+        | {name: pl.Float64 for name in ("precision", "recall", "f1")},
+    )
+
+
+def macro_f1(table: pl.DataFrame) -> float:
+    """Mean F1 of the classes that have rows, of a `per_class` table.
+
+    torchmetrics and scikit-learn count a class without rows too, with 0, as soon as it is predicted once: one stray
+    answer then costs as much as a whole class. Here it costs the recall of the row's own class, and no more.
+    """
+    mean = table["f1"].mean()
+    assert isinstance(mean, float)  # there are rows, and each has a class
+    return mean
+
+
+def _shares(
+    parts: Int[np.ndarray, " labels"], wholes: Int[np.ndarray, " labels"], there: Int[np.ndarray, " labels"]
+) -> list[float | None]:
+    """`parts` / `wholes`, null where there is nothing."""
+    return [float(p / w) if some else None for p, w, some in zip(parts, wholes, there, strict=True)]
+
+
+def _require_labels(y: Int[np.ndarray, " rows"], predicted: Int[np.ndarray, " rows"], labels: int) -> None:
+    least, most = min(y.min(), predicted.min()), max(y.max(), predicted.max())
+    if least < 0 or most >= labels:
+        raise UserError(
+            "classes",
+            expected=f"indices of {labels} labels, 0 to {labels - 1}",
+            found=f"{least} to {most}",
+            next_step="give the labels that the head was trained on",
+        )
