@@ -1,4 +1,4 @@
-"""The evaluate stage: the only reader of the test split, after every choice has been made on validation."""
+"""The evaluate stage: the only reader of the test targets, after every choice has been made on validation."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from ilse.errors import UserError
 from ilse.files import replacing, replacing_folder, write_json, write_text
 from ilse.tables import TEST, TRAIN, VALIDATION
 from pipeline.store import open_cache
+from trainer.answers import Answers, has_answers, load_answers
 from trainer.artifact import TrainedHead, load_head
-from trainer.heads import Exits
+from trainer.heads import HEADS, Exits
 from trainer.heads.leaving import tradeoff, tradeoffs
 from trainer.leaderboard import Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
 from trainer.memory import memory_budget as bytes_for_rows
@@ -32,7 +33,7 @@ PREDICTED_ROWS = 256
 
 @dataclass(frozen=True)
 class Prediction:
-    """One trained head on the test split."""
+    """One trained head, or one control, on the test split."""
 
     run: Run
     objective: Objective
@@ -44,40 +45,47 @@ class Prediction:
 
 
 def evaluate(
-    heads: list[str],
+    names: list[str],
     cache: str | Path,
     examples: Path,
     models: Path,
     results: Path,
     memory_budget: float | None = None,
 ) -> pl.DataFrame:
-    """Scores every seed of every head on the test split, writes `results/` and returns the leaderboard.
+    """Scores every seed of every head and control on the test split, writes `results/` and returns the leaderboard.
 
-    Rows beyond `memory_budget` (GB; None for half of the free memory) are read anew for every head. Raises
-    `UserError` for a head that is missing, or was trained on another capture, on other labels or for another objective.
+    `names` are folders of `models`: heads, and answers that something else gave (`trainer.answers`), the controls. One
+    head there must be, since one is chosen. Rows beyond `memory_budget` (GB; None for half of the free memory) are read
+    anew for every head. Raises `UserError` for a head that is missing, or was trained on another capture, on other
+    labels or for another objective, and for answers that `load_answers` refuses.
     """
     task = open_task(open_cache(cache), examples)
-    trained = {name: _load_seeds(models / name, task) for name in heads}
+    trained = {name: _load_seeds(models / name, task) for name in names}
+    _require_a_head(models, trained)
     objective = _shared_objective(models, trained, task)
     # Most heads read all layers: the last rows are kept for the next head.
     budget = bytes_for_rows(memory_budget)
     held_out = lru_cache(maxsize=1)(lambda layers, pooling: _rows(task, layers, pooling, budget))
-    predictions = [_predict(name, one, held_out) for name, seeds in trained.items() for one in seeds]
+    predictions = [
+        _judge(name, one, task.held_out_targets()) if isinstance(one, Answers) else _predict(name, one, held_out)
+        for name, seeds in trained.items()
+        for one in seeds
+    ]
     runs = [prediction.run for prediction in predictions]
     table = leaderboard(runs)
     counts = {f"{split}_rows": task.rows(split) for split in (TRAIN, VALIDATION, TEST)}
     _write_tables(results, table, runs, objective, task.labels, counts)
     with replacing_folder(results / "predictions") as folder:
-        for name in heads:
+        for name in names:
             of_head = [prediction for prediction in predictions if prediction.run.head == name]
-            _predictions_table(of_head, task.held_out_ids()).write_parquet(folder / f"{name}.parquet")
-    chosen = table["head"][0]
+            _predictions_table(of_head, task.unlabelled_ids()).write_parquet(folder / f"{name}.parquet")
+    chosen = table.filter("chosen")["head"].item()
     _write_exits(results, predictions)
     _write_confusion(results, [p for p in predictions if p.run.head == chosen])
     return table
 
 
-def _load_seeds(folder: Path, task: Task) -> list[TrainedHead]:
+def _load_seeds(folder: Path, task: Task) -> list[TrainedHead | Answers]:
     named = [(path, path.name.removeprefix("seed-")) for path in folder.glob("seed-*")]
     seeds = sorted((path for path, number in named if number.isdecimal()), key=lambda path: int(path.name[5:]))
     if not seeds:
@@ -85,16 +93,34 @@ def _load_seeds(folder: Path, task: Task) -> list[TrainedHead]:
             f"head {folder}",
             expected="a folder seed-<n> for each seed",
             found="none",
-            next_step=f"run 'ilse train {folder.name}' first, or take it out of train.heads",
+            next_step=_how_to_make(folder.name),
         )
-    heads = [load_head(path) for path in seeds]
-    for path, head in zip(seeds, heads, strict=True):
-        _require_same(path, "capture", head.facts.fingerprint[:16], task.cache.fingerprint[:16])
-        _require_same(path, "labels", ", ".join(head.facts.labels), ", ".join(task.labels))
-    return heads
+    return [load_answers(path, task) if has_answers(path) else _load_head(path, task) for path in seeds]
 
 
-def _shared_objective(models: Path, trained: dict[str, list[TrainedHead]], task: Task) -> Objective:
+def _how_to_make(name: str) -> str:
+    command, key = ("train", "train.heads") if name in HEADS else ("control", "the section 'controls'")
+    return f"run 'ilse {command} {name}' first, or take it out of {key}"
+
+
+def _load_head(path: Path, task: Task) -> TrainedHead:
+    head = load_head(path)
+    _require_same(path, "capture", head.facts.fingerprint[:16], task.cache.fingerprint[:16])
+    _require_same(path, "labels", ", ".join(head.facts.labels), ", ".join(task.labels))
+    return head
+
+
+def _require_a_head(models: Path, trained: dict[str, list[TrainedHead | Answers]]) -> None:
+    if not any(isinstance(one, TrainedHead) for seeds in trained.values() for one in seeds):
+        raise UserError(
+            f"models {models}",
+            expected="at least one trained head, since controls are never chosen",
+            found=f"answers alone: {', '.join(trained)}",
+            next_step="run 'ilse train' for a head, and name it in train.heads",
+        )
+
+
+def _shared_objective(models: Path, trained: dict[str, list[TrainedHead | Answers]], task: Task) -> Objective:
     """What all heads were trained for: figures of different objectives cannot be compared."""
     first = next(iter(trained.values()))[0].objective
     for name, seeds in trained.items():
@@ -118,6 +144,11 @@ def _rows(task: Task, layers: tuple[int, ...], pooling: str, budget: int) -> Exa
     if task.texts(TEST) * len(layers) * task.cache.dim * 4 <= budget:
         return task.held_out(layers, pooling)
     return task.held_out_streamed(layers, pooling, memory_budget=budget)
+
+
+def _judge(name: str, answers: Answers, y: Tensor) -> Prediction:
+    figures = answers.objective.figures(answers.predicted, y)
+    return Prediction(Run.of_answers(name, answers, figures), answers.objective, answers.predicted, y, [])
 
 
 def _predict(name: str, trained: TrainedHead, held_out: Callable[[tuple[int, ...], str], Examples]) -> Prediction:
