@@ -13,17 +13,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ilse.errors import UserError
 from ilse.files import replacing, replacing_folder, write_json, write_text
 from ilse.tables import TEST, TRAIN, VALIDATION
 from pipeline.store import open_cache
-from trainer.artifact import TrainedHead, load_head
+from trainer.artifact import TrainedHead
 from trainer.heads import Exits
 from trainer.heads.leaving import tradeoff, tradeoffs
 from trainer.leaderboard import Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
 from trainer.memory import memory_budget as bytes_for_rows
-from trainer.objectives import Objective, choose
+from trainer.objectives import Objective
 from trainer.rows import Examples
+from trainer.seeds import load_seeds, shared_objective
 from trainer.task import Task, open_task
 
 PREDICTED_ROWS = 256
@@ -57,8 +57,8 @@ def evaluate(
     `UserError` for a head that is missing, or was trained on another capture, on other labels or for another objective.
     """
     task = open_task(open_cache(cache), examples)
-    trained = {name: _load_seeds(models / name, task) for name in heads}
-    objective = _shared_objective(models, trained, task)
+    trained = {name: load_seeds(models / name, task) for name in heads}
+    objective = shared_objective(models, trained, task)
     # Most heads read all layers: the last rows are kept for the next head.
     budget = bytes_for_rows(memory_budget)
     held_out = lru_cache(maxsize=1)(lambda layers, pooling: _rows(task, layers, pooling, budget))
@@ -75,43 +75,6 @@ def evaluate(
     _write_exits(results, predictions)
     _write_confusion(results, [p for p in predictions if p.run.head == chosen])
     return table
-
-
-def _load_seeds(folder: Path, task: Task) -> list[TrainedHead]:
-    named = [(path, path.name.removeprefix("seed-")) for path in folder.glob("seed-*")]
-    seeds = sorted((path for path, number in named if number.isdecimal()), key=lambda path: int(path.name[5:]))
-    if not seeds:
-        raise UserError(
-            f"head {folder}",
-            expected="a folder seed-<n> for each seed",
-            found="none",
-            next_step=f"run 'ilse train {folder.name}' first, or take it out of train.heads",
-        )
-    heads = [load_head(path) for path in seeds]
-    for path, head in zip(seeds, heads, strict=True):
-        _require_same(path, "capture", head.facts.fingerprint[:16], task.cache.fingerprint[:16])
-        _require_same(path, "labels", ", ".join(head.facts.labels), ", ".join(task.labels))
-    return heads
-
-
-def _shared_objective(models: Path, trained: dict[str, list[TrainedHead]], task: Task) -> Objective:
-    """What all heads were trained for: figures of different objectives cannot be compared."""
-    first = next(iter(trained.values()))[0].objective
-    for name, seeds in trained.items():
-        for seed in seeds:
-            _require_same(models / name, "objective", first.kind, seed.objective.kind)
-    choose(first.kind, task.targets.kind, task.pairs)  # refuses examples with other columns
-    return first
-
-
-def _require_same(path: Path, what: str, trained: str, found: str) -> None:
-    if trained != found:
-        raise UserError(
-            f"head {path}",
-            expected=f"the {what} it was trained on ({trained})",
-            found=found,
-            next_step="train the head again on this cache and data set",
-        )
 
 
 def _rows(task: Task, layers: tuple[int, ...], pooling: str, budget: int) -> Examples:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from ilse.errors import UserError
@@ -70,6 +70,13 @@ class Task:
         `UserError` for one that does not hold single shards.
         """
         return self._streamed(_for_training(split), layers, pooling, memory_budget)
+
+    def sample(self, split: str, texts: int, pooling: str = "mean") -> Float[torch.Tensor, "texts layers dim"]:
+        """Rows of at most so many distinct texts of `train` or `validation`, the same ones every time."""
+        chosen = self._examples_of(_for_training(split))
+        places = np.unique(chosen.select(name for name in (ROW, PAIR_ROW) if name in chosen.columns).to_numpy())
+        drawn = np.random.default_rng(0).permutation(places)[:texts]
+        return gather(self.cache, np.sort(drawn), None, pooling)
 
     def held_out(self, layers: Sequence[int] | None = None, pooling: str = "mean") -> Rows | PairRows:
         """The test examples. For `trainer.evaluate` alone, once every choice has been made."""
