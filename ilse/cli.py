@@ -18,6 +18,7 @@ EXTRAS = {
     "plan": "extract",
     "extract": "extract",
     "train": "train",
+    "analyse": "train",
     "evaluate": "train",
     "report": "train",
     "tune": "tune",
@@ -216,6 +217,23 @@ def tune(heads: tuple[str, ...], params: Path, cache: str, examples: Path, resul
         click.echo(tuned.line())
         if apply:
             set_values(params, f"train.options.{head}", section_of(head, tuned.values))
+
+
+@main.command()
+@_params
+@_cache
+@_examples
+@_models
+@_results
+def analyse(params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
+    """Say what the layers did in the trained heads, on the validation split."""
+    from ilse.params import load_section
+    from trainer.config import TrainParams
+
+    section = load_section("train", TrainParams, params)
+    from trainer.analyse import analyse as run
+
+    run(section, cache, examples, models, results)
 
 
 @main.command()

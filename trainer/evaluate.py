@@ -9,26 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ilse.errors import UserError
 from ilse.files import replacing, replacing_folder, write_json, write_text
 from ilse.tables import TEST, TRAIN, VALIDATION
 from pipeline.store import open_cache
-from trainer.answers import Answers, has_answers, load_answers
-from trainer.artifact import TrainedHead, load_head
-from trainer.heads import HEADS, Exits
+from trainer.answers import Answers
+from trainer.artifact import TrainedHead
+from trainer.heads import Exits
 from trainer.heads.leaving import tradeoff, tradeoffs
 from trainer.leaderboard import Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
 from trainer.memory import memory_budget as bytes_for_rows
-from trainer.objectives import Objective, choose
+from trainer.objectives import Objective
 from trainer.rows import Examples
+from trainer.seeds import load_seeds, require_a_head, shared_objective
 from trainer.task import Task, open_task
-
-PREDICTED_ROWS = 256
-"""Examples that are predicted at a time."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +56,9 @@ def evaluate(
     labels or for another objective, and for answers that `load_answers` refuses.
     """
     task = open_task(open_cache(cache), examples)
-    trained = {name: _load_seeds(models / name, task) for name in names}
-    _require_a_head(models, trained)
-    objective = _shared_objective(models, trained, task)
+    trained = {name: load_seeds(models / name, task) for name in names}
+    require_a_head(models, trained)
+    objective = shared_objective(models, trained, task)
     # Most heads read all layers: the last rows are kept for the next head.
     budget = bytes_for_rows(memory_budget)
     held_out = lru_cache(maxsize=1)(lambda layers, pooling: _rows(task, layers, pooling, budget))
@@ -83,61 +79,6 @@ def evaluate(
     _write_exits(results, predictions)
     _write_confusion(results, [p for p in predictions if p.run.head == chosen])
     return table
-
-
-def _load_seeds(folder: Path, task: Task) -> list[TrainedHead | Answers]:
-    named = [(path, path.name.removeprefix("seed-")) for path in folder.glob("seed-*")]
-    seeds = sorted((path for path, number in named if number.isdecimal()), key=lambda path: int(path.name[5:]))
-    if not seeds:
-        raise UserError(
-            f"head {folder}",
-            expected="a folder seed-<n> for each seed",
-            found="none",
-            next_step=_how_to_make(folder.name),
-        )
-    return [load_answers(path, task) if has_answers(path) else _load_head(path, task) for path in seeds]
-
-
-def _how_to_make(name: str) -> str:
-    command, key = ("train", "train.heads") if name in HEADS else ("control", "the section 'controls'")
-    return f"run 'ilse {command} {name}' first, or take it out of {key}"
-
-
-def _load_head(path: Path, task: Task) -> TrainedHead:
-    head = load_head(path)
-    _require_same(path, "capture", head.facts.fingerprint[:16], task.cache.fingerprint[:16])
-    _require_same(path, "labels", ", ".join(head.facts.labels), ", ".join(task.labels))
-    return head
-
-
-def _require_a_head(models: Path, trained: dict[str, list[TrainedHead | Answers]]) -> None:
-    if not any(isinstance(one, TrainedHead) for seeds in trained.values() for one in seeds):
-        raise UserError(
-            f"models {models}",
-            expected="at least one trained head, since controls are never chosen",
-            found=f"answers alone: {', '.join(trained)}",
-            next_step="run 'ilse train' for a head, and name it in train.heads",
-        )
-
-
-def _shared_objective(models: Path, trained: dict[str, list[TrainedHead | Answers]], task: Task) -> Objective:
-    """What all heads were trained for: figures of different objectives cannot be compared."""
-    first = next(iter(trained.values()))[0].objective
-    for name, seeds in trained.items():
-        for seed in seeds:
-            _require_same(models / name, "objective", first.kind, seed.objective.kind)
-    choose(first.kind, task.targets.kind, task.pairs)  # refuses examples with other columns
-    return first
-
-
-def _require_same(path: Path, what: str, trained: str, found: str) -> None:
-    if trained != found:
-        raise UserError(
-            f"head {path}",
-            expected=f"the {what} it was trained on ({trained})",
-            found=found,
-            next_step="train the head again on this cache and data set",
-        )
 
 
 def _rows(task: Task, layers: tuple[int, ...], pooling: str, budget: int) -> Examples:

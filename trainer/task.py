@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -89,6 +89,13 @@ class Task:
     def unlabelled_streamed(self, layers: Sequence[int], pooling: str = "mean", *, memory_budget: int) -> StreamedRows:
         """The same, read as they are used; `memory_budget` as for `streamed_split`."""
         return _without_targets(self._streamed(TEST, layers, pooling, memory_budget))
+
+    def sample(self, split: str, texts: int, pooling: str = "mean") -> Float[torch.Tensor, "texts layers dim"]:
+        """Rows of at most so many distinct texts of `train` or `validation`, the same ones every time."""
+        chosen = self._examples_of(_for_training(split))
+        places = np.unique(chosen.select(name for name in (ROW, PAIR_ROW) if name in chosen.columns).to_numpy())
+        drawn = np.random.default_rng(0).permutation(places)[:texts]
+        return gather(self.cache, np.sort(drawn), None, pooling)
 
     def held_out(self, layers: Sequence[int] | None = None, pooling: str = "mean") -> Rows | PairRows:
         """The test examples. For `trainer.evaluate` alone, once every choice has been made."""
