@@ -257,11 +257,22 @@ def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Pa
 @_results
 @click.option("--data", help="The folder of prepare.json and extract.json.", **_path("data"))
 @click.option("--out", help="The report.", **_path("results/report.html"))
-def report(results: Path, data: Path, out: Path) -> None:
+@click.option("--texts", type=click.Path(path_type=Path), help="The table of texts: the report then shows examples.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="A short report too, for a pull request.")
+@click.option("--figures", type=click.Path(path_type=Path), help="A folder of every chart too, as PNG and SVG.")
+def report(
+    results: Path, data: Path, out: Path, texts: Path | None, markdown: Path | None, figures: Path | None
+) -> None:
     """Write the report, one self-contained HTML file."""
+    from trainer.report import as_markdown, as_pictures
     from trainer.report import report as run
 
-    click.echo(run(results, {stage: data / f"{stage}.json" for stage in ("prepare", "extract")}, out))
+    facts = {stage: data / f"{stage}.json" for stage in ("prepare", "extract")}
+    click.echo(run(results, facts, out, texts))
+    if markdown is not None:
+        click.echo(as_markdown(results, markdown))
+    if figures is not None:
+        click.echo(as_pictures(results, facts, figures))
 
 
 @main.command()

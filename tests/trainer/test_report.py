@@ -20,7 +20,10 @@ from hypothesis import strategies as st
 from ilse.errors import UserError
 from ilse.tables import SPLITS
 from trainer.intervals import wilson
-from trainer.report import per_label, read_results, report, split_facts, ties
+from trainer.report import report
+from trainer.report.facts import split_facts
+from trainer.report.findings import per_label, ties
+from trainer.report.results import read_results
 
 HEADS: dict[str, tuple[str, float, int]] = {
     "cayley": ("graph encoder, layers on a Cayley graph of SL(2, Z_n)", 0.861, 281_862),
@@ -322,7 +325,7 @@ def test_a_hostile_label_stays_text(tmp_path: Path) -> None:
     assert HOSTILE not in page
     assert "<img src=x" not in page
     scripts = re.findall(r"<script([^>]*)>(.*?)</script>", page, flags=re.DOTALL)
-    assert sum("application/json" not in attributes for attributes, _ in scripts) == 2
+    assert sum("application/json" not in attributes for attributes, _ in scripts) == 3
     specs = [json.loads(body) for attributes, body in scripts if "application/json" in attributes]
     assert any(HOSTILE in json.dumps(spec) for spec in specs), "the label must reach the chart unharmed"
 
@@ -366,7 +369,7 @@ def test_a_missing_file_names_its_stage(tmp_path: Path, name: str) -> None:
         (
             "layers.csv",
             "Accuracy of each single layer",
-            "layers.csv is missing or empty. It has rows when the head best",
+            "layers.csv is missing or empty. It has rows when the head ‘best’",
         ),
         (
             "weights.csv",
