@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,6 +26,9 @@ from trainer.objectives import Objective
 from trainer.rows import Examples
 from trainer.seeds import load_seeds, require_a_head, shared_objective
 from trainer.task import Task, open_task
+
+PREDICTED_ROWS = 256
+"""Examples that are predicted at a time."""
 
 
 @dataclass(frozen=True)
