@@ -10,7 +10,7 @@ Each line is one setting; `false_alarms` is the share of simulations, in per cen
 5 %, `coverage` how often the 95 % interval holds the true difference, `width` the interval's mean in points, `power`
 the share that finds a true gain of 2 points. Beside it `examples_alone`, which takes seeds for given, and `mcnemar`.
 `families` are six equal heads, of which one is the baseline: how often any of the five seems different, with and
-without Holm. `spearman` is the resampling way, with the same names. The last line is JSON; `within_two_points` is true
+without Holm. `r2` is the resampling way, with the same names. The last line is JSON; `within_two_points` is true
 if all false alarms of the two-level difference are 3 to 7 % (and those of families with Holm at most 7 %), where
 `standard_error` is that of a rate of 5 % from so many simulations.
 """
@@ -78,7 +78,7 @@ def main() -> None:
         "equal_hard": (of_pairs, HARD[::every]),
         "better": (of_pairs, tuple(replace(one, gain=2.0) for one in SETTINGS[::every])),
         "families": (of_families, FAMILIES[::every]),
-        "spearman": (of_correlations, (Setting(3, 300), Setting(3, 300, (2.0, 2.0)))[::every]),
+        "r2": (of_scores, (Setting(3, 300), Setting(3, 300, (2.0, 2.0)))[::every]),
     }
     found = {name: _shown(name, of, settings, n) for name, (of, settings) in parts.items()}
     error = round(100 * float(np.sqrt(LEVEL * (1 - LEVEL) / n)), 2)
@@ -96,7 +96,7 @@ def _shown(name: str, of: Rates, settings: tuple[Setting, ...], n: int) -> dict[
 
 def within_two_points(found: dict[str, dict[str, dict[str, float]]]) -> bool:
     """Of all false alarms at 5 %."""
-    alarms = [one["false_alarms"] for name in ("equal", "equal_hard", "spearman") for one in found[name].values()]
+    alarms = [one["false_alarms"] for name in ("equal", "equal_hard", "r2") for one in found[name].values()]
     return all(3 <= rate <= 7 for rate in alarms) and all(one["holm"] <= 7 for one in found["families"].values())
 
 
@@ -133,13 +133,13 @@ def of_families(setting: Setting, simulations: int) -> dict[str, float]:
     }
 
 
-def of_correlations(setting: Setting, simulations: int) -> dict[str, float]:
-    """The same for Spearman's correlation of scores and targets; here runs vary in their noise, by so many per cent."""
+def of_scores(setting: Setting, simulations: int) -> dict[str, float]:
+    """The same for R² of scores, by resampling; here runs vary in their noise, by so many per cent."""
     generator, found = np.random.default_rng(2), []
     for number in range(simulations):
         y = generator.standard_normal(setting.rows)
         heads = [_scores(generator, y, setting, points / 100) for points in setting.deviation]
-        head, baseline = (of_figure(scores, y, spearman, resamples=100, seed=number) for scores in heads)
+        head, baseline = (of_figure(scores, y, determination, resamples=200, seed=number) for scores in heads)
         found.append(difference(head, baseline))
     return {
         "false_alarms": _share(one.p < LEVEL for one in found),
@@ -148,10 +148,10 @@ def of_correlations(setting: Setting, simulations: int) -> dict[str, float]:
     }
 
 
-def spearman(predicted: Array, y: Array) -> float:
-    """Of untied values, as here; scipy's own is slow."""
-    ranks = np.argsort(np.argsort(np.stack([predicted, y]), axis=1), axis=1)
-    return float(np.corrcoef(ranks)[0, 1])
+def determination(predicted: Array, y: Array) -> float:
+    """R²."""
+    error, spread = predicted - y, y - y.mean()
+    return float(1 - error @ error / (spread @ spread))
 
 
 def simulated(setting: Setting, heads: int, simulations: int, seed: int = 1) -> Iterator[list[Array]]:

@@ -40,13 +40,15 @@ Right = Mapping[str, Bool[np.ndarray, "_ _"]]
 """Head → which answers are right, [seeds, rows]."""
 
 
-def compare_accuracy(right: Right, baseline: str) -> pl.DataFrame:
+def compare_accuracy(right: Right, baseline: str, paired_seeds: bool = False) -> pl.DataFrame:
     """Accuracies of all heads against the baseline's: a row a head but the baseline, columns as `SCHEMA`.
 
-    Raises `UserError` for a baseline that is no head, and heads with other numbers of examples, or fewer than two.
+    `paired_seeds`: see `difference`. Raises `UserError` for a baseline that is no head, and heads with other numbers of
+    examples, or fewer than two.
     """
     _require(right, baseline)
-    return _table({name: of_rows(of_head, f"head '{name}'") for name, of_head in right.items()}, baseline, right)
+    estimates = {name: of_rows(of_head, f"head '{name}'") for name, of_head in right.items()}
+    return _table(estimates, baseline, right, paired_seeds)
 
 
 def compare_figure(
@@ -57,6 +59,7 @@ def compare_figure(
     right: Right | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    paired_seeds: bool = False,
 ) -> pl.DataFrame:
     """The same of any figure. `predicted` is head → predictions [seeds, rows, …]; `right` is for McNemar's test.
 
@@ -67,7 +70,7 @@ def compare_figure(
     estimates = {
         name: of_figure(of_head, y, figure, f"head '{name}'", resamples, seed) for name, of_head in predicted.items()
     }
-    return _table(estimates, baseline, right)
+    return _table(estimates, baseline, right, paired_seeds)
 
 
 def _require(heads: Mapping[str, Shaped[np.ndarray, "_ _ ..."]], baseline: str) -> None:
@@ -76,17 +79,19 @@ def _require(heads: Mapping[str, Shaped[np.ndarray, "_ _ ..."]], baseline: str) 
         require_same("predictions", heads[baseline].shape[1], of_head.shape[1], f"head '{name}'")
 
 
-def _table(estimates: Mapping[str, Estimate], baseline: str, right: Right | None) -> pl.DataFrame:
-    rows = [_row(name, baseline, estimates, right) for name in estimates if name != baseline]
+def _table(estimates: Mapping[str, Estimate], baseline: str, right: Right | None, paired: bool) -> pl.DataFrame:
+    rows = [_row(name, baseline, estimates, right, paired) for name in estimates if name != baseline]
     for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = corrected
         row["better"] = row["difference_points"] > 0 if corrected < LEVEL else None
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
-def _row(name: str, baseline: str, estimates: Mapping[str, Estimate], right: Right | None) -> dict[str, Any]:
+def _row(
+    name: str, baseline: str, estimates: Mapping[str, Estimate], right: Right | None, paired: bool
+) -> dict[str, Any]:
     head, reference = estimates[name], estimates[baseline]
-    found = difference(head, reference)
+    found = difference(head, reference, paired_seeds=paired)
     return {
         "head": name,
         "baseline": baseline,

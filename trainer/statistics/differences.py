@@ -62,15 +62,21 @@ class Difference:
     """Both have two seeds or more. Else the interval is about these very runs, not about the heads trained anew."""
 
 
-def difference(head: Estimate, baseline: Estimate, confidence: float = 0.95) -> Difference:
-    """The difference with its interval and p-value. Raises `UserError` for estimates of other examples."""
+def difference(head: Estimate, baseline: Estimate, confidence: float = 0.95, paired_seeds: bool = False) -> Difference:
+    """The difference with its interval and p-value.
+
+    With `paired_seeds` seed s of both heads shares what varies, such as the few training examples that it drew: then
+    the scatter over seeds is that of their differences. Raises `UserError` for estimates of other examples, or, where
+    seeds are paired, of other numbers of seeds.
+    """
     require_same("a baseline's predictions", head.rows, baseline.rows, "comparison of heads")
     gap = head.value - baseline.value
     several = head.seeds > 1 and baseline.seeds > 1
     if _equal(head, baseline):
         return Difference(0.0, 0.0, 0.0, 1.0, 0.0, head.degrees, several)
     rows = _of_rows(head, baseline, gap)
-    parts = [(_of_seeds(one) / one.seeds, one.seeds - 1) for one in (head, baseline) if one.seeds > 1]
+    varying = (head.less(baseline),) if paired_seeds else (head, baseline)
+    parts = [(_of_seeds(one) / one.seeds, one.seeds - 1) for one in varying if one.seeds > 1]
     variance = rows + sum(part for part, _ in parts)
     error = math.sqrt(variance)
     spread = rows**2 / head.degrees + sum(part**2 / degrees for part, degrees in parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -43,6 +43,17 @@ class Estimate:
         """Mean over the seeds."""
         return float(self.values.mean())
 
+    def less(self, other: Estimate) -> Estimate:
+        """Of the differences, seed by seed. Raises `UserError` for another number of seeds."""
+        if self.seeds != other.seeds:
+            raise UserError(
+                "comparison of heads",
+                expected=f"{self.seeds} seeds, as the other head has: seeds are paired",
+                found=str(other.seeds),
+                next_step="train both heads with the same seeds",
+            )
+        return replace(self, values=self.values - other.values, deviations=self.deviations - other.deviations)
+
 
 def of_rows(scores: Shaped[np.ndarray, "seeds rows"], where: str = "predictions") -> Estimate:
     """Of a figure that is the mean of one score an example; for accuracy `scores` says which answers are right.
@@ -56,7 +67,7 @@ def of_rows(scores: Shaped[np.ndarray, "seeds rows"], where: str = "predictions"
     exact = scores.astype(np.float64)
     values = exact.mean(1)
     deviations = (exact - values[:, None]) / np.sqrt(rows * (rows - 1))
-    return Estimate(values, deviations, rows, rows - 1)
+    return Estimate(values, deviations, rows, float(rows - 1))
 
 
 def of_figure(
