@@ -13,6 +13,7 @@ from ilse import __version__
 from ilse.errors import UserError
 
 EXTRAS = {
+    "preset": "extract",
     "fetch": "extract",
     "prepare": "extract",
     "plan": "extract",
@@ -97,6 +98,20 @@ _results = click.option("--results", help="The folder of tables and figures.", *
 @click.version_option(__version__, prog_name="ilse")
 def main() -> None:
     """Cache every layer of a frozen language model once, then train heads over all layers anywhere."""
+
+
+@main.command()
+@click.argument("names", nargs=-1)
+@_params
+@click.option("--path", "place", help="A folder of this machine to read, and not the Hub.")
+@click.option("--revision", help="The commit of the Hub's repository.")
+def preset(names: tuple[str, ...], params: Path, place: str | None, revision: str | None) -> None:
+    """Write the presets NAMES, such as tasks/banking77, into the parameter file; without NAMES, list them."""
+    from pipeline.presets import apply, presets
+
+    width = max(map(len, presets()))
+    found = [f"{name:{width}}  {one.about}" for name, one in presets().items()]
+    click.echo("\n".join(apply(list(names), params, place, revision) if names else found))
 
 
 @main.command()

@@ -56,3 +56,11 @@ def test_the_accuracy_document_is_what_the_results_say() -> None:
     made = runpy.run_path(str(DOCS / "make_accuracy.py"))
     found = (DOCS / "accuracy.md").read_text(encoding="utf-8")
     assert found == made["document"](), "run: python docs/make_accuracy.py"
+
+
+def test_the_document_of_presets_is_up_to_date() -> None:
+    pytest.importorskip("ruamel.yaml", reason="presets are read with it")
+    made = runpy.run_path(str(DOCS / "make_presets.py"))
+    found = (DOCS / "presets.md").read_text(encoding="utf-8")
+    assert found == made["document"](), "run: python docs/make_presets.py"
+    assert found.count("| `tasks/") + found.count("| `models/") == len(list(DOCS.parent.glob("pipeline/configs/*/*")))
