@@ -20,11 +20,12 @@ from trainer.answers import Answers
 from trainer.artifact import TrainedHead
 from trainer.heads import Exits
 from trainer.heads.leaving import tradeoff, tradeoffs
-from trainer.leaderboard import Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
+from trainer.leaderboard import BASELINE, Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
 from trainer.memory import memory_budget as bytes_for_rows
 from trainer.objectives import Objective
 from trainer.rows import Examples
 from trainer.seeds import load_seeds, require_a_head, shared_objective
+from trainer.significance import calibration_table, class_table, comparison
 from trainer.task import Task, open_task
 
 PREDICTED_ROWS = 256
@@ -51,13 +52,15 @@ def evaluate(
     models: Path,
     results: Path,
     memory_budget: float | None = None,
+    baseline: str | None = None,
 ) -> pl.DataFrame:
     """Scores every seed of every head and control on the test split, writes `results/` and returns the leaderboard.
 
     `names` are folders of `models`: heads, and answers that something else gave (`trainer.answers`), the controls. One
-    head there must be, since one is chosen. Rows beyond `memory_budget` (GB; None for half of the free memory) are read
+    head there must be, since one is chosen. Differences are to `baseline`: `last` where it is named, else the chosen
+    head, if none is given. Rows beyond `memory_budget` (GB; None for half of the free memory) are read
     anew for every head. Raises `UserError` for a head that is missing, or was trained on another capture, on other
-    labels or for another objective, and for answers that `load_answers` refuses.
+    labels or for another objective, for answers that `load_answers` refuses, and for a baseline that is not named.
     """
     task = open_task(open_cache(cache), examples)
     trained = {name: load_seeds(models / name, task) for name in names}
@@ -82,6 +85,7 @@ def evaluate(
     chosen = table.filter("chosen")["head"].item()
     _write_exits(results, predictions)
     _write_confusion(results, [p for p in predictions if p.run.head == chosen])
+    _write_significance(results, objective, predictions, baseline or (BASELINE if BASELINE in names else chosen))
     return table
 
 
@@ -154,6 +158,22 @@ def _predictions_table(predictions: list[Prediction], ids: pl.DataFrame) -> pl.D
             pl.DataFrame({"seed": pl.Series([p.run.seed] * len(p.y), dtype=pl.Int32), **ids.to_dict(), **columns})
         )
     return pl.concat(frames)
+
+
+def _write_significance(results: Path, objective: Objective, predictions: list[Prediction], baseline: str) -> None:
+    """How sure the differences to `baseline` are, how far heads know when they are right, and every label's figures."""
+    by_head: dict[str, list[Tensor]] = {}
+    for prediction in predictions:
+        by_head.setdefault(prediction.run.head, []).append(prediction.predicted)
+    y = predictions[0].y
+    tables = {
+        "comparison.csv": comparison(objective, by_head, y, baseline),
+        "calibration.csv": calibration_table(objective, by_head, y),
+        "classes.csv": class_table(objective, by_head, y),
+    }
+    for name, frame in tables.items():
+        with replacing(results / name) as file:
+            frame.write_csv(file, float_precision=6)
 
 
 def _write_exits(results: Path, predictions: list[Prediction]) -> None:

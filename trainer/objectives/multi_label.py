@@ -78,6 +78,10 @@ class MultiLabel(Labelled):
             "average_precision": float(multilabel_average_precision(predicted, there, self.out)),
         }
 
+    def figure(self, predicted: Float[Tensor, "examples labels"], y: Float[Tensor, "examples labels"]) -> float:
+        """Micro-F1."""
+        return float(multilabel_f1_score(predicted, y.long(), self.out, average="micro"))
+
     def columns(
         self, predicted: Float[Tensor, "examples labels"], y: Float[Tensor, "examples labels"]
     ) -> dict[str, Any]:

@@ -69,6 +69,10 @@ class Ordinal(SingleLabel):
             "mae": float((answers - y).abs().double().mean()),
         }
 
+    def figure(self, predicted: Float[Tensor, "examples labels"], y: Int[Tensor, " examples"]) -> float:
+        """Kappa."""
+        return self._kappa(self.chosen(predicted), y)
+
     def _kappa(self, answers: Tensor, y: Tensor) -> float:
         kappa = float(multiclass_cohen_kappa(answers, y, len(self.labels), weights="quadratic"))
         return 0.0 if kappa != kappa else kappa  # NaN where all labels and answers are one

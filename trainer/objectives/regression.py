@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -63,6 +64,10 @@ class Regression(Objective):
             "pearson": float(torch.nan_to_num(pearson_corrcoef(predicted, y))),
             "spearman": float(torch.nan_to_num(spearman_corrcoef(predicted, y))),
         }
+
+    def figure(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> float:
+        """R²; NaN where all scores are one."""
+        return math.nan if bool((y == y[0]).all()) else float(r2_score(predicted.double(), y.double()))
 
     def columns(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> dict[str, Any]:
         """`score` and `prediction`."""
