@@ -14,6 +14,7 @@ from pipeline.config import ExtractParams
 from pipeline.fetch import HubArtifact, PathArtifact, WheelArtifact
 from pipeline.prepare import PrepareParams
 from trainer.config import TrainParams
+from trainer.controls.config import ControlParams
 from trainer.space import TuneParams
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -23,6 +24,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "prepare": PrepareParams,
     "extract, control_caches.NAME": ExtractParams,
     "train": TrainParams,
+    "controls": ControlParams,
     "tune": TuneParams,
 }
 OUT = Path(__file__).with_name("parameters.md")

@@ -20,6 +20,7 @@ EXTRAS = {
     "extract": "extract",
     "train": "train",
     "analyse": "train",
+    "control": "train",
     "evaluate": "train",
     "report": "train",
     "tune": "tune",
@@ -211,6 +212,26 @@ def train(head: str, params: Path, cache: str, examples: Path, models: Path, res
 
 
 @main.command()
+@click.argument("name")
+@_params
+@_cache
+@_examples
+@_texts
+@_models
+@_results
+def control(name: str, params: Path, cache: str, examples: Path, texts: Path, models: Path, results: Path) -> None:
+    """Fit control NAME (of 'controls'): what a head's figure is to be compared with."""
+    from ilse.params import load_section
+    from trainer.config import TrainParams
+    from trainer.controls.config import ControlParams
+
+    section, training = load_section("controls", ControlParams, params), load_section("train", TrainParams, params)
+    from trainer.control import control as run
+
+    run(section, training, name, cache, examples, texts, models, results)
+
+
+@main.command()
 @click.argument("heads", nargs=-1)
 @_params
 @_cache
@@ -258,13 +279,14 @@ def analyse(params: Path, cache: str, examples: Path, models: Path, results: Pat
 @_models
 @_results
 def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
-    """Score the trained heads on the test split and write the leaderboard."""
+    """Score heads and controls on the test split and write the leaderboard."""
     from ilse.params import load_section
     from trainer.config import TrainParams
+    from trainer.controls.config import ControlParams
     from trainer.evaluate import evaluate as run
 
-    train = load_section("train", TrainParams, params)
-    run(train.heads, cache, examples, models, results, train.memory_budget)
+    train, controls = load_section("train", TrainParams, params), load_section("controls", ControlParams, params)
+    run([*train.heads, *controls.all_names], cache, examples, models, results, train.memory_budget)
     click.echo((results / "leaderboard.txt").read_text(encoding="utf-8"), nl=False)
 
 

@@ -57,7 +57,9 @@ def test_only_evaluation_opens_the_test_split() -> None:
 
 def test_what_is_to_be_answered_is_asked_for_where_it_is_answered() -> None:
     """The door without targets: those who answer, and those who check that the answers are to these examples."""
-    assert callers_of(".unlabelled") == ["trainer/answers.py", "trainer/evaluate.py"]
+    who_answers = ["control", "controls/majority", "controls/probe", "controls/words"]
+    asked = [f"trainer/{name}.py" for name in ("answers", *who_answers, "evaluate")]
+    assert callers_of(".unlabelled") == asked
 
 
 def callers_of(door: str) -> list[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,13 +22,10 @@ from trainer.heads.leaving import tradeoff, tradeoffs
 from trainer.leaderboard import BASELINE, Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
 from trainer.memory import memory_budget as bytes_for_rows
 from trainer.objectives import Objective
-from trainer.rows import Examples
+from trainer.rows import Examples, told_of_all
 from trainer.seeds import load_seeds, require_a_head, shared_objective
 from trainer.significance import calibration_table, class_table, comparison
 from trainer.task import Task, open_task
-
-PREDICTED_ROWS = 256
-"""Examples that are predicted at a time."""
 
 
 @dataclass(frozen=True)
@@ -102,19 +98,10 @@ def _judge(name: str, answers: Answers, y: Tensor) -> Prediction:
 
 def _predict(name: str, trained: TrainedHead, held_out: Callable[[tuple[int, ...], str], Examples]) -> Prediction:
     rows = held_out(trained.head.layers_read, trained.facts.pooling)
-    predicted = _of_all(rows, lambda x: trained.objective.predict(trained(x)))
+    predicted = told_of_all(rows, lambda x: trained.objective.predict(trained(x)))
     figures = trained.objective.figures(predicted, rows.y)
     run = Run.of(name, trained, figures)
     return Prediction(run, trained.objective, predicted, rows.y, _exits(trained, rows))
-
-
-@torch.inference_mode()
-def _of_all(rows: Examples, predict: Callable[[Tensor], Tensor]) -> Float[Tensor, "rows ..."]:
-    """What `predict` gives for every example, in the examples' order."""
-    found = torch.cat([predict(x) for x, _ in rows.chunks(PREDICTED_ROWS)])
-    ordered = torch.empty_like(found)
-    ordered[rows.order()] = found
-    return ordered
 
 
 def _exits(trained: TrainedHead, rows: Examples) -> list[dict[str, Any]]:
@@ -122,7 +109,7 @@ def _exits(trained: TrainedHead, rows: Examples) -> list[dict[str, Any]]:
     head = trained.head
     if not isinstance(head, Exits):
         return []
-    logits = _of_all(rows, lambda x: head.every(trained.treatment(x)))
+    logits = told_of_all(rows, lambda x: head.every(trained.treatment(x)))
     kind, layers = head.spec.options.sureness, head.layers_read
     own = tradeoff(logits, rows.y, kind, layers, float(head.threshold))
     curve = tradeoffs(logits, rows.y, kind, layers)
