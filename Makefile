@@ -41,7 +41,7 @@ hooks: $(VENV)/.dev ## run the checks before each commit
 	@$(BIN)/pre-commit install
 
 bench: $(VENV)/.bench ## run the benchmarks; each prints one JSON object as its last line (ARGS=--quick)
-	@for name in store extraction scale scale_out storage_types training faults; do echo "==> $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
+	@for name in store extraction scale scale_out storage_types training faults statistics; do echo "==> $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
 clean: ## remove the environments, scratch work and caches; data, models and results stay
 	rm -rf $(VENV) .venv-train data/scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -5,7 +5,8 @@
 DATA and WORK are those of `benchmarks.accuracy`, whose caches it shares. A draw is the same examples for
 every head; the best epoch is chosen on the task's whole validation split, as with all examples. The last line is JSON,
 and `benchmarks/results/few_shot.json` the same: by task, head and k the mean test accuracy in per cent over the draws,
-its standard deviation, and `last`'s distance in points with an interval by resampling test examples (paired).
+its standard deviation, and the distance from `last` in points with a 95 % interval over test examples and draws, both
+paired.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.accuracy import CONTENDERS, Ran, interval, made, ran
+from benchmarks.accuracy import CONTENDERS, Ran, interval, made, points, ran
 from ilse.files import write_json
+from trainer.statistics import difference, of_rows
 
 TASKS = ("emotion", "mtop_domain")
 SHOTS = (4, 8, 16, 32, 64)
@@ -58,12 +60,12 @@ def main() -> None:
 
 def figures(run: Ran, last: Ran) -> dict[str, Any]:
     """A head's mean over the draws, and how far it is from `last`."""
-    gains = run.right.mean(0) - last.right.mean(0)
+    gain = difference(of_rows(run.right), of_rows(last.right), paired_seeds=True)
     return {
         "test": round(100 * float(np.mean(run.test)), 2),
         "deviation": round(100 * float(np.std(run.test, ddof=1)), 2) if len(run.test) > 1 else None,
-        "gain_points": round(100 * float(gains.mean()), 2),
-        "interval": [round(100 * end, 2) for end in interval(gains)],
+        "gain_points": points(gain.difference),
+        "interval": interval(gain),
     }
 
 

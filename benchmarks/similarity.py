@@ -10,8 +10,8 @@ SmolLM2-135M, mean pooling, at most 128 tokens, float16, by the stages that a us
 `published` is `cayley` with doubled edges and the paper's recipe: its own vector, squared error on the scores' scale,
 rows as they are. The chosen head has the best mean Spearman correlation on validation. The last line is JSON, and
 `benchmarks/results/similarity.json` the same: for each contender Spearman's correlation x 100 on validation and test
-(and Pearson's on test), and what the chosen one gains over each of the three baselines, with a 95 % interval by
-resampling pairs of sentences.
+(and Pearson's on test), and what the chosen one gains over each of the three baselines, with a 95 % interval
+over pairs of sentences (resampled) and seeds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from benchmarks.accuracy import model_copy
+from benchmarks.accuracy import interval, model_copy, points
 from benchmarks.contenders import Contender
 from benchmarks.demo import demo_params
 from ilse.files import write_json
@@ -39,6 +39,7 @@ from pipeline.prepare import PrepareParams, prepare
 from pipeline.store import open_cache
 from trainer.objectives.similarity import Similarity
 from trainer.rows import PairRows
+from trainer.statistics import difference, of_figure
 from trainer.task import Task, open_task
 
 TASK = "stsbenchmark"
@@ -173,17 +174,13 @@ def summary(runs: dict[str, Ran], scores: np.ndarray[Any, np.dtype[np.float64]])
 
 
 def gain(one: Ran, other: Ran, scores: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
-    """Points of mean Spearman correlation on test, with an interval by resampling pairs (the same for both)."""
-    generator = np.random.default_rng(0)
-    differences = []
-    for _ in range(RESAMPLES):
-        drawn = generator.integers(len(scores), size=len(scores))
-        ranks = _ranks(scores[drawn])
-        both = [np.mean([np.corrcoef(_ranks(c[drawn]), ranks)[0, 1] for c in run.cosines]) for run in (one, other)]
-        differences.append(both[0] - both[1])
-    low, high = np.quantile(differences, (0.025, 0.975))
-    points = float(np.mean(one.test)) - float(np.mean(other.test))
-    return {"points": round(100 * points, 2), "interval": [round(100 * float(low), 2), round(100 * float(high), 2)]}
+    """Points of mean Spearman correlation on test, with an interval."""
+    found = difference(*(of_figure(run.cosines, scores, _spearman, resamples=RESAMPLES) for run in (one, other)))
+    return {"points": points(found.difference), "interval": interval(found)}
+
+
+def _spearman(cosines: np.ndarray[Any, np.dtype[Any]], scores: np.ndarray[Any, np.dtype[Any]]) -> float:
+    return float(np.corrcoef(_ranks(cosines), _ranks(scores))[0, 1])
 
 
 def _ranks(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -8,11 +8,11 @@ points of accuracy. Runs of a head agree in 93 % of answers (right or wrong), he
 
 Each line is one setting; `false_alarms` is the share of simulations, in per cent, that call equal heads different at
 5 %, `coverage` how often the 95 % interval holds the true difference, `width` the interval's mean in points, `power`
-the share that finds a true gain of 2 points. Beside it `examples_alone`, which takes seeds for given, and `mcnemar`.
-`families` are six equal heads, of which one is the baseline: how often any of the five seems different, with and
-without Holm. `r2` is the resampling way, with the same names. The last line is JSON; `within_two_points` is true
-if all false alarms of the two-level difference are 3 to 7 % (and those of families with Holm at most 7 %), where
-`standard_error` is that of a rate of 5 % from so many simulations.
+the share that finds a true gain of 2 points. Beside it `examples_alone`, which takes seeds for given, `paired_seeds`
+(which they are not here), and `mcnemar`. `families` are six equal heads, of which one is the baseline: how often any of
+the five seems different, with and without Holm. `r2` is the resampling way, with the same names. The last line is JSON;
+`within_two_points` is true if all false alarms of the two-level difference are 3 to 7 % (and those of families with
+Holm at most 7 %), where `standard_error` is that of a rate of 5 % from so many simulations.
 """
 
 from __future__ import annotations
@@ -101,12 +101,13 @@ def within_two_points(found: dict[str, dict[str, dict[str, float]]]) -> bool:
 
 
 def of_pairs(setting: Setting, simulations: int) -> dict[str, float]:
-    """Rates of the difference of two heads, of the same with seeds taken for given, and of McNemar's test."""
-    both, alone, tests = [], [], []
+    """Rates of the difference of two heads, of the same with seeds given or paired, and of McNemar's test."""
+    both, alone, paired, tests = [], [], [], []
     for right in simulated(setting, 2, simulations):
         baseline, head = (of_rows(one) for one in right)
         both.append(difference(head, baseline))
         alone.append(difference(seeds_given(head), seeds_given(baseline)))
+        paired.append(difference(head, baseline, paired_seeds=True))
         tests.append(mcnemar_over_seeds(right[1], right[0]) < LEVEL)
     found = "power" if setting.gain else "false_alarms"
     return {
@@ -115,6 +116,7 @@ def of_pairs(setting: Setting, simulations: int) -> dict[str, float]:
         "width": _width(both),
         f"examples_alone_{found}": _share(one.p < LEVEL for one in alone),
         "examples_alone_coverage": _share(one.low <= setting.gain / 100 <= one.high for one in alone),
+        f"paired_seeds_{found}": _share(one.p < LEVEL for one in paired),
         f"mcnemar_{found}": _share(tests),
     }
 

@@ -72,7 +72,7 @@ def _choices(accuracy: dict[str, Any]) -> str:
     ]
     text = (
         "\nChosen on validation, among heads within 0.25 % of the model's parameters (`small`) and among all; its gain "
-        "over `published` in points of test accuracy, and a 95 % interval by resampling test examples in pairs.\n\n"
+        "over `published` in points of test accuracy, and a 95 % interval over test examples (in pairs) and seeds.\n\n"
     )
     means = (
         f"\nMean gain: {accuracy.get('mean_gain_points', float('nan')):+.2f} points (small), "
@@ -85,7 +85,7 @@ def _few_shot(few: dict[str, Any]) -> Iterator[str]:
     yield (
         "\n## Few examples of each label\n\n`python -m benchmarks.few_shot DATA WORK`: k examples a label, the same "
         "for every head; mean test accuracy over the draws, and in brackets the distance from `last` in points, with a "
-        "star where its 95 % interval excludes 0.\n"
+        "star where its 95 % interval over test examples and draws excludes 0.\n"
     )
     for task, heads in few.items():
         shots = list(next(iter(heads.values())))

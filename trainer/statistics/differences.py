@@ -16,18 +16,20 @@ These are the variance components of Obuchowski and Rockette (1995, Communicatio
 Computation 24) for readers (our seeds) nested within tests (our heads), with a variance for each head as in Welch's t
 test; see Hillis (2014, Statistics in Medicine 33:330, "A marginal-mean ANOVA approach"). One thing is ours: Hillis
 gives (var_s F_hs / S_h)² the degrees S_h - 1, we give them to C_h alone, because the part that comes from the examples
-is as well known as N allows. By simulation (`benchmarks/statistics.py` prints the rates of what is here):
+is as well known as N allows; without that, three seeds that truly do not vary are judged too cautiously. What other
+ways come to:
 
-- resampling examples alone, as is usual, raises false alarms at 5 % in 10 to 29 % of comparisons where seeds truly
-  vary by 0.5 to 1 points (2,000 examples, 3 seeds);
-- resampling seeds too has (S-1)/S of their variance, 2/3 for three seeds, and normal quantiles where t with few degrees
-  is right;
-- adding var_s(F)/S without the subtraction counts one part twice: 1 to 3 %;
-- Hillis's degrees are cautious where seeds do not vary: 2 to 3 % for three seeds;
-- this: 3.4 to 5.6 % for 2 to 10 seeds, 100 examples and more; 6 % where one head's seeds vary by 1 point and the
-  other's by nothing.
+- resampling examples alone, as is usual, takes seeds for given. Its false alarms at 5 % grow with the examples: with
+  2,000 and 3 seeds 13 % where seeds vary by 0.5 points, 29 % where by 1 point;
+- resampling seeds too has (S-1)/S of their variance, two thirds for three seeds, and normal quantiles where t with few
+  degrees is right;
+- adding var_s(F)/S without the subtraction counts one part twice.
 
-A head with one seed tells nothing of how seeds vary: only examples do then, and `seeds_vary` says so.
+False alarms of this one, by 2,000 simulations each (`python -m benchmarks.statistics` prints them): 3.2 to 5.9 % with 2
+to 5 seeds, 100 to 2,000 examples and seeds that vary by 0 to 1 points; 6.6 % where those of one head vary by 1 point
+and those of the other not at all.
+
+A head with one seed tells nothing of how its seeds vary: its part is left out, and `seeds_vary` says so.
 """
 
 from __future__ import annotations
