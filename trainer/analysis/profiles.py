@@ -13,7 +13,8 @@ from torch import Tensor
 from trainer.artifact import TrainedHead
 from trainer.rows import Examples
 
-Columns = dict[str, type[pl.DataType]]
+Columns = dict[str, Any]
+"""A table's columns and their polars types, which beartype does not read."""
 Row = dict[str, Any]
 Split = Callable[[str], Examples]
 """The rows of `train` or `validation` that a head reads, as the cache holds them."""
