@@ -23,6 +23,7 @@ EXTRAS = {
     "control": "train",
     "evaluate": "train",
     "report": "train",
+    "compare": "train",
     "tune": "tune",
 }
 INTERRUPTED = 130
@@ -310,6 +311,16 @@ def report(
         click.echo(as_markdown(results, markdown))
     if figures is not None:
         click.echo(as_pictures(results, facts, figures))
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--out", help="The page.", **_path("compare.html"))
+def compare(runs: tuple[str, ...], out: Path) -> None:
+    """Compare evaluations: RUNS are their results folders, each as FOLDER or NAME=FOLDER."""
+    from trainer.report import compare as run
+
+    click.echo(run(runs, out))
 
 
 @main.command()

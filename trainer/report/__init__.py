@@ -1,7 +1,7 @@
 """The report stage: what a reader wants to know of one evaluation, as a page, as Markdown and as pictures.
 
 `results` reads the tables, `findings` and `examples` say what stands in them, `charts` and `drawing` draw it, and
-`page`, `markdown` and `pictures` each write one kind of file.
+`page`, `compare`, `markdown` and `pictures` each write one kind of file.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ilse.files import write_text
+from trainer.report.compare import compare
 from trainer.report.examples import differing
 from trainer.report.markdown import as_markdown
 from trainer.report.page import render
@@ -17,7 +18,7 @@ from trainer.report.pictures import as_pictures
 from trainer.report.reading import facts_of
 from trainer.report.results import BASELINE, read_results
 
-__all__ = ["as_markdown", "as_pictures", "report"]
+__all__ = ["as_markdown", "as_pictures", "compare", "report"]
 
 
 def report(results: Path, facts: Mapping[str, Path], out: Path, texts: Path | None = None) -> Path:

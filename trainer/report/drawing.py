@@ -18,7 +18,7 @@ from trainer.report.charts.graph import graph_chart
 from trainer.report.charts.heads import heads_chart
 from trainer.report.charts.layers import layers_chart, weights_charts
 from trainer.report.charts.parts import Chart
-from trainer.report.findings import against_baseline, label_order, of_head
+from trainer.report.findings import against_baseline, far_off, label_order, of_head
 from trainer.report.results import Results
 
 GRAPH_HEAD = "cayley"
@@ -33,6 +33,8 @@ class Drawn:
     """The loss above which curves are cut."""
     heads: dict[str, str] = field(default_factory=dict)
     """Of the sections about one head: which."""
+    omitted: list[str] = field(default_factory=list)
+    """Controls that the pictures of all heads leave out, because they lie far off."""
 
 
 def draw(results: Results, sure: Interval | None, layers: int | None) -> Drawn:
@@ -40,11 +42,13 @@ def draw(results: Results, sure: Interval | None, layers: int | None) -> Drawn:
     figure, best = NAMES[results.metrics.metric], results.chosen
     curves, loss_cut = _curves(results)
     about, heads = _about_one_head(results)
-    compared = against_baseline(results)
+    omitted = far_off(results.leaderboard)
+    board, compared = _without(results.leaderboard, omitted), against_baseline(results)
+    runs = results.runs.filter(pl.col("head").is_in(board["head"].implode()))
     found = {
-        "comparison": [] if compared is None else [forest_chart(compared, best["head"])],
-        "heads": [heads_chart(results.leaderboard, results.runs, best["head"], sure, figure)],
-        "cost": [cost_chart(results.leaderboard, cost, best["head"], figure) for cost in COSTS],
+        "comparison": [] if compared is None else [forest_chart(_without(compared, omitted), best["head"])],
+        "heads": [heads_chart(board, runs, best["head"], sure, figure)],
+        "cost": [cost_chart(board, cost, best["head"], figure) for cost in COSTS],
         "layers": [] if results.layers is None
         else [layers_chart(results.layers, best["head"], best["val_score"], figure)],
         "weights": [] if results.weights is None else weights_charts(results.weights),
@@ -54,7 +58,11 @@ def draw(results: Results, sure: Interval | None, layers: int | None) -> Drawn:
         "curves": curves,
         "confusion": [] if results.confusion is None else [confusion_chart(results.confusion, label_order(results))],
     }  # fmt: skip
-    return Drawn(found | about, loss_cut, heads)
+    return Drawn(found | about, loss_cut, heads, omitted)
+
+
+def _without(table: pl.DataFrame, heads: list[str]) -> pl.DataFrame:
+    return table.filter(~pl.col("head").is_in(heads))
 
 
 def _tables(results: Results, name: str) -> list[pl.DataFrame]:

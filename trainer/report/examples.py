@@ -43,11 +43,11 @@ def differing(results: Path, texts: Path | None, head: str, other: str) -> Examp
     ours, theirs = (_answers(path) for path in files.values())
     if ours is None or theirs is None:
         return Examples([], [], lacking="these examples have no single label")
-    both = ours.join(theirs, on=["row", TEXT_ID], suffix="_other").sort(
-        pl.col("share") - pl.col("share_other"), TEXT_ID, descending=[True, False]
-    )
+    both = ours.join(theirs, on=["row", TEXT_ID], suffix="_other")
+    apart = (pl.col("share") - pl.col("share_other")).abs()
+    both = both.sort(apart, TEXT_ID, "row", descending=[True, False, False])
     gained = both.filter(pl.col("share") > 0.5, pl.col("share_other") < 0.5)
-    lost = both.filter(pl.col("share") < 0.5, pl.col("share_other") > 0.5).reverse()
+    lost = both.filter(pl.col("share") < 0.5, pl.col("share_other") > 0.5)
     first, second = gained.head(GAINED), lost.head(LOST)
     known = _texts(texts, pl.concat([first, second]))
     return Examples(_with_texts(first, known), _with_texts(second, known), (gained.height, lost.height))

@@ -74,6 +74,17 @@ def contains_zero(row: Row) -> bool:
     return low is None or high is None or low <= 0 <= high
 
 
+def far_off(leaderboard: pl.DataFrame) -> list[str]:
+    """Controls so far below the heads that a picture with them would show nothing of the heads' differences.
+
+    That is more than the heads' own spread (at least ten points) below the lowest of them.
+    """
+    heads, controls = leaderboard.filter(~pl.col("control")), leaderboard.filter("control")
+    bounds = heads.select(pl.col("test_low").min(), pl.col("test_high").max()).row(0)
+    low, high = (value if value is not None else 0.0 for value in bounds)
+    return controls.filter(pl.col("test_score") < low - max(high - low, 0.1))["head"].to_list()
+
+
 def calibration_errors(results: Results) -> dict[str, float]:
     """The median expected calibration error over seeds by head, of those for which it was measured."""
     known = results.runs.drop_nulls("test_ece").group_by("head").agg(pl.col("test_ece").median())

@@ -52,7 +52,7 @@ def render(results: Results, facts: Mapping[str, Row | None], examples: Examples
     """The page of one evaluation. Equal inputs give equal text."""
     best, rows = results.chosen, results.rows
     drawn = drawing_of(results, facts)
-    return _filled(
+    return fill(
         "page.html.j2",
         results=results, metrics=results.metrics, best=best, rows=rows, figure=NAMES[results.metrics.metric],
         sure=interval(results.metrics.metric, best["test_score"], results.metrics.test_rows),
@@ -75,7 +75,8 @@ def drawing_of(results: Results, facts: Mapping[str, Row | None]) -> Drawn:
     return draw(results, sure and sure[1], layers if isinstance(layers, int) else None)
 
 
-def _filled(template: str, **values: Any) -> str:
+def fill(template: str, **values: Any) -> str:
+    """A template of ours with its values, the scripts, the colours and the policy."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trainer.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,

@@ -16,6 +16,8 @@ from trainer.report.theme import CONFIG, LIGHT, on_paper
 
 WIDTH = 640
 """Of a picture's plot, in points; a PNG has twice as many pixels."""
+SQUARE = {"calibration", "cka", "graph"}
+"""Sections whose plots are as wide as they are high."""
 PAPER: dict[str, Any] = on_paper(CONFIG) | {"background": LIGHT["paper"], "font": "sans-serif", "padding": 12}
 
 
@@ -28,12 +30,12 @@ def as_pictures(results: Path, facts: Mapping[str, Path], out: Path) -> Path:
     with replacing_folder(out) as folder:
         for section, charts in drawn.charts.items():
             for number, chart in enumerate(charts, start=1):
-                _write(folder / f"{section}-{number}", chart.spec)
+                _write(folder / f"{section}-{number}", chart.spec, chart.spec["height"] if section in SQUARE else WIDTH)
     return out
 
 
-def _write(stem: Path, spec: dict[str, Any]) -> None:
-    fixed = on_paper(spec) | {"width": WIDTH}
+def _write(stem: Path, spec: dict[str, Any], width: int) -> None:
+    fixed = on_paper(spec) | {"width": width}
     stem.with_suffix(".svg").write_text(
         vl_convert.vegalite_to_svg(fixed, vl_version=vegalite(), config=PAPER, allowed_base_urls=[]), encoding="utf-8"
     )

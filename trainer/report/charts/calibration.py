@@ -26,7 +26,9 @@ def reliability_chart(head: str, table: pl.DataFrame) -> Chart:
             size=size, tooltip=tips("confidence", "accuracy", "rows")
         ),
     )  # fmt: skip
-    words = f"{head}: in {len(rows)} bins of confidence, the expected calibration error is {percent(table_ece(table))}."
+    words = (
+        f"In {len(rows)} bins of confidence, {head} has an expected calibration error of {percent(table_ece(table))}."
+    )
     return Chart("Confidence and truth", spec(drawn, 320), words)
 
 

@@ -18,7 +18,7 @@ def forest_chart(rows: pl.DataFrame, chosen: str) -> Chart:
     table = rows.sort("difference_points", "head", descending=[True, False]).to_dicts()
     heads, baseline = [row["head"] for row in table], table[0]["baseline"]
     y = alt.Y("head:N", scale=alt.Scale(domain=heads), title=None, axis=alt.Axis(labelColor=INK, ticks=False))
-    axis = alt.Axis(title=f"points over {baseline}, on test", format="+~f", tickCount=6)
+    axis = alt.Axis(title=f"points over {baseline}, on test", format="~f", tickCount=6)
     x = alt.X("difference_points:Q", scale=alt.Scale(zero=True, nice=True), axis=axis)
     colour = chosen_colour(chosen, heads)
     tooltip = tips("head", "difference_points", "low_points", "high_points", "p_holm", form="+.2f")

@@ -23,6 +23,7 @@ from trainer.report.words import percent
 
 COSTS = {"parameters": "trained parameters", "train_seconds": "seconds of training, one seed"}
 """Columns of the leaderboard that are a cost, and their axis."""
+COSTS_FORMAT = {"parameters": "~s", "train_seconds": "~g"}
 CLOSE = (0.22, 0.06)
 """Names nearer than this, as shares of the picture's width and height, would lie on one another."""
 
@@ -32,7 +33,7 @@ def cost_chart(leaderboard: pl.DataFrame, cost: str, chosen: str, figure: str) -
     rows = _placed(leaderboard.to_dicts(), cost)
     edge = frontier(rows, cost)
     x = alt.X("at:Q", scale=alt.Scale(type="log", nice=False, padding=24),
-              axis=alt.Axis(title=COSTS[cost], format="~s", tickCount=5, grid=False))  # fmt: skip
+              axis=alt.Axis(title=COSTS[cost], format=COSTS_FORMAT[cost], tickCount=5, grid=False))  # fmt: skip
     y = alt.Y("test_score:Q", scale=alt.Scale(zero=False, nice=True), axis=percent_axis(f"{figure} on test"))
     every = alt.Chart(data(rows)).encode(x=x, y=y)
     points = every.mark_point(size=80, filled=True, opacity=0.9).encode(
@@ -75,8 +76,8 @@ def _names(rows: Rows, edge: Rows, chosen: str, x: alt.X, y: alt.Y) -> list[alt.
     left = alt.Chart(data([row for row in named if spots[row["head"]][0] > 0.6]))
     right = alt.Chart(data([row for row in named if spots[row["head"]][0] <= 0.6]))
     return [
-        left.mark_text(color=INK, align="right", dx=-9).encode(x=x, y=y, text="head:N"),
-        right.mark_text(color=INK, align="left", dx=9).encode(x=x, y=y, text="head:N"),
+        left.mark_text(color=INK, align="right", dx=-7, dy=-10).encode(x=x, y=y, text="head:N"),
+        right.mark_text(color=INK, align="left", dx=-4, dy=-10).encode(x=x, y=y, text="head:N"),
     ]
 
 
