@@ -61,7 +61,7 @@ def _fail(message: str) -> None:
 
 def _missing_extra(command: str, error: ModuleNotFoundError) -> UserError:
     extra = EXTRAS.get(command)
-    if extra is None or (error.name or "").split(".")[0] in ("ilse", "pipeline", "trainer"):
+    if extra is None or (error.name or "").split(".")[0] in ("ilse", "inference", "pipeline", "trainer"):
         raise error
     return UserError(
         f"command '{command}'",

@@ -51,6 +51,13 @@ def test_the_pipeline_does_not_know_the_trainer(path: Path) -> None:
     assert not {name for name in imported(path) if name.split(".")[0] == "trainer"}
 
 
+@pytest.mark.parametrize("package", ["pipeline", "trainer"])
+def test_neither_half_knows_what_puts_them_together(package: str) -> None:
+    names = {name for path in python_files(package) for name in imported(path)}
+    assert names
+    assert not {name for name in names if name.split(".")[0] == "inference"}
+
+
 def test_only_evaluation_opens_the_test_split() -> None:
     assert callers_of(".held_out") == ["trainer/evaluate.py"]
 

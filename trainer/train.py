@@ -90,9 +90,8 @@ def _facts(
     return HeadFacts(
         objective=objective.facts(),
         labels=list(task.labels),
-        fingerprint=task.cache.fingerprint,
+        capture=header.capture,
         pooling=params.pooling,
-        layer_names=list(task.cache.layers),
         model_name=header.model_name,
         model_parameters=header.model_parameters,
         recipe=recipe,
