@@ -287,7 +287,8 @@ def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Pa
     from trainer.evaluate import evaluate as run
 
     train, controls = load_section("train", TrainParams, params), load_section("controls", ControlParams, params)
-    run([*train.heads, *controls.all_names], cache, examples, models, results, train.memory_budget)
+    names = [*train.heads, *controls.all_names]
+    run(names, cache, examples, models, results, train.memory_budget, controls.baseline)
     click.echo((results / "leaderboard.txt").read_text(encoding="utf-8"), nl=False)
 
 

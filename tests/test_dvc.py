@@ -41,7 +41,14 @@ PARAMS = {
         "recipe": {"epochs": 2},
         "options": {"last": {}, "best": {}},
     },
-    "controls": {"names": ["majority", "words"], "seeds": 1, "grid": [0.1, 1.0], "caches": {}, "others": []},
+    "controls": {
+        "names": ["majority", "words"],
+        "seeds": 1,
+        "grid": [0.1, 1.0],
+        "caches": {"untrained": "data/controls/untrained.zarr"},
+        "baseline": None,
+        "others": [],
+    },
 }
 
 

@@ -38,7 +38,11 @@ class ControlParams(Section):
         description="Inverse strengths of the linear models' penalty; validation chooses.",
     )
     caches: dict[str, str] = Field(
-        {}, description="More controls: a name of one's own → another cache of the same texts, a folder or a URL."
+        {},
+        description="More controls: a name of one's own → another cache of the same texts, whose layers' mean is read.",
+    )
+    baseline: str | None = Field(
+        None, description="What all differences are to: a head or a control. Unset: `last` if trained, else the chosen."
     )
     others: list[str] = Field(
         [], description="Folders of `models/` with answers that something else gave, to be compared too."

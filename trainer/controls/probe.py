@@ -41,17 +41,18 @@ def prepare_random_labels(given: Given) -> Fit:
 
 
 def of_cache(name: str, path: str, examples: Path) -> ControlKind:
-    """The control on the last layer of another cache over the same texts.
+    """The control on another cache over the same texts: the mean of the layers that it keeps, which may be one.
 
     Raises `UserError` as `open_cache` and `open_task` do, also for a cache without some of the texts.
     """
     task = open_task(open_cache(path), examples)
-    last = len(task.cache.layers) - 1
+    kept = task.cache.layers
 
     def prepare(given: Given) -> Fit:
-        return Probe(given, task, [last], standardise=given.kind != "similarity")
+        return Probe(given, task, range(len(kept)), standardise=given.kind != "similarity")
 
-    summary = f"{task.cache.header.model_name}: linear model on its last layer"
+    read = f"layer '{kept[0]}'" if len(kept) == 1 else f"the mean of {len(kept)} layers"
+    summary = f"{task.cache.header.model_name}: linear model on {read}"
     return ControlKind(name, summary, prepare, LABELLED, (*LABELLED, "similarity"))
 
 
