@@ -143,19 +143,23 @@ def test_several_labels_are_each_fitted_by_themselves(tmp_path: Path) -> None:
     assert not torch.allclose(predicted.sum(-1), torch.ones(60))
 
 
-def test_another_cache_is_read_at_its_last_layer(both: tuple[Made, Project], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("layers", "read"), [(1, "layer 'block 0'"), (2, "the mean of 2 layers")])
+def test_another_cache_is_read_at_the_layers_it_keeps(
+    both: tuple[Made, Project], tmp_path: Path, layers: int, read: str
+) -> None:
     """A cache whose last layer is the label itself, and whose first one is noise; of other width, layers and order."""
     made, project = both
     ids = made.table["text_id"].to_list()[::-1]
     labels = made.table["label_index"].to_numpy()[::-1]
     values = np.random.default_rng(0).normal(size=(len(ids), 2, 3)).astype(np.float32)
     values[:, 1] = np.eye(3)[labels]
-    write_cache(tmp_path / "other.zarr", ids, values, layers=("embeddings", "block 0"), dim=3)
+    names = ("embeddings", "block 0")[-layers:]
+    write_cache(tmp_path / "other.zarr", ids, values[:, -layers:], layers=names, dim=3)
     figures = project.fit("oracle", caches={"oracle": str(tmp_path / "other.zarr")})
-    assert figures["val_score"] == 1.0
     told = project.answers("oracle").predicted.argmax(1).tolist()
-    assert told == made.table.filter(split="test")["label_index"].to_list()
-    assert project.facts("oracle")["summary"] == "tiny: linear model on its last layer"
+    right = np.mean(np.equal(told, made.table.filter(split="test")["label_index"].to_list()))
+    assert (figures["val_score"] == right == 1.0) if layers == 1 else (0.6 < right < 1.0), "noise is in the mean"
+    assert project.facts("oracle")["summary"] == f"tiny: linear model on {read}"
 
 
 def test_another_cache_without_the_texts_is_refused(both: tuple[Made, Project], tmp_path: Path) -> None:
