@@ -11,7 +11,7 @@ help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.demo ## fetch a real model and real news, extract, train 9 heads, print the leaderboard
-	@echo "==> dvc repro: fetch, prepare, extract, train, evaluate, report (what is up to date is not run again)"
+	@echo "==> dvc repro: fetch, prepare, extract, train, analyse, evaluate, report (what is up to date is not run again)"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@echo
 	@cat results/leaderboard.txt

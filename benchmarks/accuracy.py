@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from benchmarks.contenders import Contender
 from benchmarks.demo import demo_params, plain_copy
 from ilse.files import write_json
 from ilse.params import validate
@@ -32,10 +33,7 @@ from ilse.tables import EXAMPLES_FILE, SPLITS, TEXTS_FILE
 from pipeline.config import ExtractParams, ModelParams
 from pipeline.extract import extract
 from pipeline.prepare import PrepareParams, prepare
-from trainer.config import TrainParams
-from trainer.evaluate import evaluate
 from trainer.statistics import Difference, difference, of_rows
-from trainer.train import train
 
 TASKS = ("banking77", "emotion", "mtop_domain", "mtop_intent", "poem_sentiment")
 SAME_TEXTS = {"mtop_domain": "mtop_intent"}
@@ -45,21 +43,6 @@ HELD_OUT = {"train": 0.7, "validation": 0.15, "test": 0.15}
 SHARE = 0.0025
 """Of the model's parameters: the limit of a small head."""
 RESULTS = Path("benchmarks/results/accuracy.json")
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A head, its options and how it is trained."""
-
-    head: str
-    options: dict[str, Any] = field(default_factory=dict)
-    recipe: dict[str, Any] = field(default_factory=dict)
-
-    def params(self, seeds: int, shots: int | None = None) -> TrainParams:
-        """The train section that says the same."""
-        section = {"heads": [self.head], "seeds": seeds, "options": {self.head: self.options}, "recipe": self.recipe}
-        section["shots"] = shots
-        return validate("train", TrainParams, section)
 
 
 REFERENCE = "published"
@@ -153,21 +136,12 @@ class Ran:
 
 def ran(contender: Contender, seeds: int, examples: Path, cache: Path, folder: Path, shots: int | None = None) -> Ran:
     """Trains and evaluates by the stages themselves, or reads what they wrote before."""
-    models, results = folder / "models", folder / "results"
-    if not (results / "runs.csv").exists():
-        train(contender.params(seeds, shots), contender.head, cache, examples, models, results)
-        evaluate([contender.head], cache, examples, models, results)
-    runs = pl.read_csv(results / "runs.csv").sort("seed")
-    board = pl.read_csv(results / "leaderboard.csv").row(0, named=True)
-    predictions = pl.read_parquet(results / "predictions" / f"{contender.head}.parquet")
-    right = [
-        (of_seed["label"] == of_seed["prediction"]).to_numpy()
-        for _, of_seed in predictions.group_by("seed", maintain_order=True)
-    ]
+    runs, predictions = contender.run(seeds, cache, examples, folder, shots)
+    board = pl.read_csv(folder / "results" / "leaderboard.csv").row(0, named=True)
     return Ran(
         validation=runs["val_score"].to_list(),
         test=runs["test_score"].to_list(),
-        right=np.stack(right),
+        right=np.stack([(of_seed["label"] == of_seed["prediction"]).to_numpy() for of_seed in predictions]),
         parameters=board["parameters"],
         share=board["share_percent"] / 100,
     )

@@ -99,6 +99,7 @@ class Bench:
         folder.mkdir()
         sections = yaml.safe_load(Path("params.yaml").read_text())
         sections["train"] |= {"heads": [HEAD], "options": {HEAD: {}}}
+        sections["controls"]["names"] = []
         sections["extract"] = self._params.model_dump(mode="json") | {"cluster": cluster}
         (folder / "params.yaml").write_text(yaml.safe_dump(sections))
         started = time.perf_counter()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.accuracy import interval, model_copy, points
+from benchmarks.contenders import Contender
 from benchmarks.demo import demo_params
 from ilse.files import write_json
 from ilse.params import validate
@@ -36,32 +37,14 @@ from pipeline.config import ExtractParams, ModelParams
 from pipeline.extract import extract
 from pipeline.prepare import PrepareParams, prepare
 from pipeline.store import open_cache
-from trainer.config import TrainParams
-from trainer.evaluate import evaluate
 from trainer.objectives.similarity import Similarity
 from trainer.rows import PairRows
 from trainer.statistics import difference, of_figure
 from trainer.task import Task, open_task
-from trainer.train import train
 
 TASK = "stsbenchmark"
 RESULTS = Path("benchmarks/results/similarity.json")
 RESAMPLES = 2_000
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A head, its options, how it is trained, and the width of its vectors (None: its encoder's own)."""
-
-    head: str
-    options: dict[str, Any] = field(default_factory=dict)
-    recipe: dict[str, Any] = field(default_factory=dict)
-    embedding: int | None = 256
-
-    def params(self, seeds: int) -> TrainParams:
-        """The train section that says the same."""
-        section = {"heads": [self.head], "seeds": seeds, "options": {self.head: self.options}, "recipe": self.recipe}
-        return validate("train", TrainParams, section | {"embedding": self.embedding})
 
 
 REFERENCE = "published"
@@ -69,7 +52,7 @@ CONTENDERS: dict[str, Contender] = {
     # Of the published grid's rates the one that does better on validation: 0.48 against 0.36 with 1e-3, one seed. With
     # both validation is best in the first two epochs and falls: of two runs of all 50 with 1e-3 neither came back.
     REFERENCE: Contender(
-        "cayley", {"doubled_edges": True}, {"preset": "paper", "learning_rate": 1e-4, "patience": 10}, None
+        "cayley", {"doubled_edges": True}, {"preset": "paper", "learning_rate": 1e-4, "patience": 10}, embedding=None
     ),
     "last": Contender("last"),
     "best": Contender("best"),
@@ -168,18 +151,12 @@ def _of_layer(rows: PairRows, layer: int) -> tuple[Tensor, dict[str, float]]:
 
 def ran(contender: Contender, seeds: int, examples: Path, cache: Path, folder: Path) -> Ran:
     """Trains and evaluates by the stages themselves, or reads what they wrote before."""
-    models, results = folder / "models", folder / "results"
-    if not (results / "runs.csv").exists():
-        train(contender.params(seeds), contender.head, cache, examples, models, results)
-        evaluate([contender.head], cache, examples, models, results)
-    runs = pl.read_csv(results / "runs.csv").sort("seed")
-    predictions = pl.read_parquet(results / "predictions" / f"{contender.head}.parquet")
-    cosines = [of_seed["prediction"].to_numpy() for _, of_seed in predictions.group_by("seed", maintain_order=True)]
+    runs, predictions = contender.run(seeds, cache, examples, folder)
     return Ran(
         runs["val_score"].to_list(),
         runs["test_score"].to_list(),
         runs["test_pearson"].to_list(),
-        np.stack(cosines),
+        np.stack([of_seed["prediction"].to_numpy() for of_seed in predictions]),
         runs["parameters"][0],
     )
 

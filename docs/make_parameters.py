@@ -14,6 +14,7 @@ from pipeline.config import ExtractParams
 from pipeline.fetch import HubArtifact, PathArtifact, WheelArtifact
 from pipeline.prepare import PrepareParams
 from trainer.config import TrainParams
+from trainer.controls.config import ControlParams
 from trainer.space import TuneParams
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -21,8 +22,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "fetch.NAME, kind: hub": HubArtifact,
     "fetch.NAME, kind: path": PathArtifact,
     "prepare": PrepareParams,
-    "extract": ExtractParams,
+    "extract, control_caches.NAME": ExtractParams,
     "train": TrainParams,
+    "controls": ControlParams,
     "tune": TuneParams,
 }
 OUT = Path(__file__).with_name("parameters.md")

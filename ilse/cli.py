@@ -13,13 +13,17 @@ from ilse import __version__
 from ilse.errors import UserError
 
 EXTRAS = {
+    "preset": "extract",
     "fetch": "extract",
     "prepare": "extract",
     "plan": "extract",
     "extract": "extract",
     "train": "train",
+    "analyse": "train",
+    "control": "train",
     "evaluate": "train",
     "report": "train",
+    "compare": "train",
     "tune": "tune",
 }
 INTERRUPTED = 130
@@ -57,7 +61,7 @@ def _fail(message: str) -> None:
 
 def _missing_extra(command: str, error: ModuleNotFoundError) -> UserError:
     extra = EXTRAS.get(command)
-    if extra is None or (error.name or "").split(".")[0] in ("ilse", "pipeline", "trainer"):
+    if extra is None or (error.name or "").split(".")[0] in ("ilse", "inference", "pipeline", "trainer"):
         raise error
     return UserError(
         f"command '{command}'",
@@ -96,6 +100,20 @@ _results = click.option("--results", help="The folder of tables and figures.", *
 @click.version_option(__version__, prog_name="ilse")
 def main() -> None:
     """Cache every layer of a frozen language model once, then train heads over all layers anywhere."""
+
+
+@main.command()
+@click.argument("names", nargs=-1)
+@_params
+@click.option("--path", "place", help="A folder of this machine to read, and not the Hub.")
+@click.option("--revision", help="The commit of the Hub's repository.")
+def preset(names: tuple[str, ...], params: Path, place: str | None, revision: str | None) -> None:
+    """Write the presets NAMES, such as tasks/banking77, into the parameter file; without NAMES, list them."""
+    from pipeline.presets import apply, presets
+
+    width = max(map(len, presets()))
+    found = [f"{name:{width}}  {one.about}" for name, one in presets().items()]
+    click.echo("\n".join(apply(list(names), params, place, revision) if names else found))
 
 
 @main.command()
@@ -164,14 +182,15 @@ def plan(params: Path, texts: Path, as_json: bool, **elsewhere: Any) -> None:
 @click.option("--out", help="The activation cache, a folder or a URL.", default="data/cache.zarr", show_default=True)
 @click.option("--scratch", help="Where unfinished work is kept, on the same disk.", **_path("data/scratch"))
 @click.option("--figures", help="Where the run's figures go.", **_path("data/extract.json"))
-def extract(params: Path, texts: Path, out: str, scratch: Path, figures: Path) -> None:
+@click.option("--section", help="The section with its parameters.", default="extract", show_default=True)
+def extract(params: Path, texts: Path, out: str, scratch: Path, figures: Path, section: str) -> None:
     """Run the model over all texts and cache every layer's pooled row."""
     from ilse.files import write_json
     from ilse.params import load_section
     from pipeline.config import ExtractParams
     from pipeline.extract import extract as run
 
-    write_json(figures, run(load_section("extract", ExtractParams, params), texts, out, scratch))
+    write_json(figures, run(load_section(section, ExtractParams, params), texts, out, scratch))
 
 
 @main.command()
@@ -191,6 +210,26 @@ def train(head: str, params: Path, cache: str, examples: Path, models: Path, res
     from trainer.train import train as run
 
     run(section, head, cache, examples, models, results)
+
+
+@main.command()
+@click.argument("name")
+@_params
+@_cache
+@_examples
+@_texts
+@_models
+@_results
+def control(name: str, params: Path, cache: str, examples: Path, texts: Path, models: Path, results: Path) -> None:
+    """Fit control NAME (of 'controls'): what a head's figure is to be compared with."""
+    from ilse.params import load_section
+    from trainer.config import TrainParams
+    from trainer.controls.config import ControlParams
+
+    section, training = load_section("controls", ControlParams, params), load_section("train", TrainParams, params)
+    from trainer.control import control as run
+
+    run(section, training, name, cache, examples, texts, models, results)
 
 
 @main.command()
@@ -223,14 +262,33 @@ def tune(heads: tuple[str, ...], params: Path, cache: str, examples: Path, resul
 @_examples
 @_models
 @_results
-def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
-    """Score the trained heads on the test split and write the leaderboard."""
+def analyse(params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
+    """Say what the layers did in the trained heads, on the validation split."""
     from ilse.params import load_section
     from trainer.config import TrainParams
+
+    section = load_section("train", TrainParams, params)
+    from trainer.analyse import analyse as run
+
+    run(section, cache, examples, models, results)
+
+
+@main.command()
+@_params
+@_cache
+@_examples
+@_models
+@_results
+def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
+    """Score heads and controls on the test split and write the leaderboard."""
+    from ilse.params import load_section
+    from trainer.config import TrainParams
+    from trainer.controls.config import ControlParams
     from trainer.evaluate import evaluate as run
 
-    train = load_section("train", TrainParams, params)
-    run(train.heads, cache, examples, models, results, train.memory_budget)
+    train, controls = load_section("train", TrainParams, params), load_section("controls", ControlParams, params)
+    names = [*train.heads, *controls.all_names]
+    run(names, cache, examples, models, results, train.memory_budget, controls.baseline)
     click.echo((results / "leaderboard.txt").read_text(encoding="utf-8"), nl=False)
 
 
@@ -238,11 +296,32 @@ def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Pa
 @_results
 @click.option("--data", help="The folder of prepare.json and extract.json.", **_path("data"))
 @click.option("--out", help="The report.", **_path("results/report.html"))
-def report(results: Path, data: Path, out: Path) -> None:
+@click.option("--texts", type=click.Path(path_type=Path), help="The table of texts: the report then shows examples.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="A short report too, for a pull request.")
+@click.option("--figures", type=click.Path(path_type=Path), help="A folder of every chart too, as PNG and SVG.")
+def report(
+    results: Path, data: Path, out: Path, texts: Path | None, markdown: Path | None, figures: Path | None
+) -> None:
     """Write the report, one self-contained HTML file."""
+    from trainer.report import as_markdown, as_pictures
     from trainer.report import report as run
 
-    click.echo(run(results, {stage: data / f"{stage}.json" for stage in ("prepare", "extract")}, out))
+    facts = {stage: data / f"{stage}.json" for stage in ("prepare", "extract")}
+    click.echo(run(results, facts, out, texts))
+    if markdown is not None:
+        click.echo(as_markdown(results, markdown))
+    if figures is not None:
+        click.echo(as_pictures(results, facts, figures))
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--out", help="The page.", **_path("compare.html"))
+def compare(runs: tuple[str, ...], out: Path) -> None:
+    """Compare evaluations: RUNS are their results folders, each as FOLDER or NAME=FOLDER."""
+    from trainer.report import compare as run
+
+    click.echo(run(runs, out))
 
 
 @main.command()

@@ -42,23 +42,7 @@ def load_section(name: str, schema: type[S], path: Path = Path("params.yaml")) -
     `name` may be dotted (`fetch.model`). Raises `UserError` for a missing file, broken YAML, a missing section,
     an unknown key or a value out of range.
     """
-    if not path.is_file():
-        raise UserError(
-            f"parameters {path}",
-            expected="a YAML file with one section a stage",
-            found="no such file",
-            next_step="run from the project's root, or name the file with --params",
-        )
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"parameters {path}",
-            expected="valid YAML in UTF-8",
-            found=" ".join(str(error).split()),
-            next_step="mend the file at the place named",
-        ) from error
-    section: Any = document
+    section = load_document(path)
     for key in name.split("."):
         present = list(section) if isinstance(section, dict) else []
         if key not in present:
@@ -70,6 +54,26 @@ def load_section(name: str, schema: type[S], path: Path = Path("params.yaml")) -
             )
         section = section[key]
     return validate(name, schema, section if section is not None else {}, where=f"parameters {path}")
+
+
+def load_document(path: Path) -> Any:
+    """All that the parameter file holds. Raises `UserError` for a missing file and broken YAML."""
+    if not path.is_file():
+        raise UserError(
+            f"parameters {path}",
+            expected="a YAML file with one section a stage",
+            found="no such file",
+            next_step="run from the project's root, or name the file with --params",
+        )
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"parameters {path}",
+            expected="valid YAML in UTF-8",
+            found=" ".join(str(error).split()),
+            next_step="mend the file at the place named",
+        ) from error
 
 
 def validate(name: str, schema: type[S], values: Any, where: str = "parameters") -> S:

@@ -95,17 +95,34 @@ def repack(archive: zipfile.ZipFile, folder: str, target: Path, max_bytes: int =
 
     The same members give the same bytes: sorted names, one fixed time and mode, no compression.
     """
-    below = folder.rstrip("/") + "/"
-    members = [info for info in safe_members(archive, max_bytes) if info.filename.startswith(below)]
+    members = _below(archive, folder, max_bytes)
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as packed:
-        for info in members:
-            plain = zipfile.ZipInfo(info.filename.removeprefix(below), _EPOCH)
+        for name, info in members.items():
+            plain = zipfile.ZipInfo(name, _EPOCH)
             plain.create_system = 3  # Unix, wherever this runs
             plain.external_attr = (stat.S_IFREG | 0o644) << 16
             plain.file_size = info.file_size  # lets zipfile choose zip64 for members over 2 GiB
             with packed.open(plain, "w") as entry:
                 copy_member(archive, info, entry.write)
     return len(members)
+
+
+def unpack(archive: zipfile.ZipFile, folder: str, target: Path, max_bytes: int = MAX_BYTES) -> int:
+    """Write all files below `folder` into the folder `target`, sub-folders included; returns their number."""
+    members = _below(archive, folder, max_bytes)
+    for name, info in members.items():
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            copy_member(archive, info, file.write)
+    return len(members)
+
+
+def _below(archive: zipfile.ZipFile, folder: str, max_bytes: int) -> dict[str, zipfile.ZipInfo]:
+    """The archive's files below `folder`, by their names there."""
+    below = folder.rstrip("/") + "/"
+    members = safe_members(archive, max_bytes)
+    return {info.filename.removeprefix(below): info for info in members if info.filename.startswith(below)}
 
 
 def check_sha256(where: str, expected: str, found: str) -> None:

@@ -33,6 +33,9 @@ class ModelParams(Section):
     revision: str | None = Field(
         None, pattern="^[0-9a-f]{40}$", description="Commit of the repository, 40 hexadecimal digits."
     )
+    untrained: int | None = Field(
+        None, ge=0, description="Seed to draw the weights anew with, as before any training: a control, no model."
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model. Off unless named.")
 
     @model_validator(mode="after")
@@ -42,6 +45,12 @@ class ModelParams(Section):
         if self.hub is not None and self.revision is None:
             raise ValueError("'revision' beside 'hub': a model without a commit is not pinned")
         return self
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        name = self.hub or (self.path.name if self.path else "")
+        return name if self.untrained is None else f"{name}, untrained"
 
 
 class ClusterParams(Section):

@@ -26,7 +26,7 @@ from pipeline.forecast.estimate import estimate
 from pipeline.model.load import Compute, ModelFacts
 from pipeline.work.donors import usable
 from pipeline.work.lock import Lock, hold
-from pipeline.work.scratch import PREVIOUS, Scratch, move_into_place, open_scratch, scratch_name
+from pipeline.work.scratch import Scratch, move_into_place, open_scratch, previous, scratch_name
 from pipeline.work.shard import Job, Receipt, compute_shards, prepare_worker
 
 # A task is a run of shards: long enough that reading, computing and writing overlap, short enough that a lost worker
@@ -194,7 +194,7 @@ def _require_free(out: store.Location, header: store.CacheHeader) -> None:
 def _donors(
     params: ExtractParams, header: store.CacheHeader, out: store.Location, scratch_root: Path
 ) -> tuple[str, ...]:
-    own = [str(out), *([str(scratch_root / PREVIOUS)] if out.is_local else [])]
+    own = [str(out), *([str(previous(scratch_root, out))] if out.is_local else [])]
     return (*usable(params.donors, header, named=True), *usable(own, header, named=False))
 
 

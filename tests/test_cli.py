@@ -21,7 +21,8 @@ def ilse(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProces
 
 def test_help_lists_the_stages_in_order() -> None:
     result = ilse("--help")
-    stages = ["fetch", "prepare", "plan", "extract", "train", "tune", "evaluate", "report", "inspect", "verify"]
+    stages = ["fetch", "prepare", "plan", "extract", "train", "control", "tune", "analyse", "evaluate", "report"]
+    stages += ["compare", "inspect", "verify"]
     places = [result.stdout.index(f"\n  {stage} ") for stage in stages]
     assert result.returncode == 0
     assert places == sorted(places)
@@ -91,6 +92,9 @@ def test_broken_yaml(tmp_path: Path) -> None:
 def test_no_cache(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("train: {}\n")
     assert_clear_error(ilse("train", "last", cwd=tmp_path), "cache data/cache.zarr", "nothing there")
+    (tmp_path / "params.yaml").write_text("train: {}\ncontrols: {}\n")
+    assert_clear_error(ilse("control", "majority", cwd=tmp_path), "cache data/cache.zarr", "nothing there")
+    assert_clear_error(ilse("control", "word", cwd=tmp_path), "unknown control 'word'", "did you mean 'words'?")
     assert_clear_error(ilse("inspect", "nothing", cwd=tmp_path), "cache nothing")
 
 

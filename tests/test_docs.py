@@ -29,7 +29,8 @@ def test_the_parameters_document_is_up_to_date(made: dict[str, Any]) -> None:
 def test_every_key_of_params_yaml_is_documented() -> None:
     text = (DOCS / "parameters.md").read_text(encoding="utf-8")
     document = yaml.safe_load((DOCS.parent / "params.yaml").read_text(encoding="utf-8"))
-    assert document.keys() == {"fetch", "prepare", "extract", "train", "tune"}
+    assert document.keys() == {"fetch", "prepare", "extract", "control_caches", "train", "controls", "tune"}
+    document |= document.pop("control_caches")  # each is a section like 'extract'
     for section in document.values():
         for key in section.keys() - document["fetch"].keys():
             assert f"| `{key}` |" in text
@@ -55,3 +56,11 @@ def test_the_accuracy_document_is_what_the_results_say() -> None:
     made = runpy.run_path(str(DOCS / "make_accuracy.py"))
     found = (DOCS / "accuracy.md").read_text(encoding="utf-8")
     assert found == made["document"](), "run: python docs/make_accuracy.py"
+
+
+def test_the_document_of_presets_is_up_to_date() -> None:
+    pytest.importorskip("ruamel.yaml", reason="presets are read with it")
+    made = runpy.run_path(str(DOCS / "make_presets.py"))
+    found = (DOCS / "presets.md").read_text(encoding="utf-8")
+    assert found == made["document"](), "run: python docs/make_presets.py"
+    assert found.count("| `tasks/") + found.count("| `models/") == len(list(DOCS.parent.glob("pipeline/configs/*/*")))

@@ -41,6 +41,14 @@ PARAMS = {
         "recipe": {"epochs": 2},
         "options": {"last": {}, "best": {}},
     },
+    "controls": {
+        "names": ["majority", "words"],
+        "seeds": 1,
+        "grid": [0.1, 1.0],
+        "caches": {"untrained": "data/controls/untrained.zarr"},
+        "baseline": None,
+        "others": [],
+    },
 }
 
 
@@ -86,7 +94,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str]
     write_texts(folder / "news.csv", 120)
     fetch = {"model": {"kind": "path", "path": str(tiny_model("llama"))}}
     extract = {**PARAMS["extract"], "model": {"path": "data/raw/model"}}
-    (folder / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "fetch": fetch, "extract": extract}))
+    caches = {"untrained": {**extract, "model": {"path": "data/raw/model", "untrained": 0}}}
+    sections = {**PARAMS, "fetch": fetch, "extract": extract, "control_caches": caches}
+    (folder / "params.yaml").write_text(yaml.safe_dump(sections))
     project = Project(folder)
     project.run("git", "init", "-q")
     project.run("dvc", "init", "-q")
@@ -105,9 +115,21 @@ def test_the_stages_under_dvc(project: Project) -> None:
 
     assert "Data and pipelines are up to date" in project.run("dvc", "repro")
 
+    runs = (project.folder / "results" / "runs.csv").read_text()
+    assert "\nmajority,0," in runs
+    assert "\nwords,0," in runs
+
+    project.set("controls", "caches", {"again": "data/cache.zarr"})
+    beside = project.run("dvc", "repro")
+    assert "Running stage 'control_on@again'" in beside
+    assert "Running stage 'control@words'" not in beside
+    assert "Running stage 'train@last'" not in beside
+    project.set("controls", "caches", {})
+
     project.set("train", "seeds", 2)
     again = project.run("dvc", "repro")
     assert "Running stage 'train@last'" in again
+    assert "again" not in (project.folder / "results" / "leaderboard.csv").read_text()
     assert "Running stage 'extract'" not in again
     assert "Running stage 'prepare'" not in again
 
@@ -126,7 +148,7 @@ def test_the_stages_under_dvc(project: Project) -> None:
     shown = project.run("dvc", "exp", "show", "--csv")
     assert "three" in shown
     runs = (project.folder / "results" / "runs.csv").read_text().strip().split("\n")
-    assert len(runs) == 1 + 2 * 3
+    assert len(runs) == 1 + 2 * 3 + 2
 
     project.set("train", "seeds", 2)
     restored = project.run("dvc", "repro")

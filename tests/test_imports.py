@@ -51,6 +51,24 @@ def test_the_pipeline_does_not_know_the_trainer(path: Path) -> None:
     assert not {name for name in imported(path) if name.split(".")[0] == "trainer"}
 
 
+@pytest.mark.parametrize("package", ["pipeline", "trainer"])
+def test_neither_half_knows_what_puts_them_together(package: str) -> None:
+    names = {name for path in python_files(package) for name in imported(path)}
+    assert names
+    assert not {name for name in names if name.split(".")[0] == "inference"}
+
+
 def test_only_evaluation_opens_the_test_split() -> None:
-    callers = [path.name for path in python_files("trainer") if ".held_out" in path.read_text(encoding="utf-8")]
-    assert callers == ["evaluate.py"]
+    assert callers_of(".held_out") == ["trainer/evaluate.py"]
+
+
+def test_what_is_to_be_answered_is_asked_for_where_it_is_answered() -> None:
+    """The door without targets: those who answer, and those who check that the answers are to these examples."""
+    who_answers = ["control", "controls/majority", "controls/probe", "controls/words"]
+    asked = [f"trainer/{name}.py" for name in ("answers", *who_answers, "evaluate")]
+    assert callers_of(".unlabelled") == asked
+
+
+def callers_of(door: str) -> list[str]:
+    files = [path for path in python_files("trainer") if door in path.read_text(encoding="utf-8")]
+    return [str(path.relative_to(ROOT)) for path in files]

@@ -1,4 +1,8 @@
-"""A trained head on disk: a folder with `head.safetensors` and `config.json`, enough to predict from a cache's rows."""
+"""A trained head on disk: a folder with `head.safetensors` and `config.json`.
+
+Enough to predict from a cache's rows; and with the section `capture`, which says what those rows are, enough to know
+how a new text becomes one.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,12 @@ from torch import Tensor, nn
 from ilse.errors import UserError
 from ilse.files import write_json
 from ilse.params import validate
-from trainer.heads import Head, build_head, head_config
+from pipeline.store import CaptureSpec
+from trainer.heads import EncoderHead, Head, PairHead, build_head, head_config
 from trainer.objectives import restore
 from trainer.treatment import Treatment, TreatmentOptions
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 WEIGHTS, CONFIG = "head.safetensors", "config.json"
 
 
@@ -34,11 +39,12 @@ class HeadFacts:
     objective: dict[str, str | int | float]
     """What it was trained for, as `objectives.restore` takes it."""
     labels: list[str]
-    fingerprint: str
-    """Of the capture that its rows come from."""
+    capture: CaptureSpec
+    """What its rows are; from the cache."""
     pooling: str
-    layer_names: list[str]
+    """Which of the capture's poolings it reads."""
     model_name: str
+    """Id on the Hub, or the name of the model's file or folder."""
     model_parameters: int
     recipe: dict[str, Any]
     seed: int
@@ -48,6 +54,16 @@ class HeadFacts:
     train_seconds: float
     layer_scores: list[float] | None = None
     """For `best`: validation figure of every single layer."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the capture."""
+        return self.capture.fingerprint
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Of the rows that the capture holds."""
+        return list(self.capture.layers)
 
 
 _FACTS = TypeAdapter(HeadFacts)
@@ -68,6 +84,23 @@ class TrainedHead(nn.Module):
         logits: Tensor = self.head(self.treatment(x))
         return logits
 
+    def embed(self, x: Float[Tensor, "texts layers dim"]) -> Float[Tensor, "texts width"]:
+        """The vector of each text, from rows as for `forward`.
+
+        Of a head that compares two texts it is what is compared; of any other, what its readout reads. Heads with a
+        classifier a layer have no such vector: there it is the treated row of the last layer that they read.
+        """
+        treated = self.treatment(x)
+        if isinstance(self.head, PairHead):
+            vectors: Tensor = self.head.vectors(treated)
+        elif self.objective.embeds:
+            vectors = self.head(treated)
+        elif isinstance(self.head, EncoderHead):
+            vectors = self.head.encode(treated)
+        else:
+            vectors = treated[:, -1]
+        return vectors
+
     @property
     def parameters_trained(self) -> int:
         """Trained values of the head; the statistics of the treatment are not trained."""
@@ -80,7 +113,9 @@ def save_head(folder: Path, trained: TrainedHead) -> None:
     state = {name: value.contiguous().cpu() for name, value in trained.state_dict().items()}
     save_file(state, folder / WEIGHTS)
     treatment = {"options": trained.treatment.options.model_dump(), "dim": trained.treatment.standardise.mean.shape[1]}
-    described = {"head": head_config(trained.head), "treatment": treatment, "facts": asdict(trained.facts)}
+    facts = asdict(trained.facts)
+    capture = {"fingerprint": trained.facts.fingerprint, **facts.pop("capture")}
+    described = {"head": head_config(trained.head), "treatment": treatment, "capture": capture, "facts": facts}
     write_json(folder / CONFIG, {"format_version": FORMAT_VERSION, **described})
 
 
@@ -95,7 +130,7 @@ def load_head(folder: Path) -> TrainedHead:
         version = config.get("format_version") if isinstance(config, dict) else None
         if version != FORMAT_VERSION:
             raise _refused(folder, f"head format version {FORMAT_VERSION}", f"version {version}")
-        facts = _FACTS.validate_json(json.dumps(config["facts"]))
+        facts = _facts(folder, config["facts"], dict(config["capture"]))
         head = build_head(**config["head"])
         _check_facts(folder, head, facts)
         trained = TrainedHead(_treatment(config["treatment"], head), head, facts)
@@ -105,7 +140,7 @@ def load_head(folder: Path) -> TrainedHead:
     except UserError as error:  # of building a head, which knows no folder
         raise _refused(folder, error.expected, error.found) from error
     except ValidationError as error:
-        place = ".".join(map(str, ("facts", *error.errors()[0]["loc"])))
+        place = ".".join(map(str, error.errors()[0]["loc"])) or "facts"
         raise _refused(folder, "facts as 'ilse train' wrote them", f"{place}: {error.errors()[0]['msg']}") from error
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise _refused(folder, "a head as 'ilse train' wrote it", " ".join(str(error).split())[:200]) from error
@@ -126,6 +161,16 @@ def _treatment(config: dict[str, Any], head: Head) -> Treatment:
     if treatment.width != head.spec.dim:
         raise ValueError(f"a treatment that gives {treatment.width} values, a head that reads {head.spec.dim}")
     return treatment
+
+
+def _facts(folder: Path, facts: dict[str, Any], capture: dict[str, Any]) -> HeadFacts:
+    written = capture.pop("fingerprint")
+    read = _FACTS.validate_json(json.dumps({**facts, "capture": capture}))
+    if read.fingerprint != written:
+        raise _refused(folder, f"the capture with fingerprint {str(written)[:16]}", f"one with {read.fingerprint[:16]}")
+    if read.pooling not in read.capture.poolings:
+        raise _refused(folder, f"one of the capture's poolings, {', '.join(read.capture.poolings)}", read.pooling)
+    return read
 
 
 def _check_facts(folder: Path, head: Head, facts: HeadFacts) -> None:

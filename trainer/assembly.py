@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ilse.errors import UserError
 from trainer.config import TrainParams
 from trainer.heads import Head, build_head, head_kind
@@ -30,15 +32,17 @@ def objective_of(params: TrainParams, name: str, task: Task) -> Objective:
     return make(kind, task.labels, params.embedding or 0, params.recipe_of(name).similarity_loss)
 
 
-def head_of(params: TrainParams, name: str, task: Task, objective: Objective) -> Head:
+def head_of(
+    params: TrainParams, name: str, task: Task, objective: Objective, options: dict[str, Any] | None = None
+) -> Head:
     """An untrained head with the objective's outputs; of two texts, unless it is for their vectors.
 
-    Raises `UserError` as `build_head` does.
+    With `options` instead of those that the parameters give it. Raises `UserError` as `build_head` does.
     """
     pca = params.recipe_of(name).pca
     return build_head(
         name,
-        params.head_options(name),
+        params.head_options(name) if options is None else options,
         layers=len(task.cache.layers),
         dim=task.cache.dim if pca is None else pca,
         out=objective.out,

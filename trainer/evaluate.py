@@ -1,4 +1,4 @@
-"""The evaluate stage: the only reader of the test split, after every choice has been made on validation."""
+"""The evaluate stage: the only reader of the test targets, after every choice has been made on validation."""
 
 from __future__ import annotations
 
@@ -9,30 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ilse.errors import UserError
 from ilse.files import replacing, replacing_folder, write_json, write_text
 from ilse.tables import TEST, TRAIN, VALIDATION
 from pipeline.store import open_cache
-from trainer.artifact import TrainedHead, load_head
+from trainer.answers import Answers
+from trainer.artifact import TrainedHead
 from trainer.heads import Exits
 from trainer.heads.leaving import tradeoff, tradeoffs
-from trainer.leaderboard import Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
+from trainer.leaderboard import BASELINE, Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
 from trainer.memory import memory_budget as bytes_for_rows
-from trainer.objectives import Objective, choose
-from trainer.rows import Examples
+from trainer.objectives import Objective
+from trainer.rows import Examples, told_of_all
+from trainer.seeds import load_seeds, require_a_head, shared_objective
+from trainer.significance import calibration_table, class_table, comparison
 from trainer.task import Task, open_task
-
-PREDICTED_ROWS = 256
-"""Examples that are predicted at a time."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One trained head on the test split."""
+    """One trained head, or one control, on the test split."""
 
     run: Run
     objective: Objective
@@ -44,74 +42,47 @@ class Prediction:
 
 
 def evaluate(
-    heads: list[str],
+    names: list[str],
     cache: str | Path,
     examples: Path,
     models: Path,
     results: Path,
     memory_budget: float | None = None,
+    baseline: str | None = None,
 ) -> pl.DataFrame:
-    """Scores every seed of every head on the test split, writes `results/` and returns the leaderboard.
+    """Scores every seed of every head and control on the test split, writes `results/` and returns the leaderboard.
 
-    Rows beyond `memory_budget` (GB; None for half of the free memory) are read anew for every head. Raises
-    `UserError` for a head that is missing, or was trained on another capture, on other labels or for another objective.
+    `names` are folders of `models`: heads, and answers that something else gave (`trainer.answers`), the controls. One
+    head there must be, since one is chosen. Differences are to `baseline`: `last` where it is named, else the chosen
+    head, if none is given. Rows beyond `memory_budget` (GB; None for half of the free memory) are read
+    anew for every head. Raises `UserError` for a head that is missing, or was trained on another capture, on other
+    labels or for another objective, for answers that `load_answers` refuses, and for a baseline that is not named.
     """
     task = open_task(open_cache(cache), examples)
-    trained = {name: _load_seeds(models / name, task) for name in heads}
-    objective = _shared_objective(models, trained, task)
+    trained = {name: load_seeds(models / name, task) for name in names}
+    require_a_head(models, trained)
+    objective = shared_objective(models, trained, task)
     # Most heads read all layers: the last rows are kept for the next head.
     budget = bytes_for_rows(memory_budget)
     held_out = lru_cache(maxsize=1)(lambda layers, pooling: _rows(task, layers, pooling, budget))
-    predictions = [_predict(name, one, held_out) for name, seeds in trained.items() for one in seeds]
+    predictions = [
+        _judge(name, one, task.held_out_targets()) if isinstance(one, Answers) else _predict(name, one, held_out)
+        for name, seeds in trained.items()
+        for one in seeds
+    ]
     runs = [prediction.run for prediction in predictions]
     table = leaderboard(runs)
     counts = {f"{split}_rows": task.rows(split) for split in (TRAIN, VALIDATION, TEST)}
     _write_tables(results, table, runs, objective, task.labels, counts)
     with replacing_folder(results / "predictions") as folder:
-        for name in heads:
+        for name in names:
             of_head = [prediction for prediction in predictions if prediction.run.head == name]
-            _predictions_table(of_head, task.held_out_ids()).write_parquet(folder / f"{name}.parquet")
-    chosen = table["head"][0]
+            _predictions_table(of_head, task.unlabelled_ids()).write_parquet(folder / f"{name}.parquet")
+    chosen = table.filter("chosen")["head"].item()
     _write_exits(results, predictions)
     _write_confusion(results, [p for p in predictions if p.run.head == chosen])
+    _write_significance(results, objective, predictions, baseline or (BASELINE if BASELINE in names else chosen))
     return table
-
-
-def _load_seeds(folder: Path, task: Task) -> list[TrainedHead]:
-    named = [(path, path.name.removeprefix("seed-")) for path in folder.glob("seed-*")]
-    seeds = sorted((path for path, number in named if number.isdecimal()), key=lambda path: int(path.name[5:]))
-    if not seeds:
-        raise UserError(
-            f"head {folder}",
-            expected="a folder seed-<n> for each seed",
-            found="none",
-            next_step=f"run 'ilse train {folder.name}' first, or take it out of train.heads",
-        )
-    heads = [load_head(path) for path in seeds]
-    for path, head in zip(seeds, heads, strict=True):
-        _require_same(path, "capture", head.facts.fingerprint[:16], task.cache.fingerprint[:16])
-        _require_same(path, "labels", ", ".join(head.facts.labels), ", ".join(task.labels))
-    return heads
-
-
-def _shared_objective(models: Path, trained: dict[str, list[TrainedHead]], task: Task) -> Objective:
-    """What all heads were trained for: figures of different objectives cannot be compared."""
-    first = next(iter(trained.values()))[0].objective
-    for name, seeds in trained.items():
-        for seed in seeds:
-            _require_same(models / name, "objective", first.kind, seed.objective.kind)
-    choose(first.kind, task.targets.kind, task.pairs)  # refuses examples with other columns
-    return first
-
-
-def _require_same(path: Path, what: str, trained: str, found: str) -> None:
-    if trained != found:
-        raise UserError(
-            f"head {path}",
-            expected=f"the {what} it was trained on ({trained})",
-            found=found,
-            next_step="train the head again on this cache and data set",
-        )
 
 
 def _rows(task: Task, layers: tuple[int, ...], pooling: str, budget: int) -> Examples:
@@ -120,21 +91,17 @@ def _rows(task: Task, layers: tuple[int, ...], pooling: str, budget: int) -> Exa
     return task.held_out_streamed(layers, pooling, memory_budget=budget)
 
 
+def _judge(name: str, answers: Answers, y: Tensor) -> Prediction:
+    figures = answers.objective.figures(answers.predicted, y)
+    return Prediction(Run.of_answers(name, answers, figures), answers.objective, answers.predicted, y, [])
+
+
 def _predict(name: str, trained: TrainedHead, held_out: Callable[[tuple[int, ...], str], Examples]) -> Prediction:
     rows = held_out(trained.head.layers_read, trained.facts.pooling)
-    predicted = _of_all(rows, lambda x: trained.objective.predict(trained(x)))
+    predicted = told_of_all(rows, lambda x: trained.objective.predict(trained(x)))
     figures = trained.objective.figures(predicted, rows.y)
     run = Run.of(name, trained, figures)
     return Prediction(run, trained.objective, predicted, rows.y, _exits(trained, rows))
-
-
-@torch.inference_mode()
-def _of_all(rows: Examples, predict: Callable[[Tensor], Tensor]) -> Float[Tensor, "rows ..."]:
-    """What `predict` gives for every example, in the examples' order."""
-    found = torch.cat([predict(x) for x, _ in rows.chunks(PREDICTED_ROWS)])
-    ordered = torch.empty_like(found)
-    ordered[rows.order()] = found
-    return ordered
 
 
 def _exits(trained: TrainedHead, rows: Examples) -> list[dict[str, Any]]:
@@ -142,7 +109,7 @@ def _exits(trained: TrainedHead, rows: Examples) -> list[dict[str, Any]]:
     head = trained.head
     if not isinstance(head, Exits):
         return []
-    logits = _of_all(rows, lambda x: head.every(trained.treatment(x)))
+    logits = told_of_all(rows, lambda x: head.every(trained.treatment(x)))
     kind, layers = head.spec.options.sureness, head.layers_read
     own = tradeoff(logits, rows.y, kind, layers, float(head.threshold))
     curve = tradeoffs(logits, rows.y, kind, layers)
@@ -178,6 +145,22 @@ def _predictions_table(predictions: list[Prediction], ids: pl.DataFrame) -> pl.D
             pl.DataFrame({"seed": pl.Series([p.run.seed] * len(p.y), dtype=pl.Int32), **ids.to_dict(), **columns})
         )
     return pl.concat(frames)
+
+
+def _write_significance(results: Path, objective: Objective, predictions: list[Prediction], baseline: str) -> None:
+    """How sure the differences to `baseline` are, how far heads know when they are right, and every label's figures."""
+    by_head: dict[str, list[Tensor]] = {}
+    for prediction in predictions:
+        by_head.setdefault(prediction.run.head, []).append(prediction.predicted)
+    y = predictions[0].y
+    tables = {
+        "comparison.csv": comparison(objective, by_head, y, baseline),
+        "calibration.csv": calibration_table(objective, by_head, y),
+        "classes.csv": class_table(objective, by_head, y),
+    }
+    for name, frame in tables.items():
+        with replacing(results / name) as file:
+            frame.write_csv(file, float_precision=6)
 
 
 def _write_exits(results: Path, predictions: list[Prediction]) -> None:

@@ -68,8 +68,9 @@ def fit(
     """Trains `head` on `train` and returns it in the state of its best validation epoch.
 
     The rows hold the layers that the head reads. `device` is auto, cpu or cuda. Of `LayerProbes` the best layer on
-    validation is chosen too, and its `SingleLayer` head is returned. With `progress` an interrupted fit is gone on
-    with, to the same result on the same machine; `watch` may end it early. Raises `NotFiniteError` for such a loss.
+    validation is chosen too, and its `SingleLayer` head is returned; `head` keeps them all, each in its own best state.
+    With `progress` an interrupted fit is gone on with, to the same result on the same machine; `watch` may end it
+    early. Raises `NotFiniteError` for such a loss.
     """
     keep_freed_memory(LARGEST_KEPT)
     batches = train.shuffled(recipe.batch_size, seed, balanced=recipe.imbalance == "sampling")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -27,7 +28,7 @@ class Inputs:
     """Treated rows of both splits: the same for every seed, or a smaller training set that the seed draws."""
 
     def __init__(self, task: Task, params: TrainParams, options: TreatmentOptions, reads: tuple[int, ...]) -> None:
-        self._task, self._shots, self._share = task, params.shots, params.share
+        self._task, self._params = task, params
         self._treatment = Treatment(options, len(reads), task.cache.dim)
         self._train, self._validation = _splits(task, params, reads)
         if self._is_whole:
@@ -38,7 +39,7 @@ class Inputs:
         """The treatment, the training rows and the validation rows."""
         if self._is_whole:
             return self._treatment, self._train, self._validation
-        drawn = self._train.take(self._drawn(seed))
+        drawn = self._train.take(drawn_of(self._task, self._params, seed))
         self._treatment.fit(drawn.x)
         validation = self._validation
         if not isinstance(validation, StreamedRows):
@@ -47,20 +48,7 @@ class Inputs:
 
     @property
     def _is_whole(self) -> bool:
-        return self._shots is None and self._share is None
-
-    def _drawn(self, seed: int) -> Int[Tensor, " chosen"]:
-        if self._shots is not None:
-            if self._task.targets.kind != "label":
-                raise UserError(
-                    "parameter train.shots",
-                    expected="examples with one label each",
-                    found=f"a column '{self._task.targets.kind}'",
-                    next_step="set train.share instead",
-                )
-            return draw_shots(self._train.y, self._shots, seed, self._task.labels)
-        assert self._share is not None
-        return draw_share(self._train.y, self._share, seed)
+        return draws_all(self._params)
 
     def _treated(self, rows: InMemory | StreamedRows) -> InMemory | StreamedRows:
         """Treats rows once and not once a batch, in place, because a second copy might not fit; or as they are read."""
@@ -71,6 +59,29 @@ class Inputs:
             part = slice(place, place + TREATED_ROWS)
             x[part] = self._treatment(rows.x[part])
         return replace(rows, x=x.contiguous())
+
+
+def draws_all(params: TrainParams) -> bool:
+    """Whether every seed is trained on all training examples."""
+    return params.shots is None and params.share is None
+
+
+def drawn_of(task: Task, params: TrainParams, seed: int) -> Int[Tensor, " chosen"]:
+    """Positions of the training examples that a seed is trained on, in ascending order.
+
+    Raises `UserError` as `draw_shots` does, and for shots of examples without a single label.
+    """
+    y = task.training_targets(TRAIN)
+    if params.shots is None:
+        return torch.arange(len(y)) if params.share is None else draw_share(y, params.share, seed)
+    if task.targets.kind != "label":
+        raise UserError(
+            "parameter train.shots",
+            expected="examples with one label each",
+            found=f"a column '{task.targets.kind}'",
+            next_step="set train.share instead",
+        )
+    return draw_shots(y, params.shots, seed, task.labels)
 
 
 def _splits(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from statistics import median
+from textwrap import wrap
 from typing import Any
 
 import polars as pl
 
+from trainer.answers import Answers
 from trainer.artifact import TrainedHead
 from trainer.figures import NAMES, upfirst
 from trainer.heads import HEADS
@@ -20,13 +22,13 @@ WIDTHS = (12, 8, 19, 7, 12, 9)
 
 @dataclass(frozen=True)
 class Run:
-    """One head with one seed. Scores are the figure that its objective chooses by, such as the accuracy, 0 to 1."""
+    """One head or control with one seed. Scores are the figure that its objective chooses by, such as the accuracy."""
 
     head: str
     seed: int
-    best_epoch: int
+    best_epoch: int | None
     val_score: float
-    val_loss: float
+    val_loss: float | None
     test_score: float
     parameters: int
     model_parameters: int
@@ -36,6 +38,8 @@ class Run:
     layer_weights: list[float] | None
     others: dict[str, float] = field(default_factory=dict)
     """Its other figures on the test split."""
+    control: str | None = None
+    """Of what is no head: what it is, in words."""
 
     @classmethod
     def of(cls, name: str, trained: TrainedHead, figures: dict[str, float]) -> Run:
@@ -58,21 +62,46 @@ class Run:
             others={name: value for name, value in figures.items() if name != trained.objective.metric},
         )
 
+    @classmethod
+    def of_answers(cls, name: str, answers: Answers, figures: dict[str, float]) -> Run:
+        """The run of a control, whose answers to the test examples have these `figures`."""
+        facts, metric = answers.facts, answers.objective.metric
+        return cls(
+            head=name,
+            seed=facts.seed,
+            best_epoch=None,
+            val_score=facts.val_score,
+            val_loss=facts.val_loss,
+            test_score=figures[metric],
+            parameters=facts.parameters,
+            model_parameters=facts.model_parameters,
+            train_seconds=facts.train_seconds,
+            layer_names=[],
+            layer_scores=None,
+            layer_weights=None,
+            others={key: value for key, value in figures.items() if key != metric},
+            control=facts.summary,
+        )
+
 
 def leaderboard(runs: list[Run]) -> pl.DataFrame:
-    """A row a head, best median validation figure first (ties: lower validation loss, then fewer parameters).
+    """A row a head or control, best median validation figure first (ties: lower validation loss, fewer parameters).
 
-    `chosen` marks the first row. The test figures are reported beside, and order nothing.
+    `chosen` marks the first head; a `control` stands at its rank and is never chosen. The test figures are reported
+    beside, and order nothing.
     """
     rows = [_head_row([run for run in runs if run.head == head]) for head in dict.fromkeys(run.head for run in runs)]
-    rows.sort(key=lambda row: (-row["val_score"], row["val_loss"], row["parameters"]))
+    unknown = float("inf")  # a loss that was not told comes after those that were
+    rows.sort(key=lambda row: (-row["val_score"], unknown if row["val_loss"] is None else row["val_loss"],
+                               row["parameters"]))  # fmt: skip
+    chosen = next((row["head"] for row in rows if not row["control"]), None)
     baseline = next((row["test_score"] for row in rows if row["head"] == BASELINE), None)
     for rank, row in enumerate(rows, start=1):
         gain = None if baseline is None else 100 * (row["test_score"] - baseline)
-        row.update(rank=rank, gain_points=gain, chosen=rank == 1)
+        row.update(rank=rank, gain_points=gain, chosen=row["head"] == chosen)
     order = ["rank", "head", "summary", "seeds", *_score_columns("val"), *_score_columns("test")]
-    order += ["gain_points", "parameters", "share_percent", "train_seconds", "chosen"]
-    return pl.DataFrame(rows).select(order)
+    order += ["gain_points", "parameters", "share_percent", "train_seconds", "control", "chosen"]
+    return pl.DataFrame(rows, infer_schema_length=None).select(order)
 
 
 def runs_table(runs: list[Run]) -> pl.DataFrame:
@@ -80,7 +109,8 @@ def runs_table(runs: list[Run]) -> pl.DataFrame:
     columns = ("head", "seed", "best_epoch", "val_score", "val_loss", "test_score", "parameters", "train_seconds")
     others = [{f"test_{name}": value for name, value in run.others.items()} for run in runs]
     return pl.DataFrame(
-        [{name: getattr(run, name) for name in columns} | other for run, other in zip(runs, others, strict=True)]
+        [{name: getattr(run, name) for name in columns} | other for run, other in zip(runs, others, strict=True)],
+        infer_schema_length=None,
     )
 
 
@@ -100,38 +130,46 @@ def metrics(
     table: pl.DataFrame, objective: Objective, labels: tuple[str, ...], counts: dict[str, int]
 ) -> dict[str, Any]:
     """The comparison as a DVC metric."""
-    first = table.row(0, named=True)
+    chosen = table.filter("chosen").row(0, named=True)
     shown = ("seeds", *_score_columns("val"), *_score_columns("test"), "parameters", "train_seconds")
     return {
         "objective": objective.kind,
         "metric": objective.metric,
         "chosen": {
-            "head": first["head"],
-            "val_score": first["val_score"],
-            "test_score": first["test_score"],
-            "gain_over_last_points": first["gain_points"],
+            "head": chosen["head"],
+            "val_score": chosen["val_score"],
+            "test_score": chosen["test_score"],
+            "gain_over_last_points": chosen["gain_points"],
         },
         **counts,
         "labels": list(labels),
-        "heads": {row["head"]: {name: row[name] for name in shown} for row in table.iter_rows(named=True)},
+        **{
+            kind: {row["head"]: {name: row[name] for name in shown} for row in of_kind.iter_rows(named=True)}
+            for kind, of_kind in (("heads", table.filter(~pl.col("control"))), ("controls", table.filter("control")))
+        },
     }
 
 
 def as_text(table: pl.DataFrame, metric: str) -> str:
-    """The leaderboard for a terminal, 80 columns wide."""
-    lines = [_line("head", "validation", "test", "range over seeds", "gain", "params", "train s")]
+    """The leaderboard for a terminal, 80 columns wide where no name is longer than ours."""
+    name_width = max(10, *map(len, table["head"]))
+    lines = [_line(name_width, "head", "validation", "test", "range over seeds", "gain", "params", "train s")]
     for row in table.iter_rows(named=True):
         gain = "" if row["gain_points"] is None else f"{row['gain_points']:+.1f}"
         spread = f"{100 * row['test_low']:.1f} to {100 * row['test_high']:.1f}"
         shares = (f"{100 * row[f'{split}_score']:.1f}" for split in ("val", "test"))
-        lines.append(_line(row["head"], *shares, spread, gain, _count(row["parameters"]), _seconds(row)))
+        lines.append(_line(name_width, row["head"], *shares, spread, gain, _count(row["parameters"]), _seconds(row)))
     fewest, most = min(table["seeds"].to_list()), max(table["seeds"].to_list())
     seeds = f"{most} seed{'s' * (most > 1)}" if fewest == most else f"{fewest} to {most} seeds"
-    return "\n".join([*lines, f"{upfirst(NAMES[metric])} in %, median over {seeds}; gain: points over 'last'."])
+    lines.append(f"{upfirst(NAMES[metric])} in %, median over {seeds}; gain: points over 'last'.")
+    if controls := table.filter("control")["head"].to_list():
+        text = f"Controls, which are ranked and never chosen: {', '.join(controls)}."
+        lines += wrap(text, 80, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
-def _line(head: str, *cells: str) -> str:
-    return f"{head:<10}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
+def _line(name_width: int, head: str, *cells: str) -> str:
+    return f"{head:<{name_width}}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
 
 
 def _count(parameters: int) -> str:
@@ -144,17 +182,18 @@ def _seconds(row: dict[str, Any]) -> str:
 
 
 def _head_row(runs: list[Run]) -> dict[str, Any]:
-    share = 100 * runs[0].parameters / runs[0].model_parameters
+    first, losses = runs[0], [run.val_loss for run in runs if run.val_loss is not None]
     return {
-        "head": runs[0].head,
-        "summary": HEADS[runs[0].head].summary,
+        "head": first.head,
+        "summary": HEADS[first.head].summary if first.control is None else first.control,
         "seeds": len(runs),
         **_spread("val", [run.val_score for run in runs]),
         **_spread("test", [run.test_score for run in runs]),
-        "val_loss": median(run.val_loss for run in runs),
-        "parameters": runs[0].parameters,
-        "share_percent": share,
+        "val_loss": median(losses) if losses else None,
+        "parameters": first.parameters,
+        "share_percent": 100 * first.parameters / first.model_parameters if first.model_parameters else None,
         "train_seconds": median(run.train_seconds for run in runs),
+        "control": first.control is not None,
     }
 
 

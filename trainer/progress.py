@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ilse.files import replacing
+from trainer.config import TrainParams
+from trainer.task import Task
 
 SAVE_SECONDS = 10.0
 """Least time between two writes: what a killed fit computes again."""
@@ -37,7 +39,7 @@ class Progress:
     path
         Where it is, or will be.
     key
-        All that the fit follows from (`progress_key`): the state of another fit is not gone on with.
+        All that the fit follows from (`fit_key`): the state of another fit is not gone on with.
     """
 
     path: Path
@@ -62,6 +64,22 @@ class Progress:
             with replacing(self.path) as file:
                 save_file({name: value.contiguous() for name, value in state.tensors.items()}, file, {"facts": facts})
             self._saved = time.monotonic()
+
+
+def fit_key(task: Task, params: TrainParams, own: dict[str, Any]) -> str:
+    """The key of fits on `task`: of what all of them follow from, and of what is a caller's `own`."""
+    return progress_key(
+        {
+            "shots": params.shots,
+            "share": params.share,
+            "pooling": params.pooling,
+            "objective": params.objective,
+            "embedding": params.embedding,
+            "cache": task.cache.fingerprint,
+            "examples": task.digest,
+            **own,
+        }
+    )
 
 
 def progress_key(parts: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -145,6 +145,17 @@ class IndexBatches:
         if self._balanced:
             return torch.multinomial(label_weights(y)[y], len(y), replacement=True, generator=self.generator)
         return torch.randperm(len(y), generator=self.generator)
+
+
+@torch.inference_mode()
+def told_of_all(
+    rows: Examples, tell: Callable[[Float[Tensor, "texts layers dim"]], Tensor], size: int = 256
+) -> Float[Tensor, "rows ..."]:
+    """What `tell` gives for every example, `size` of them at a time, in the examples' order."""
+    found = torch.cat([tell(x) for x, _ in rows.chunks(size)])
+    ordered = torch.empty_like(found)
+    ordered[rows.order()] = found
+    return ordered
 
 
 def label_weights(y: Int[Tensor, " rows"]) -> Float[Tensor, " labels"]:

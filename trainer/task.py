@@ -1,20 +1,23 @@
 """One task: the examples table joined to a cache's rows.
 
-Training sees `training_split`; the test split has a door of its own, `held_out`, which evaluation alone uses (a test
-walks the code for it).
+Training sees `training_split`. The test split has two doors, and a test walks the code for both: `held_out`, which
+evaluation alone uses, and `unlabelled`, which tells what has to be answered and no target.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ilse.errors import UserError
 from ilse.tables import PAIR_TEXT_ID, SPLIT, TEST, TEXT_ID, TRAIN, VALIDATION
@@ -25,6 +28,7 @@ from trainer.stream import StreamedRows, shards_in
 from trainer.targets import Targets, refused, targets_of
 
 ROW, PAIR_ROW = "cache_row", "pair_cache_row"
+R = TypeVar("R", bound=Rows | PairRows | StreamedRows)
 
 
 class Task:
@@ -52,10 +56,13 @@ class Task:
         chosen = self._examples_of(split)
         return len(chosen) if not self.pairs else len(_distinct(chosen)[0])
 
-    def held_out_ids(self) -> pl.DataFrame:
-        """The texts of the test examples, in order: the columns `text_id` and, of pairs, `pair_text_id`."""
-        chosen = self._examples_of(TEST)
-        return chosen.select(name for name in (TEXT_ID, PAIR_TEXT_ID) if name in chosen.columns)
+    def training_ids(self, split: str) -> pl.DataFrame:
+        """The texts of `train` or `validation`, in order: the columns `text_id` and, of pairs, `pair_text_id`."""
+        return self._ids(_for_training(split))
+
+    def training_targets(self, split: str) -> Tensor:
+        """Their targets, as `Targets.tensor` has them, for what learns from texts and reads no rows."""
+        return self.targets.tensor(self._examples_of(_for_training(split)))
 
     def training_split(self, split: str, layers: Sequence[int] | None = None, pooling: str = "mean") -> Rows | PairRows:
         """The examples of `train` or `validation` in memory, with the rows of the chosen `layers`."""
@@ -71,6 +78,25 @@ class Task:
         """
         return self._streamed(_for_training(split), layers, pooling, memory_budget)
 
+    def unlabelled_ids(self) -> pl.DataFrame:
+        """The texts of the test examples, in order, as `training_ids` has them."""
+        return self._ids(TEST)
+
+    def unlabelled(self, layers: Sequence[int] | None = None, pooling: str = "mean") -> Rows | PairRows:
+        """The test examples for those who answer them: their rows without targets, of which `y` [rows, 0] has none."""
+        return _without_targets(self._load(TEST, layers, pooling))
+
+    def unlabelled_streamed(self, layers: Sequence[int], pooling: str = "mean", *, memory_budget: int) -> StreamedRows:
+        """The same, read as they are used; `memory_budget` as for `streamed_split`."""
+        return _without_targets(self._streamed(TEST, layers, pooling, memory_budget))
+
+    def sample(self, split: str, texts: int, pooling: str = "mean") -> Float[torch.Tensor, "texts layers dim"]:
+        """Rows of at most so many distinct texts of `train` or `validation`, the same ones every time."""
+        chosen = self._examples_of(_for_training(split))
+        places = np.unique(chosen.select(name for name in (ROW, PAIR_ROW) if name in chosen.columns).to_numpy())
+        drawn = np.random.default_rng(0).permutation(places)[:texts]
+        return gather(self.cache, np.sort(drawn), None, pooling)
+
     def held_out(self, layers: Sequence[int] | None = None, pooling: str = "mean") -> Rows | PairRows:
         """The test examples. For `trainer.evaluate` alone, once every choice has been made."""
         return self._load(TEST, layers, pooling)
@@ -78,6 +104,14 @@ class Task:
     def held_out_streamed(self, layers: Sequence[int], pooling: str = "mean", *, memory_budget: int) -> StreamedRows:
         """The same, read as they are used; `memory_budget` as for `streamed_split`."""
         return self._streamed(TEST, layers, pooling, memory_budget)
+
+    def held_out_targets(self) -> Tensor:
+        """The test examples' targets, for `trainer.evaluate` alone too."""
+        return self.targets.tensor(self._examples_of(TEST))
+
+    def _ids(self, split: str) -> pl.DataFrame:
+        chosen = self._examples_of(split)
+        return chosen.select(name for name in (TEXT_ID, PAIR_TEXT_ID) if name in chosen.columns)
 
     def _streamed(self, split: str, layers: Sequence[int], pooling: str, memory_budget: int) -> StreamedRows:
         chosen = self._examples_of(split)
@@ -112,6 +146,10 @@ class Task:
                 next_step="change the fractions in section 'prepare', or give more data",
             )
         return chosen
+
+
+def _without_targets(rows: R) -> R:
+    return replace(rows, y=torch.empty(len(rows.y), 0))
 
 
 def _for_training(split: str) -> str:

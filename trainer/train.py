@@ -22,7 +22,7 @@ from trainer.fit import Fit, fit
 from trainer.heads import Head, head_config, head_kind
 from trainer.inputs import Inputs
 from trainer.objectives import Objective
-from trainer.progress import Progress, progress_key
+from trainer.progress import Progress, fit_key
 from trainer.rows import Examples
 from trainer.stream import StreamedRows
 from trainer.task import Task, open_task
@@ -69,20 +69,13 @@ def train(
 
 
 def _progress_key(task: Task, params: TrainParams, recipe: Recipe, head: Head, seed: int, rows: Examples) -> str:
-    return progress_key(
-        {
-            "head": head_config(head),
-            "recipe": recipe.model_dump(mode="json"),
-            "seed": seed,
-            "shots": params.shots,
-            "share": params.share,
-            "pooling": params.pooling,
-            "objective": params.objective,
-            "cache": task.cache.fingerprint,
-            "examples": task.digest,
-            "block_shards": rows.block_shards if isinstance(rows, StreamedRows) else None,
-        }
-    )
+    own = {
+        "head": head_config(head),
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": seed,
+        "block_shards": rows.block_shards if isinstance(rows, StreamedRows) else None,
+    }
+    return fit_key(task, params, own)
 
 
 def _for_head(treatment: Treatment, reads: tuple[int, ...], result: Fit) -> Treatment:
@@ -97,9 +90,8 @@ def _facts(
     return HeadFacts(
         objective=objective.facts(),
         labels=list(task.labels),
-        fingerprint=task.cache.fingerprint,
+        capture=header.capture,
         pooling=params.pooling,
-        layer_names=list(task.cache.layers),
         model_name=header.model_name,
         model_parameters=header.model_parameters,
         recipe=recipe,

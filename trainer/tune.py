@@ -26,7 +26,7 @@ from trainer.fit import fit
 from trainer.heads import head_config, head_kind
 from trainer.inputs import Inputs
 from trainer.loop import NotFiniteError
-from trainer.progress import progress_key
+from trainer.progress import fit_key
 from trainer.space import Range, TuneParams, Value, current, section_of, with_values
 from trainer.task import Task, open_task
 
@@ -179,21 +179,13 @@ def _key(tuning: TuneParams, params: TrainParams, head: str, task: Task) -> str:
     """
     space = tuning.space_of(head, params)
     of_head = head_of(params, head, task, objective_of(params, head, task))
-    return progress_key(
-        {
-            "head": head,
-            "options": {key: value for key, value in head_config(of_head)["options"].items() if key not in space},
-            "recipe": params.recipe_of(head).model_dump(mode="json", exclude=set(space)),
-            "shots": params.shots,
-            "share": params.share,
-            "pooling": params.pooling,
-            "objective": params.objective,
-            "embedding": params.embedding,
-            "cache": task.cache.fingerprint,
-            "examples": task.digest,
-            "tune": tuning.model_dump(mode="json", include={"seeds", "space", "pruning"}),
-        }
-    )
+    own = {
+        "head": head,
+        "options": {key: value for key, value in head_config(of_head)["options"].items() if key not in space},
+        "recipe": params.recipe_of(head).model_dump(mode="json", exclude=set(space)),
+        "tune": tuning.model_dump(mode="json", include={"seeds", "space", "pruning"}),
+    }
+    return fit_key(task, params, own)
 
 
 def _holds(values: Range | list[Value], now: Value) -> bool:

@@ -6,16 +6,18 @@ last block's output after the model's final norm, where it has one. The last nee
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 from torch import Tensor
 
-from pipeline.capture.batching import Batch, Spans
+from pipeline.capture.batching import Batch, Spans, batches
 from pipeline.capture.forward import Forward
 from pipeline.capture.pooling import Pooler
 from pipeline.capture.proofs import does_without_mask, keeps_packed_texts_apart, prove_capture
+from pipeline.capture.tokens import Tokens
 from pipeline.model.load import FrozenModel
 
 
@@ -70,11 +72,17 @@ class Reader:
     def __init__(self, frozen: FrozenModel, request: Request, method: str = "hooks") -> None:
         self.request = request
         self._facts = frozen.facts
+        self._pad = frozen.tokenizer.pad_token_id or 0
         self._forward = Forward(frozen, request.layers, method)
         prove_capture(self._forward)
         self.needs_mask = not does_without_mask(self._forward)
         self.packs = keeps_packed_texts_apart(self._forward)
         self._forward.drop_the_rest()
+
+    def read_all(self, tokens: Tokens, batch_tokens: int) -> Iterator[tuple[Int[Tensor, " texts"], BatchRows]]:
+        """The rows of all texts, in batches of at most `batch_tokens` tokens: which texts they are, and their rows."""
+        for batch in batches(tokens, batch_tokens, self._pad, self.packs):
+            yield batch.positions, self.read(batch)
 
     @torch.inference_mode()
     def read(self, batch: Batch) -> BatchRows:

@@ -6,7 +6,9 @@ A mistake in a file is a `UserError` that names the file and the line, row or by
 from __future__ import annotations
 
 import csv
+import gzip
 import io
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,16 +48,29 @@ class Decoder:
 
 
 def read_file(file: Path, kind: str, columns: Columns, decode: Decoder) -> pl.DataFrame:
-    """The rows of one file of the format `kind` (csv, tsv, jsonl, parquet or folder), in the file's order."""
+    """The rows of one file of the format `kind` (csv, tsv, jsonl, parquet or folder), in the file's order.
+
+    Text formats may be packed with gzip.
+    """
     if kind == "parquet":
         return _read_parquet(file, columns)
     if kind == "folder":
         _check_folder_will_do(file, columns)
         return _read_folder(file, decode)
-    text = decode(file.read_bytes(), str(file))
+    text = decode(_plain(file), str(file))
     if kind == "jsonl":
         return read_jsonl(file, text, columns)
     return _read_delimited(file, text, "\t" if kind == "tsv" else ",", columns)
+
+
+def _plain(file: Path) -> bytes:
+    data = file.read_bytes()
+    if not data.startswith(b"\x1f\x8b"):  # gzip's mark; no text begins with it
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unreadable(str(file), "a whole gzip file", error) from error
 
 
 def _read_parquet(file: Path, columns: Columns) -> pl.DataFrame:

@@ -22,7 +22,8 @@ from pipeline.dataset.splits import KEEPING, SPLIT_NAMES, split_name
 
 Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder", "hub"]
 
-_TABLES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+_PLAIN = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+_TABLES = {".parquet": "parquet"} | _PLAIN | {f"{ending}.gz": kind for ending, kind in _PLAIN.items()}
 _ENDINGS = _TABLES | {".zip": "folder"}
 # `train.parquet`, `train-00000-of-00002.parquet`, but not `train_extra.parquet`
 _SPLIT_FILE = re.compile(rf"^({'|'.join(SPLIT_NAMES)})([-_.]\d.*)?$")
@@ -92,7 +93,7 @@ def _parts_of(path: Path, kind: Format) -> list[_Part]:
         return _hub_parts(path)
     if chosen == "folder" or path.is_file():
         return [_Part(None, chosen, [path])]
-    files = sorted(file for file in path.rglob("*") if _ENDINGS.get(file.suffix) == chosen)
+    files = sorted(file for file in path.rglob("*") if _ENDINGS.get(_ending(file)) == chosen)
     if not files:
         raise _no_files(path, f"{chosen} files")
     return [_Part(None, chosen, files)]
@@ -100,23 +101,29 @@ def _parts_of(path: Path, kind: Format) -> list[_Part]:
 
 def _recognise(path: Path) -> str:
     if path.is_dir():
-        tables = sorted(file for file in path.rglob("*") if file.suffix in _TABLES)
+        tables = sorted(file for file in path.rglob("*") if _ending(file) in _TABLES)
         if any(_split_of(file) for file in tables):
             return "hub"
-        return _TABLES[tables[0].suffix] if tables else "folder"
-    if path.suffix.lower() not in _ENDINGS:
+        return _TABLES[_ending(tables[0])] if tables else "folder"
+    ending = _ending(path).lower()
+    if ending not in _ENDINGS:
         raise UserError(
             f"data set {path}",
             expected=f"a folder, or a file that ends in {', '.join(_ENDINGS)}",
-            found=f"the ending '{path.suffix}'",
+            found=f"the ending '{_ending(path)}'",
             next_step="name its format as prepare.format",
         )
-    return _ENDINGS[path.suffix.lower()]
+    return _ENDINGS[ending]
+
+
+def _ending(file: Path) -> str:
+    """`.jsonl`, or `.jsonl.gz`."""
+    return "".join(file.suffixes[-2:]) if file.suffix.lower() == ".gz" else file.suffix
 
 
 def _split_of(file: Path) -> str | None:
     """`data/train-00000-of-00001.parquet` and `default/train/0000.parquet` both belong to train."""
-    for name in (file.stem, file.parent.name):
+    for name in (file.name.removesuffix(_ending(file)), file.parent.name):
         if match := _SPLIT_FILE.match(name.lower()):
             return split_name(match[1], str(file))
     return None

@@ -96,7 +96,7 @@ def assign(rows: pl.DataFrame, by: str, fractions: SplitFractions, seed: int) ->
     rank = pl.col(SPLIT).replace_strict({name: i for i, name in enumerate(KEEPING)}, return_dtype=pl.Int8)
     kept = rows.filter(rank == rank.min().over(by))
     leaks = rows.height - kept.height
-    if VALIDATION in rows[SPLIT]:
+    if VALIDATION in rows[SPLIT] or TRAIN not in rows[SPLIT]:
         return Assigned(kept, leaks, ())
     chosen = _numbers(kept[by], seed) < fractions.validation
     drawn = pl.when((pl.col(SPLIT) == TRAIN) & chosen).then(pl.lit(VALIDATION))

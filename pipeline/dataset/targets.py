@@ -19,6 +19,23 @@ _STRINGS = (pl.String, pl.Categorical, pl.Enum)
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 
 
+_WANTED: dict[Kind, tuple[str, str]] = {
+    "label": (
+        "names or whole numbers",
+        "name another column as prepare.label_column, or as prepare.score_column if it holds scores",
+    ),
+    "label set": (
+        "lists of names or whole numbers, or strings of names",
+        "name another column as prepare.labels_column, or as prepare.label_column if it holds one label each",
+    ),
+    "score": (
+        "a finite number as score",
+        "correct or remove the row, or name another column as prepare.score_column",
+    ),
+}
+"""What a target must be, and what to do about one that is not."""
+
+
 class Settled(NamedTuple):
     """Rows whose units each have one target (unless contradictions are kept), and how many rows and units had more."""
 
@@ -33,21 +50,12 @@ def as_labels(target: pl.Series, where: str) -> pl.Series:
         target = target.fill_nan(None)
         broken = target.filter((target != target.round()) | target.is_infinite())
         if len(broken):
-            raise _no_labels(where, f"the number {broken[0]}")
+            raise _no("label", f"{where}, labels", f"the number {broken[0]}")
         target = target.cast(pl.Int64)
     if target.dtype.is_nested() or target.dtype.is_temporal() or target.dtype == pl.Binary:
-        raise _no_labels(where, f"a column of {target.dtype}")
+        raise _no("label", f"{where}, labels", f"a column of {target.dtype}")
     labels = target.cast(pl.String).str.strip_chars()
     return labels.set(labels == "", None)
-
-
-def _no_labels(where: str, found: str) -> UserError:
-    return UserError(
-        f"data set {where}, labels",
-        expected="names or whole numbers",
-        found=found,
-        next_step="name another column as prepare.label_column, or as prepare.score_column if it holds scores",
-    )
 
 
 def as_label_sets(target: pl.Series, where: str, separator: str) -> pl.Series:
@@ -66,7 +74,7 @@ def as_label_sets(target: pl.Series, where: str, separator: str) -> pl.Series:
     elif target.dtype == pl.Null:
         lists = target.cast(pl.List(pl.String))
     else:
-        raise _no_label_sets(f"{where}, labels", f"a column of {target.dtype}")
+        raise _no("label set", f"{where}, labels", f"a column of {target.dtype}")
     labels = lists.list.eval(pl.element().str.strip_chars())
     return labels.list.eval(pl.element().filter(pl.element() != "")).list.unique().list.sort()
 
@@ -76,16 +84,7 @@ def _check_whole(lists: pl.Series, where: str) -> None:
     broken = lists.list.contains(None).fill_null(False)
     if broken.any():
         row = broken.arg_max() or 0
-        raise _no_label_sets(f"{where}, row {row} (from 0)", f"a null in {lists[row].to_list()}")
-
-
-def _no_label_sets(where: str, found: str) -> UserError:
-    return UserError(
-        f"data set {where}",
-        expected="lists of names or whole numbers, or strings of names",
-        found=found,
-        next_step="name another column as prepare.labels_column, or as prepare.label_column if it holds one label each",
-    )
+        raise _no("label set", f"{where}, row {row} (from 0)", f"a null in {lists[row].to_list()}")
 
 
 def as_scores(target: pl.Series, where: str) -> pl.Series:
@@ -94,22 +93,18 @@ def as_scores(target: pl.Series, where: str) -> pl.Series:
         target = target.str.strip_chars()
         target = target.set(target == "", None)
     if not (target.dtype.is_numeric() or target.dtype in (pl.String, pl.Null)):
-        raise _no_scores(where, f"a column of {target.dtype}")
+        raise _no("score", where, f"a column of {target.dtype}")
     scores = target.cast(pl.Float64, strict=False)
     wrong = (scores.is_null() & target.is_not_null()) | ~scores.is_finite().fill_null(True)
     if wrong.any():
         row = wrong.arg_max() or 0
-        raise _no_scores(f"{where}, row {row} (from 0)", repr(target[row]))
+        raise _no("score", f"{where}, row {row} (from 0)", repr(target[row]))
     return scores
 
 
-def _no_scores(where: str, found: str) -> UserError:
-    return UserError(
-        f"data set {where}",
-        expected="a finite number as score",
-        found=found,
-        next_step="correct or remove the row, or name another column as prepare.score_column",
-    )
+def _no(kind: Kind, where: str, found: str) -> UserError:
+    expected, next_step = _WANTED[kind]
+    return UserError(f"data set {where}", expected=expected, found=found, next_step=next_step)
 
 
 def label_names(labels: pl.Series) -> list[str]:

@@ -14,7 +14,12 @@ MODEL_FILES = (*WEIGHT_FILES, "*.json", "*.model", "*.txt", "*.py")
 
 
 def model_identity(params: ModelParams) -> dict[str, str]:
-    """The commit of a Hub repository, or a sha256 of a local model's files."""
+    """The commit of a Hub repository, or a sha256 of a local model's files; and the seed of weights drawn anew."""
+    drawn = {} if params.untrained is None else {"untrained": str(params.untrained)}
+    return _source(params) | drawn
+
+
+def _source(params: ModelParams) -> dict[str, str]:
     if params.hub is not None:
         return {"hub": params.hub, "revision": str(params.revision)}
     assert params.path is not None

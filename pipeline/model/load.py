@@ -158,25 +158,41 @@ def _load(params: ModelParams, compute_type: str, device: str, compiled: bool) -
 
 
 def _read(params: ModelParams, config: Any, compute_type: str, device: str) -> Any:
-    source, arguments = find_source(params)
-    if "gguf_file" in arguments:
-        # Newer releases may leave the weights packed; always dense, so that every machine computes the same.
-        packed = getattr(transformers, "GgufConfig", None)
-        arguments |= {"quantization_config": packed(dequantize=True)} if packed else {}
+    if params.untrained is not None:
+        model, packed = _untrained(params, config, compute_type), False
     else:
-        arguments["use_safetensors"] = True
-    quantised = quantisation(params, config)
-    if quantised not in ("", "GGUF"):
-        require_bitsandbytes(params, quantised)
-        arguments["device_map"] = {"": device}  # such weights are placed while they are read, and never moved
-    with named_errors(params):
-        model = AutoModel.from_pretrained(source, config=config, dtype=COMPUTE_TYPES[compute_type], **arguments)
+        packed = quantisation(params, config) not in ("", "GGUF")
+        model = _trained(params, config, compute_type, device, packed)
     model = text_part(model).eval().requires_grad_(False)
-    if "device_map" not in arguments:
+    if not packed:
         model = model.to(device)
     if pays():
         use_onednn(model)
     return model
+
+
+def _untrained(params: ModelParams, config: Any, compute_type: str) -> Any:
+    """The model before any training: its weights as its authors' code draws them, on the CPU so that they are one."""
+    with torch.random.fork_rng(devices=[]), named_errors(params):
+        torch.manual_seed(params.untrained or 0)
+        return AutoModel.from_config(
+            config, dtype=COMPUTE_TYPES[compute_type], trust_remote_code=params.trust_remote_code
+        )
+
+
+def _trained(params: ModelParams, config: Any, compute_type: str, device: str, packed: bool) -> Any:
+    source, arguments = find_source(params)
+    if "gguf_file" in arguments:
+        # Newer releases may leave the weights packed; always dense, so that every machine computes the same.
+        config_of = getattr(transformers, "GgufConfig", None)
+        arguments |= {"quantization_config": config_of(dequantize=True)} if config_of else {}
+    else:
+        arguments["use_safetensors"] = True
+    if packed:
+        require_bitsandbytes(params, quantisation(params, config))
+        arguments["device_map"] = {"": device}  # such weights are placed while they are read, and never moved
+    with named_errors(params):
+        return AutoModel.from_pretrained(source, config=config, dtype=COMPUTE_TYPES[compute_type], **arguments)
 
 
 def _facts(
@@ -191,7 +207,7 @@ def _facts(
     packages = ("torch", "transformers", "tokenizers", "zarr", "numpy")
     weights = list(model.parameters())
     return ModelFacts(
-        name=params.hub or (params.path.name if params.path else ""),
+        name=params.name,
         identity=model_identity(params),
         tokenizer=tokenizer_identity(tokenizer),
         architecture=model.config.model_type,
@@ -200,7 +216,7 @@ def _facts(
         parameters=sum(weight.numel() for weight in weights),
         bytes=sum(weight.numel() * weight.element_size() for weight in weights),
         stored_bytes=stored_bytes(params),
-        quantised=quantisation(params, model.config),
+        quantised=quantisation(params, model.config) if params.untrained is None else "",
         window=window(model.config),
         flops_per_token=_flops_per_token(model),
         compute_type=compute_type,

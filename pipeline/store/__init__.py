@@ -13,6 +13,7 @@ from pipeline.store.spec import FORMAT_VERSION, POOLINGS, CacheHeader, CaptureSp
 from pipeline.store.verification import Damage, listed_sums, verify
 from pipeline.store.writing import (
     ShardRows,
+    as_stored,
     create,
     finish,
     has_checksum,
@@ -40,6 +41,7 @@ __all__ = [
     "ShardRows",
     "StoredRows",
     "TextIds",
+    "as_stored",
     "create",
     "finish",
     "has_checksum",

@@ -16,7 +16,7 @@ from pipeline.store import layout
 from pipeline.store.encoding import STORAGE_TYPES, FloatRows, Scales, Stored, decode, encode
 from pipeline.store.layout import TextIds, sha256
 from pipeline.store.location import Location
-from pipeline.store.spec import CacheHeader, ShardRecord
+from pipeline.store.spec import CacheHeader, CaptureSpec, ShardRecord
 
 
 def create(location: Location, header: CacheHeader, text_ids: Sequence[str] | TextIds) -> None:
@@ -48,12 +48,12 @@ def write_shard(location: Location, header: CacheHeader, shard: int, rows: Shard
     kind = header.capture.storage_type
     encoded, sums = {}, {}
     for pooling, values in rows.pooled.items():
-        _check_range(header, rows.text_ids, values)
+        _check_range(header.capture, rows.text_ids, values)
         encoded[pooling] = encode(values, kind)
         sums[pooling] = _sums(*encoded[pooling], kind).tolist()
     tokens = None
     if rows.token_states is not None:
-        _check_range(header, rows.text_ids, rows.token_states, rows.token_count)
+        _check_range(header.capture, rows.text_ids, rows.token_states, rows.token_count)
         tokens, _ = encode(rows.token_states, kind)
     files = layout.shard_files(header, shard, encoded, tokens)
     for name, data in files.items():
@@ -67,6 +67,19 @@ def write_shard(location: Location, header: CacheHeader, shard: int, rows: Shard
             )
     digests = {name: sha256(data) for name, data in files.items()}
     return ShardRecord(shard, digests, sums, [int(n) for n in rows.token_count], [bool(t) for t in rows.truncated])
+
+
+def as_stored(capture: CaptureSpec, text_ids: Sequence[str], values: FloatRows) -> FloatRows:
+    """Rows [texts, layers, dim] as a cache of this capture would give them back: rounded as its type rounds.
+
+    Those of int8 stay as they are: its steps are a shard's, and no part of the capture. Raises `UserError` as
+    `write_shard` does; `text_ids` are for its message.
+    """
+    if not len(values):
+        return values
+    _check_range(capture, text_ids, values)
+    kind = capture.storage_type
+    return values if kind == "int8" else decode(encode(values, kind)[0], kind)
 
 
 def verify_shard(location: Location, record: ShardRecord) -> bool:
@@ -205,10 +218,10 @@ def _sums(stored: Stored, scales: Scales | None, kind: str) -> npt.NDArray[np.fl
 
 
 def _check_range(
-    header: CacheHeader, text_ids: Sequence[str], values: FloatRows, counts: Sequence[int] | None = None
+    capture: CaptureSpec, text_ids: Sequence[str], values: FloatRows, counts: Sequence[int] | None = None
 ) -> None:
     """Refuses a value that the type can't hold; with `counts`, text i has that many rows one after the other."""
-    kind = header.capture.storage_type
+    kind = capture.storage_type
     limit = STORAGE_TYPES[kind].limit
     if -limit <= values.min() and values.max() <= limit:  # false for NaN
         return
@@ -216,7 +229,7 @@ def _check_range(
     text = row if counts is None else int(np.searchsorted(np.cumsum(counts), row, side="right"))
     value = float(values[row, layer, coordinate])
     raise UserError(
-        f"layer '{header.capture.layers[layer]}', text {text_ids[text]}, dimension {coordinate}",
+        f"layer '{capture.layers[layer]}', text {text_ids[text]}, dimension {coordinate}",
         expected=f"a finite value that {kind} can hold (|value| ≤ {limit:g})",
         found=f"{value:g}",
         next_step="set extract.storage_type to bfloat16 or float32"

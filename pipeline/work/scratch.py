@@ -4,7 +4,7 @@ On disk, under the scratch folder, so that `out` is the old cache or the new one
 
     <scratch>/<name>/cache.zarr          what store.create laid out
     <scratch>/<name>/records/N.json      written after shard N was written and read back
-    <scratch>/previous                   hard links to the last finished cache: it gives its rows to the next
+    <scratch>/previous/<place>           hard links to the last finished cache of a place: it gives its rows to the next
 
 In an object store, which cannot rename, the cache is written where it will stay, and counts when it says `complete`:
 
@@ -32,7 +32,6 @@ from ilse.errors import UserError
 from ilse.files import move_folder
 from pipeline import store
 
-PREVIOUS = "previous"
 REQUESTS = 16
 """Records that are asked for at once."""
 
@@ -128,9 +127,14 @@ def move_into_place(scratch: Scratch, out: store.Location, root: Path) -> None:
         for _ in _at_once(scratch.work.delete, [name for name, _ in scratch.work.list()]):
             pass
         return
-    _link(scratch.cache.path, root / PREVIOUS)
+    _link(scratch.cache.path, previous(root, out))
     move_folder(scratch.cache.path, out.path)
     shutil.rmtree(scratch.work.path, ignore_errors=True)
+
+
+def previous(root: Path, out: store.Location) -> Path:
+    """Where the last finished cache of the place `out` is kept under a second name; other places have their own."""
+    return root / "previous" / hashlib.sha256(str(out).encode()).hexdigest()[:16]
 
 
 def _link(folder: Path, copy: Path) -> None:

@@ -20,7 +20,6 @@ import polars as pl
 
 from ilse.tables import TEXT, TEXT_ID
 from pipeline import store
-from pipeline.capture.batching import batches
 from pipeline.capture.reader import Reader, Request
 from pipeline.capture.tokens import Tokens, tokenise
 from pipeline.cluster.executor import cores, worker_device
@@ -103,7 +102,7 @@ def compute_shards(job: Job, shards: Sequence[int]) -> list[Receipt]:
     with ThreadPoolExecutor(1, "read") as before, ThreadPoolExecutor(1, "write") as after:
         writing: Future[Receipt] | None = None
         for work in _one_ahead(before, lambda shard: _read(job, frozen, shard), missing):
-            rows = _compute(reader, frozen, job, work)
+            rows = _compute(reader, job, work)
             if writing is not None:
                 receipts.append(writing.result())
             writing = after.submit(_write, job, work, rows)
@@ -140,7 +139,7 @@ def _read(job: Job, frozen: FrozenModel, shard: int) -> _Input:
     return _Input(shard, text_ids, tokens, loan)
 
 
-def _compute(reader: Reader, frozen: FrozenModel, job: Job, work: _Input) -> _Rows:
+def _compute(reader: Reader, job: Job, work: _Input) -> _Rows:
     started = time.perf_counter()
     count, capture = len(work.text_ids), job.header.capture
     shape = (count, len(capture.layers), capture.dim)
@@ -150,10 +149,8 @@ def _compute(reader: Reader, frozen: FrozenModel, job: Job, work: _Input) -> _Ro
     if work.loan is not None:
         todo = np.flatnonzero(~work.loan.found)
         _put(work.loan, np.flatnonzero(work.loan.found), pooled, states)
-    pad = frozen.tokenizer.pad_token_id or 0
-    for batch in batches(_some(work.tokens, todo), job.compute.batch_tokens, pad, reader.packs):
-        rows = reader.read(batch)
-        places = todo[batch.positions.numpy()]
+    for positions, rows in reader.read_all(_some(work.tokens, todo), job.compute.batch_tokens):
+        places = todo[positions.numpy()]
         for pooling, values in rows.pooled.items():
             pooled[pooling][places] = values.numpy()
         for place, text in zip(places, rows.tokens or [], strict=False):

@@ -82,6 +82,13 @@ def test_a_folder_becomes_the_same_zip_whatever_the_order_and_times(index: Path,
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
 
 
+def test_a_folder_is_kept_as_it_is_unless_a_zip_is_asked_for(index: Path, tmp_path: Path) -> None:
+    artifact = the_folder(make_wheel(index)).model_copy(update={"save_as": None})
+    kept = fetch(artifact, tmp_path / "kept")
+    files = {str(path.relative_to(kept)): path.read_bytes() for path in kept.rglob("*") if path.is_file()}
+    assert files == {"a/1.txt": b"one", "b/2.txt": b"two"}
+
+
 def test_fetching_again_replaces_the_folder_as_a_whole(index: Path, tmp_path: Path) -> None:
     artifact = the_folder(make_wheel(index))
     destination = fetch(artifact, tmp_path / "data")
@@ -187,7 +194,7 @@ def test_a_false_size_is_refused(index: Path, tmp_path: Path, declared: int) -> 
         ({}, "either file or folder"),
         ({"file": "a", "folder": "b", "save_as": "c.zip", "wheel_sha256": "0" * 64}, "either file or folder"),
         ({"file": "a"}, "so that the bytes are pinned"),
-        ({"folder": "a", "wheel_sha256": "0" * 64}, "save_as with folder"),
+        ({"file": "a", "save_as": "c.zip", "sha256": "0" * 64}, "save_as with folder"),
         ({"folder": "a", "save_as": "../c.zip", "wheel_sha256": "0" * 64}, "match pattern"),
         ({"folder": "a", "save_as": "c.zip", "sha256": "0" * 64}, "sha256 with file only"),
         ({"file": "a", "sha256": "0" * 64, "version": "1.*"}, "match pattern"),

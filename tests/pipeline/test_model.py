@@ -59,6 +59,25 @@ def test_the_facts_say_what_the_model_is(tiny_model: Tiny) -> None:
     assert (facts.compute_type, facts.device, facts.quantised, facts.compiled) == ("bfloat16", "cpu", "", False)
 
 
+def test_weights_drawn_anew_are_another_model(tiny_model: Tiny) -> None:
+    """The control: equal by the seed, other rows than the trained model's, and never taken for it."""
+    folder = tiny_model("llama")
+
+    def draw(untrained: int | None) -> FrozenModel:
+        _load.cache_clear()
+        params = ModelParams(path=folder, untrained=untrained)
+        return load_model(params, Compute("float32", "cpu", 1, 1024, False, "hooks"))
+
+    trained, first, again, other = draw(None), draw(3), draw(3), draw(4)
+    assert torch.equal(first.witness.states, again.witness.states)
+    assert not torch.allclose(first.witness.states, other.witness.states)
+    assert not torch.allclose(first.witness.states, trained.witness.states)
+    assert first.facts.identity == trained.facts.identity | {"untrained": "3"}
+    assert first.facts.name == f"{folder.name}, untrained"
+    assert first.facts.parameters == trained.facts.parameters
+    assert not any(weight.requires_grad for weight in first.model.parameters())
+
+
 @pytest.mark.parametrize("name", list(TINY))
 def test_every_architecture_s_layers_and_window_are_known(tiny_model: Tiny, name: str) -> None:
     facts = load(tiny_model(name)).facts

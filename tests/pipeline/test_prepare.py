@@ -172,6 +172,20 @@ def test_scores(tmp_path: Path) -> None:
         run(path, tmp_path / "out", score_column="gold")
 
 
+def test_data_to_test_on_need_no_other_split(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "test"):
+        write(data / f"{split}.parquet", [(f"{split} {i}", str(i % 2)) for i in range(6)])
+    counts, texts, _ = run({"test": str(data)}, tmp_path / "out")
+    assert counts["examples"] == {"train": 0, "validation": 0, "test": 6}
+    assert texts["text"].to_list() == [f"test {i}" for i in range(6)]
+    assert counts["notes"] == ["labels absent from train: 2 (0, 1)"]
+    write(data / "test.parquet", [("", "0"), (None, "1")])
+    with pytest.raises(UserError, match=r"at least one example to test on\n  found:    train 0, validation 0, test 0"):
+        run({"test": str(data)}, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import zipfile
 from collections.abc import Callable
@@ -55,11 +56,26 @@ def write_parquet(path: Path, rows: list[tuple[str, str]]) -> None:
     frame(rows).write_parquet(path)
 
 
-WRITERS: dict[str, Callable[[Path, list[tuple[str, str]]], None]] = {
+Writer = Callable[[Path, list[tuple[str, str]]], None]
+
+
+def packed(write: Writer) -> Writer:
+    def write_packed(path: Path, rows: list[tuple[str, str]]) -> None:
+        plain = path.with_suffix("")
+        write(plain, rows)
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+
+    return write_packed
+
+
+WRITERS: dict[str, Writer] = {
     "csv": write_csv,
     "tsv": write_tsv,
     "jsonl": write_jsonl,
     "parquet": write_parquet,
+    "csv.gz": packed(write_csv),
+    "jsonl.gz": packed(write_jsonl),
 }
 
 
@@ -88,7 +104,8 @@ def test_every_table_format_gives_the_same_rows(ending: str, tmp_path: Path) -> 
     path = tmp_path / f"x.{ending}"
     WRITERS[ending](path, ROWS)
     assert read(path).select("text", "target").rows() == ROWS
-    assert read(path.rename(tmp_path / "x.data"), kind=ending).select("text", "target").rows() == ROWS  # type: ignore[arg-type]
+    kind = ending.removesuffix(".gz")
+    assert read(path.rename(tmp_path / "x.data"), kind=kind).select("text", "target").rows() == ROWS  # type: ignore[arg-type]
 
 
 def folder_of(path: Path) -> list[tuple[str, str]]:
@@ -124,13 +141,14 @@ def test_a_folder_and_its_zip_give_the_same_rows(tmp_path: Path) -> None:
             "test": ["default/test/0.parquet"],
         },
         {"train": ["train.jsonl"], "validation": ["val.jsonl"], "test": ["test.jsonl"]},
+        {"train": ["train.jsonl.gz"], "validation": ["dev.jsonl.gz"], "test": ["test.jsonl.gz"]},
     ],
 )
 def test_a_snapshot_gives_its_splits_test_first(names: dict[str, list[str]], tmp_path: Path) -> None:
     for split, files in names.items():
         for number, name in enumerate(files):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            WRITERS[name.rsplit(".")[-1]](tmp_path / name, [(f"{split} {number}", "x")])
+            WRITERS[name.split(".", 1)[1]](tmp_path / name, [(f"{split} {number}", "x")])
     (tmp_path / "README.md").touch()
     write_jsonl(tmp_path / "train_extra.jsonl", [("not a split", "x")])
     found = read(tmp_path)
@@ -201,6 +219,8 @@ def test_a_split_column(tmp_path: Path) -> None:
         ("x.jsonl", b'{"text": "a", "labels": 1}\n', r"did you mean 'labels'\?"),
         ("x.jsonl", b"\n", r"at least one row"),
         ("x.parquet", b"PAR1 no", r"expected: a Parquet file"),
+        ("x.jsonl.gz", gzip.compress(b'{"text": "a"}')[:-3], r"x\.jsonl\.gz\n  expected: a whole gzip file"),
+        ("x.txt.gz", b"", r"found:    the ending '\.txt\.gz'"),
         ("x.xlsx", b"", r"a file that ends in \.parquet(.|\n)*found:    the ending '\.xlsx'"),
         ("x.zip", b"no zip", r"a whole, unencrypted zip file"),
     ],

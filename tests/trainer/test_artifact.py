@@ -16,15 +16,20 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from ilse.errors import UserError
+from pipeline.store import CaptureSpec
 from tests.trainer.conftest import DIM, LABELS, LAYERS
 from trainer.artifact import HeadFacts, TrainedHead, load_head, predict_logits, save_head
 from trainer.heads import HEADS, build_head
 from trainer.treatment import Treatment, TreatmentOptions
 
 SHAPE = {"layers": len(LAYERS), "dim": DIM, "out": len(LABELS)}
+CAPTURE = CaptureSpec(
+    model={"sha256": "00"}, tokenizer="11", layers=LAYERS, dim=DIM, max_tokens=16, template="{text}",
+    compute_type="float32", storage_type="float16",
+)  # fmt: skip
 FACTS = HeadFacts(
-    objective={"kind": "multi_class"}, labels=list(LABELS), fingerprint="f" * 64,
-    pooling="mean", layer_names=list(LAYERS), model_name="tiny",
+    objective={"kind": "multi_class"}, labels=list(LABELS), capture=CAPTURE,
+    pooling="mean", model_name="tiny",
     model_parameters=1000, recipe={"epochs": 3}, seed=0, best_epoch=2, val_score=0.5, val_loss=1.25,
     train_seconds=0.1, layer_scores=[0.1, 0.2, 0.3, 0.4],
 )  # fmt: skip
@@ -87,7 +92,7 @@ def test_a_missing_file_is_named(saved: Path, name: str) -> None:
 
 def test_another_format_version_is_refused(saved: Path) -> None:
     edit(saved, lambda config: config.update(format_version=1))
-    with pytest.raises(UserError, match=r"head format version 3\n(.|\n)*version 1"):
+    with pytest.raises(UserError, match=r"head format version 4\n(.|\n)*version 1"):
         load_head(saved)
 
 
@@ -146,6 +151,13 @@ def test_weights_of_another_shape_are_refused(saved: Path, change: Callable[[dic
         (lambda c: c["facts"].update(seed="0"), "seed"),
         (lambda c: c["facts"].update(more=0), "more"),
         (lambda c: c.pop("facts"), "facts"),
+        (lambda c: c.pop("capture"), "capture"),
+        (lambda c: c["capture"].update(max_tokens=17), "the capture with fingerprint"),
+        (lambda c: c["capture"].update(model={"hub": "other/model"}), "the capture with fingerprint"),
+        (lambda c: c["capture"].update(max_tokens="16"), "capture.max_tokens"),
+        (lambda c: c["capture"].update(max_tokens=0), "at least 1"),
+        (lambda c: c["capture"].pop("template"), "capture.template"),
+        (lambda c: c["facts"].update(pooling="last"), "one of the capture's poolings, mean"),
         (lambda c: c.update(head=[1]), "'ilse train' wrote it"),
     ],
 )

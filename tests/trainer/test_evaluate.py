@@ -95,7 +95,8 @@ def test_metrics_and_confusion(project: Path) -> None:
     table = run(project)
     found = json.loads((project / "results" / "metrics.json").read_text())
     assert found.keys() == {
-        "objective", "metric", "chosen", "train_rows", "validation_rows", "test_rows", "labels", "heads"
+        "objective", "metric", "chosen", "train_rows", "validation_rows", "test_rows", "labels", "heads",
+        "controls",
     }  # fmt: skip
     assert (found["objective"], found["metric"]) == ("multi_class", "accuracy")
     assert (found["train_rows"], found["validation_rows"], found["test_rows"]) == (90, 45, 45)

@@ -71,6 +71,36 @@ def test_training_cannot_ask_for_the_test_split(made: Made, split: str) -> None:
         opened(made).training_split(split)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_is_to_be_answered_has_rows_and_no_target(made: Made, streamed: bool) -> None:
+    """Of the test labels as they are, and of others, the same comes out."""
+    values, labels, ids = obvious(made, "test")
+    for _ in ("as they are", "others"):
+        task = opened(made)
+        rows = task.unlabelled_streamed((0, 1, 2, 3), memory_budget=10**9) if streamed else task.unlabelled()
+        x, y = (torch.cat(parts) for parts in zip(*rows.chunks(7), strict=True))
+        np.testing.assert_array_equal(x.numpy(), values[rows.order().numpy()])
+        assert rows.text_ids == task.unlabelled_ids()["text_id"].to_list() == ids
+        assert rows.y.shape == y.shape == (len(ids), 0), "room for no target"
+        assert not [name for name, value in vars(rows).items() if np.array_equal(value, labels)]
+        other = pl.when(pl.col("split") == "test")
+        made.table.with_columns(
+            label=other.then(pl.lit(LABELS[0])).otherwise("label"), label_index=other.then(0).otherwise("label_index")
+        ).write_parquet(made.examples)
+
+
+def test_texts_and_targets_come_without_rows(made: Made) -> None:
+    task = opened(made)
+    for split in ("train", "validation"):
+        _, labels, ids = obvious(made, split)
+        assert task.training_ids(split).to_dict(as_series=False) == {"text_id": ids}
+        assert task.training_targets(split).tolist() == labels
+    assert task.held_out_targets().tolist() == obvious(made, "test")[1]
+    for door in (task.training_ids, task.training_targets):
+        with pytest.raises(ValueError, match="no split to train or choose on"):
+            door("test")
+
+
 def test_texts_that_the_cache_lacks_are_counted(made: Made) -> None:
     ids = ["f" * 32 if i < 3 else text_id for i, text_id in enumerate(made.table["text_id"])]
     made.table.with_columns(pl.Series("text_id", ids)).write_parquet(made.examples)

@@ -7,7 +7,7 @@
 after which the real layers' nodes are pooled. Nodes beyond the layers are virtual: their input is zero, so they enter
 as ReLU(b_p). No residual connections. Source: ILSE, arXiv 2603.22665, and its published code. Two differences are
 by choice: edges count once (`doubled_edges` restores the published graph), and linear layers start from PyTorch's
-defaults, also inside the GCN.
+defaults, also inside the GCN. `controls` has other graphs and orders, to see whether this one matters.
 
 Three things are left out because they cannot change the result: products with zero inputs; nodes that no pooled node
 can hear (breadth-first numbers make those needed a prefix); and, on the complete graph, all but one of the identical
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from trainer.heads.base import Encoder, EncoderHead, HeadSpec
 from trainer.heads.cayley import cayley_adjacency, complete_adjacency, smallest_modulus
+from trainer.heads.controls import random_regular_adjacency, shuffled_layers
 from trainer.heads.dense import Dropout
 from trainer.heads.readout import SupervisionOptions
 
@@ -50,6 +51,13 @@ class CayleyOptions(GraphOptions):
         True, description="keep the graph's vertices beyond the layers, which enter as zeros and pass messages on"
     )
     learn_epsilon: bool = Field(True, description="learn how much a node counts itself in each GIN block, from 1 + 0")
+    graph: Literal["cayley", "random_regular"] = Field(
+        "cayley", description="a control: a random graph of as many nodes, each with four neighbours, instead"
+    )
+    order: Literal["depth", "shuffled"] = Field(
+        "depth", description="a control: the layers on the same nodes in a random order instead"
+    )
+    graph_seed: int = Field(0, ge=0, description="draws that graph and that order, apart from the seed of the weights")
 
 
 class Mixing(nn.Module):
@@ -216,9 +224,13 @@ def needed_nodes(adjacency: Float[Tensor, "nodes nodes"], layers: int, blocks: i
 
 
 def build_cayley(spec: HeadSpec[CayleyOptions]) -> EncoderHead:
-    """Layers on the smallest Cayley graph that holds them, ε learned."""
+    """Layers on the smallest Cayley graph that holds them, or on a control of its size; ε learned."""
     options = spec.options
     adjacency = cayley_adjacency(smallest_modulus(spec.layers), doubled=options.doubled_edges)
+    if options.graph == "random_regular":
+        adjacency = random_regular_adjacency(len(adjacency), options.graph_seed) * (1 + options.doubled_edges)
+    if options.order == "shuffled":
+        adjacency = shuffled_layers(adjacency, spec.layers, options.graph_seed)
     if not options.virtual_nodes:
         adjacency = adjacency[: spec.layers, : spec.layers]
     return _on_graph(spec, adjacency, options.learn_epsilon)

@@ -55,6 +55,10 @@ class Objective(nn.Module):
         """All figures of one head over all examples, `metric` first."""
         raise NotImplementedError
 
+    def figure(self, predicted: Float[Tensor, "examples ..."], y: Tensor) -> float:
+        """The one called `metric`; NaN where these predictions define none."""
+        return self.figures(predicted, y)[self.metric]
+
     def columns(self, predicted: Float[Tensor, "examples ..."], y: Tensor) -> dict[str, Any]:
         """Targets and predictions as columns of a table."""
         raise NotImplementedError

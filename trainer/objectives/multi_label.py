@@ -14,21 +14,19 @@ from torchmetrics.functional.classification import (
     multilabel_f1_score,
 )
 
-from trainer.objectives.base import Objective, stacked
+from trainer.objectives.base import stacked
+from trainer.objectives.labelled import Labelled
 from trainer.objectives.refusal import refuse_imbalance
 from trainer.rows import Examples
 
 
-class MultiLabel(Objective):
+class MultiLabel(Labelled):
     """y [batch, labels] is 1 for each label that an example has; outputs are logits."""
 
     kind, metric = "multi_label", "f1_micro"
-    weights: Tensor | None
 
     def __init__(self, labels: tuple[str, ...]) -> None:
-        super().__init__()
-        self.labels, self.out = labels, len(labels)
-        self.register_buffer("weights", None, persistent=False)
+        super().__init__(labels, len(labels))
 
     def learn(self, train: Examples, imbalance: str) -> None:
         """For `weights`: what a label's presence counts, (rows without it) / (rows with it)."""
@@ -36,17 +34,21 @@ class MultiLabel(Objective):
         present = train.y.sum(0)
         self.weights = (len(train.y) - present) / present.clamp(min=1) if imbalance == "weights" else None
 
-    def losses(
-        self, outputs: Float[Tensor, "batch ..."], y: Float[Tensor, "batch labels"], smoothing: float = 0.0
+    def mean_losses(
+        self,
+        outputs: Float[Tensor, "batch ..."],
+        y: Float[Tensor, "batch labels"],
+        smoothing: float,
+        weights: Float[Tensor, " labels"] | None,
     ) -> Float[Tensor, " candidates"]:
-        """Mean binary cross-entropy over labels."""
-        return self._losses(outputs, y, smoothing, self.weights)
-
-    def plain_losses(
-        self, outputs: Float[Tensor, "batch ..."], y: Float[Tensor, "batch labels"]
-    ) -> Float[Tensor, " candidates"]:
-        """The same, present and absent labels alike."""
-        return self._losses(outputs, y, 0.0, None)
+        """Mean binary cross-entropy over labels; a label's presence counts its weight."""
+        logits = stacked(outputs)
+        target = (y * (1 - smoothing) + smoothing / 2).to(logits)[:, None].expand_as(logits)
+        pos_weight = None if weights is None else weights.to(logits)
+        each: Tensor = functional.binary_cross_entropy_with_logits(
+            logits, target, pos_weight=pos_weight, reduction="none"
+        )
+        return each.mean(-1).mean(0)
 
     def answers(
         self, outputs: Float[Tensor, "batch ..."], y: Float[Tensor, "batch labels"]
@@ -76,6 +78,10 @@ class MultiLabel(Objective):
             "average_precision": float(multilabel_average_precision(predicted, there, self.out)),
         }
 
+    def figure(self, predicted: Float[Tensor, "examples labels"], y: Float[Tensor, "examples labels"]) -> float:
+        """Micro-F1."""
+        return float(multilabel_f1_score(predicted, y.long(), self.out, average="micro"))
+
     def columns(
         self, predicted: Float[Tensor, "examples labels"], y: Float[Tensor, "examples labels"]
     ) -> dict[str, Any]:
@@ -88,12 +94,3 @@ class MultiLabel(Objective):
 
     def _names(self, chosen: Tensor) -> list[list[str]]:
         return [[self.labels[i] for i in row.nonzero()[:, 0].tolist()] for row in chosen]
-
-    def _losses(self, outputs: Tensor, y: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
-        logits = stacked(outputs)
-        target = (y * (1 - smoothing) + smoothing / 2).to(logits)[:, None].expand_as(logits)
-        pos_weight = None if weights is None else weights.to(logits)
-        each: Tensor = functional.binary_cross_entropy_with_logits(
-            logits, target, pos_weight=pos_weight, reduction="none"
-        )
-        return each.mean(-1).mean(0)

@@ -9,48 +9,36 @@ four times missing by one.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_cohen_kappa
 
-from trainer.objectives.base import Objective, stacked
+from trainer.objectives.base import stacked
+from trainer.objectives.labelled import SingleLabel
 from trainer.objectives.refusal import refuse
-from trainer.rows import Examples, label_weights
 
 
-class Ordinal(Objective):
+class Ordinal(SingleLabel):
     """y [batch] are label indices in their order; outputs are the logits of `P(y > k)`."""
 
     kind, metric = "ordinal", "kappa"
-    weights: Tensor | None
 
     def __init__(self, labels: tuple[str, ...]) -> None:
-        super().__init__()
-        if len(labels) < 2:
+        super().__init__(labels, len(labels) - 1)
+        if self.out < 1:
             raise refuse("ordinal labels", "at least two labels", str(len(labels)))
-        self.labels, self.out = labels, len(labels) - 1
-        self.register_buffer("weights", None, persistent=False)
 
-    def learn(self, train: Examples, imbalance: str) -> None:
-        """The labels' weights."""
-        self.weights = label_weights(train.y) if imbalance == "weights" else None
-
-    def losses(
-        self, outputs: Float[Tensor, "batch ..."], y: Int[Tensor, " batch"], smoothing: float = 0.0
-    ) -> Float[Tensor, " candidates"]:
+    def each_loss(
+        self, outputs: Float[Tensor, "batch ..."], y: Int[Tensor, " batch"], smoothing: float
+    ) -> Float[Tensor, "batch candidates"]:
         """Sum of the binary cross-entropies."""
-        each = self._each(outputs, y, smoothing)
-        return each.mean(0) if self.weights is None else (each * self.weights.to(each)[y][:, None]).mean(0)
-
-    def plain_losses(
-        self, outputs: Float[Tensor, "batch ..."], y: Int[Tensor, " batch"]
-    ) -> Float[Tensor, " candidates"]:
-        """The same, every example alike."""
-        return self._each(outputs, y, 0.0).mean(0)
+        logits = stacked(outputs)
+        beyond = (y[:, None] > torch.arange(self.out, device=y.device)).to(logits)
+        target = (beyond * (1 - smoothing) + smoothing / 2)[:, None].expand_as(logits)
+        each: Tensor = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return each.sum(-1)
 
     def answers(
         self, outputs: Float[Tensor, "batch ..."], y: Int[Tensor, " batch"]
@@ -67,35 +55,23 @@ class Ordinal(Objective):
         beyond = outputs.sigmoid().cummin(-1).values
         return functional.pad(beyond, (1, 0), value=1.0) - functional.pad(beyond, (0, 1), value=0.0)
 
+    def chosen(self, predicted: Float[Tensor, "examples labels"]) -> Int[Tensor, " examples"]:
+        """The first one that is not more likely passed than not."""
+        beyond = 1 - predicted.cumsum(-1)[:, :-1]
+        return (beyond > 0.5).sum(-1)
+
     def figures(self, predicted: Float[Tensor, "examples labels"], y: Int[Tensor, " examples"]) -> dict[str, float]:
         """Kappa, accuracy, and the mean distance of answer and label."""
-        answers = self._answers_of(predicted)
+        answers = self.chosen(predicted)
         return {
             "kappa": self._kappa(answers, y),
             "accuracy": float((answers == y).double().mean()),
             "mae": float((answers - y).abs().double().mean()),
         }
 
-    def columns(self, predicted: Float[Tensor, "examples labels"], y: Int[Tensor, " examples"]) -> dict[str, Any]:
-        """As for labels without an order."""
-        answers = self._answers_of(predicted)
-        return {
-            "label": [self.labels[i] for i in y.tolist()],
-            "prediction": [self.labels[i] for i in answers.tolist()],
-            "probability": predicted.gather(1, answers[:, None])[:, 0].numpy(),
-            "probabilities": predicted.numpy(),
-        }
-
-    def _answers_of(self, predicted: Float[Tensor, "examples labels"]) -> Int[Tensor, " examples"]:
-        beyond = 1 - predicted.cumsum(-1)[:, :-1]
-        return (beyond > 0.5).sum(-1)
-
-    def _each(self, outputs: Tensor, y: Tensor, smoothing: float) -> Float[Tensor, "batch candidates"]:
-        logits = stacked(outputs)
-        beyond = (y[:, None] > torch.arange(self.out, device=y.device)).to(logits)
-        target = (beyond * (1 - smoothing) + smoothing / 2)[:, None].expand_as(logits)
-        each: Tensor = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        return each.sum(-1)
+    def figure(self, predicted: Float[Tensor, "examples labels"], y: Int[Tensor, " examples"]) -> float:
+        """Kappa."""
+        return self._kappa(self.chosen(predicted), y)
 
     def _kappa(self, answers: Tensor, y: Tensor) -> float:
         kappa = float(multiclass_cohen_kappa(answers, y, len(self.labels), weights="quadratic"))

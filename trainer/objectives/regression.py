@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import Any
 
 import torch
@@ -57,12 +59,19 @@ class Regression(Objective):
     def figures(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> dict[str, float]:
         """R², mean absolute error (on the scores' scale), Pearson's and Spearman's correlation."""
         predicted, y = predicted.double(), y.double()
+        with warnings.catch_warnings():  # of a constant's correlation, which is none: 0
+            warnings.simplefilter("ignore", UserWarning)
+            pearson, spearman = (torch.nan_to_num(each(predicted, y)) for each in (pearson_corrcoef, spearman_corrcoef))
         return {
             "r2": float(r2_score(predicted, y)),
             "mae": float(mean_absolute_error(predicted, y)),
-            "pearson": float(torch.nan_to_num(pearson_corrcoef(predicted, y))),
-            "spearman": float(torch.nan_to_num(spearman_corrcoef(predicted, y))),
+            "pearson": float(pearson),
+            "spearman": float(spearman),
         }
+
+    def figure(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> float:
+        """R²; NaN where all scores are one."""
+        return math.nan if bool((y == y[0]).all()) else float(r2_score(predicted.double(), y.double()))
 
     def columns(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> dict[str, Any]:
         """`score` and `prediction`."""

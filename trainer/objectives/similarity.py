@@ -9,10 +9,12 @@ Three losses, on scores y in the training scores' range, s = (y - low) / (high -
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
+from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
@@ -76,6 +78,11 @@ class Similarity(Objective):
             "spearman": float(torch.nan_to_num(spearman_corrcoef(predicted, y))),
             "pearson": float(torch.nan_to_num(pearson_corrcoef(predicted, y))),
         }
+
+    def figure(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> float:
+        """Spearman's correlation. By scipy: torchmetrics ranks ties one by one, and a resampled example is a tie."""
+        alike = bool((predicted == predicted[0]).all() or (y == y[0]).all())
+        return math.nan if alike else float(spearmanr(predicted.numpy(), y.numpy()).statistic)
 
     def columns(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> dict[str, Any]:
         """`score` and the cosine as `prediction`."""

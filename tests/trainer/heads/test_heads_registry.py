@@ -73,6 +73,9 @@ def test_defaults() -> None:
         "doubled_edges": False,
         "virtual_nodes": True,
         "learn_epsilon": True,
+        "graph": "cayley",
+        "order": "depth",
+        "graph_seed": 0,
         "supervision": 0.0,
         "supervision_fades": True,
     }

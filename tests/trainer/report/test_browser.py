@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import HOSTILE, write_results
 
+from tests.trainer.report.made_up import HOSTILE, write_everything
 from trainer.report import report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -31,24 +31,29 @@ def browser() -> Iterator[Any]:
         running.close()
 
 
+def full_page(folder: Path, **options: Any) -> Path:
+    results, facts, texts = write_everything(folder, **options)
+    return report(results, facts, folder / "report.html", texts)
+
+
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plain")
-    return report(*write_results(folder), folder / "report.html")
+    return full_page(folder)
 
 
 @pytest.fixture(scope="module")
 def hostile_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     labels = [HOSTILE, "<img src=x onerror=alert(2)>", "'\"]}{{ 7 * 7 }}&amp;", "datum.share", "x" * 300]
-    return report(*write_results(folder, labels=labels, chosen="mean"), folder / "report.html")
+    return full_page(folder, labels=labels)
 
 
 @pytest.fixture(scope="module")
 def many_labels_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("many")
     labels = [f"label_number_{i:02d}" for i in range(77)]
-    return report(*write_results(folder, labels=labels, seeds=1), folder / "report.html")
+    return full_page(folder, labels=labels, seeds=1)
 
 
 class Visit:

@@ -1,0 +1,44 @@
+"""What a benchmark compares: a head, its options and how it is trained, run by the stages that a user runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ilse.params import validate
+from trainer.config import TrainParams
+from trainer.evaluate import evaluate
+from trainer.train import train
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A head, its options, how it is trained, and the width of its vectors for pairs (None: its encoder's own)."""
+
+    head: str
+    options: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    embedding: int | None = 256
+
+    def params(self, seeds: int, shots: int | None = None) -> TrainParams:
+        """The train section that says the same."""
+        section = {"heads": [self.head], "seeds": seeds, "options": {self.head: self.options}, "recipe": self.recipe}
+        return validate("train", TrainParams, section | {"embedding": self.embedding, "shots": shots})
+
+    def run(
+        self, seeds: int, cache: Path, examples: Path, folder: Path, shots: int | None = None
+    ) -> tuple[pl.DataFrame, list[pl.DataFrame]]:
+        """Trains and evaluates in `folder`, or reads what was written there before.
+
+        Returns a row of figures a seed, and each seed's predictions on the test split.
+        """
+        models, results = folder / "models", folder / "results"
+        if not (results / "runs.csv").exists():
+            train(self.params(seeds, shots), self.head, cache, examples, models, results)
+            evaluate([self.head], cache, examples, models, results)
+        predictions = pl.read_parquet(results / "predictions" / f"{self.head}.parquet")
+        by_seed = [of_seed for _, of_seed in predictions.group_by("seed", maintain_order=True)]
+        return pl.read_csv(results / "runs.csv").sort("seed"), by_seed

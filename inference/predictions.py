@@ -1,0 +1,52 @@
+"""What a head says of an example, by what it was trained for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trainer.objectives import Objective
+
+
+@dataclass(frozen=True)
+class LabelPrediction:
+    """One label of several (objectives `multi_class` and `ordinal`); `probabilities` are of all labels, in order."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class LabelSetPrediction:
+    """Any number of labels (`multi_label`): those with a probability over 1/2."""
+
+    labels: tuple[str, ...]
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ScorePrediction:
+    """A number (`regression`, on the scale of the training scores), or the cosine of two texts (`similarity`)."""
+
+    score: float
+
+
+Prediction = LabelPrediction | LabelSetPrediction | ScorePrediction
+
+
+def read(objective: Objective, labels: list[str], outputs: Float[Tensor, "texts out"]) -> list[Prediction]:
+    """A head's outputs as predictions of the examples."""
+    predicted = objective.predict(outputs)
+    if not labels:
+        return [ScorePrediction(score) for score in predicted.tolist()]
+    each = [dict(zip(labels, row, strict=True)) for row in predicted.tolist()]
+    # An objective tells answers beside targets; there are none here, and any will do.
+    if objective.kind == "multi_label":
+        told = objective.columns(predicted, torch.zeros_like(predicted))["predictions"]
+        return [LabelSetPrediction(tuple(names), of_all) for names, of_all in zip(told, each, strict=True)]
+    told = objective.columns(predicted, torch.zeros(len(predicted), dtype=torch.long))["prediction"]
+    return [LabelPrediction(name, of_all[name], of_all) for name, of_all in zip(told, each, strict=True)]

@@ -1,0 +1,141 @@
+"""A trained head and the frozen language model that it was trained over, as one.
+
+    predictor = Predictor.load("models/cayley/seed-0", model="data/raw/model/SmolLM2-135M-Instruct.Q4_1.gguf")
+    predictor.predict(["Chip maker's profit falls"])[0].label
+    predictor.embed(["Chip maker's profit falls"])         # [1, width]
+
+The same text gives the same answer as through the cache; what is read of the model is what the cache says it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ilse.errors import UserError
+from inference.capture import Capture, ModelChoice, model_params
+from inference.predictions import Prediction, read
+from pipeline.model.load import Compute
+from trainer.artifact import TrainedHead, load_head
+from trainer.heads import PairHead
+
+CHUNK = 256
+"""Texts whose rows are in memory at a time: as many as a shard of a cache has by default."""
+
+Named = tuple[str, Any]
+"""What an error calls a text, and the text."""
+
+
+class Predictor:
+    """Texts in, predictions or vectors out; made by `load`.
+
+    Attributes
+    ----------
+    trained
+        The head.
+    capture
+        The model, ready to give the rows that the head reads.
+    pairs
+        Whether an example is a pair of texts.
+    """
+
+    def __init__(self, trained: TrainedHead, capture: Capture) -> None:
+        self.trained, self.capture = trained, capture
+        self.pairs = trained.objective.embeds or isinstance(trained.head, PairHead)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        model: ModelChoice = None,
+        *,
+        device: str = "auto",
+        threads: int = 0,
+        batch_tokens: int = 1024,
+        capture: str = "hooks",
+    ) -> Predictor:
+        """The head in `folder` (`models/<head>/seed-<n>`) over its model.
+
+        Parameters
+        ----------
+        model
+            Its file or folder; not needed for a model of the Hub, whose id and commit the head knows.
+        device, threads, batch_tokens, capture
+            How the model runs, as in section `extract`; what decides about the rows is the head's to say.
+
+        Raises
+        ------
+        UserError
+            For a damaged head, a model that cannot be read, or one that is not the model of the head's cache.
+        """
+        trained = load_head(Path(folder))
+        compute = Compute(trained.facts.capture.compute_type, device, threads, batch_tokens, False, capture)
+        chosen = model_params(trained.facts, model)
+        return cls(trained, Capture(trained.facts, trained.head.layers_read, chosen, compute))
+
+    def predict(self, texts: Sequence[Any]) -> list[Prediction]:
+        """What the head says of each text; of each pair of texts `(first, second)`, where it answers about pairs."""
+        return list(self.stream(texts))
+
+    def stream(self, texts: Iterable[Any]) -> Iterator[Prediction]:
+        """The same of any number of texts, `CHUNK` at a time, in order."""
+        objective, labels = self.trained.objective, self.trained.facts.labels
+        for start, chunk in _chunks(texts, CHUNK // (1 + self.pairs)):
+            named = _pairs(chunk, start) if self.pairs else _texts(chunk, start)
+            yield from read(objective, labels, self._outputs(self.trained, named))
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """The vector of each text, [texts, width]: see `TrainedHead.embed`. Of pairs, each text has its own."""
+        parts = [
+            self._outputs(self.trained.embed, _texts(chunk, start)).numpy() for start, chunk in _chunks(texts, CHUNK)
+        ]
+        return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
+
+    @property
+    def width(self) -> int:
+        """Length of the vectors that `embed` gives."""
+        rows = torch.zeros(2, len(self.trained.head.layers_read), self.capture.spec.dim)
+        with torch.inference_mode():
+            return self.trained.embed(rows).shape[1]
+
+    @torch.inference_mode()
+    def _outputs(self, head: Callable[[Tensor], Tensor], named: list[Named]) -> Float[Tensor, "answers out"]:
+        for name, text in named:
+            if not isinstance(text, str):
+                raise _refused(name, "a string", text, "give texts as strings")
+        return head(self.capture.rows([text for _, text in named], [name for name, _ in named]))
+
+
+def _chunks(texts: Iterable[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
+    """The number of the first and the texts, `size` at a time."""
+    remaining, start = iter(texts), 0
+    while chunk := list(islice(remaining, size)):
+        yield start, chunk
+        start += len(chunk)
+
+
+def _texts(examples: list[Any], start: int) -> list[Named]:
+    return [(f"text {start + i}", text) for i, text in enumerate(examples)]
+
+
+def _pairs(examples: list[Any], start: int) -> list[Named]:
+    """The texts of a pair follow one another, as heads take them."""
+    named = []
+    for i, pair in enumerate(examples):
+        where = f"example {start + i}"
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise _refused(where, "a pair of texts: the head was trained on pairs", pair, "give a tuple of two texts")
+        named += [(f"{where}, text {k}", text) for k, text in enumerate(pair)]
+    return named
+
+
+def _refused(where: str, expected: str, found: object, next_step: str) -> UserError:
+    return UserError(where, expected=expected, found=f"{found!r}"[:200], next_step=next_step)

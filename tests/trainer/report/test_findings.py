@@ -1,0 +1,79 @@
+"""What the tables say, against counts by hand."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.trainer.report.made_up import set_head, write_results
+from trainer.intervals import wilson
+from trainer.report.facts import split_facts
+from trainer.report.findings import per_label, ties
+from trainer.report.results import read_results
+
+
+def test_one_parameter_fewer_is_not_simpler(tmp_path: Path) -> None:
+    results, _ = write_results(tmp_path)
+    for head in ("cayley", "fc"):
+        set_head(results, head, test_low=0.85, test_high=0.87)
+    assert "fc" not in {row["head"] for row in ties(read_results(results))}
+
+
+def test_a_larger_head_is_no_tie(tmp_path: Path) -> None:
+    results, _ = write_results(tmp_path, chosen="mean")
+    assert {row["head"] for row in ties(read_results(results))} == set()
+
+
+def test_label_figures_match_a_count_by_hand(tmp_path: Path) -> None:
+    results, _ = write_results(tmp_path, seeds=3)
+    with (results / "confusion.csv").open() as file:
+        pairs = [(row["actual"], row["predicted"]) for row in csv.DictReader(file)]
+    for row in per_label(read_results(results)):
+        name = row["label"]
+        right = pairs.count((name, name))
+        assert row["recall"] == pytest.approx(right / sum(a == name for a, _ in pairs))
+        assert row["precision"] == pytest.approx(right / sum(p == name for _, p in pairs))
+        assert row["rows"] == 89
+        wrong = [p for a, p in pairs if a == name != p]
+        assert row["taken_for"] == max(set(wrong), key=lambda other: (wrong.count(other), other))
+
+
+def test_labels_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
+    results, _ = write_results(tmp_path, labels=["01", "1", "NA", "true"])
+    assert [row["label"] for row in per_label(read_results(results))] == ["01", "1", "NA", "true"]
+
+
+@given(right=st.integers(0, 500), more=st.integers(0, 500))
+def test_the_interval_solves_the_score_equation(right: int, more: int) -> None:
+    rows = right + more or 1
+    share = right / rows
+    for end in wilson(share, rows):
+        assert 0 <= end <= 1
+        # both ends are where the score test's statistic equals z
+        assert abs(share - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / rows), abs=1e-6)
+
+
+def test_facts_of_any_shape_are_shown() -> None:
+    shown = split_facts({
+        "rows": 12345, "ratio": 0.25, "none": None, "bytes": 75_924_000, "ok": True, "labels": {"a": 0},
+        "characters": {"max": 71}, "examples": {"train": 2, "test": 1},
+        "per_label": {"train": {"a": 2}, "test": {"b": 1}},
+        "many": {str(i): i for i in range(50)}, "list": [1, 2], "notes": ["a note"],
+    })  # fmt: skip
+    assert shown == {
+        "plain": [
+            ("rows", "12,345"), ("ratio", "0.25"), ("none", "–"), ("size", "75.9\u00a0MB"), ("ok", "True"),
+            ("labels", "1"), ("characters, max", "71"), ("many", "50"), ("list", "2"),
+        ],
+        "by_split": [
+            ("examples", [2, None, 1]),
+            ("per label: a", [2, None, None]),
+            ("per label: b", [None, None, 1]),
+        ],
+        "notes": ["a note"],
+    }  # fmt: skip

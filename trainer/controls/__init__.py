@@ -1,0 +1,63 @@
+"""Controls, by name: what a figure is to be compared with before a head gets credit for it.
+
+    fit = control_kind("words").prepare(given)
+    fit(objective, seed).test            # answers to the test examples, whose targets it never saw
+
+`base` says what a control is. `majority` looks at no text, `words` at no model, `probe` at rows of this cache or of
+another one (`of_cache`: an untrained model, a small model of sentences); `random_labels` learns from labels that mean
+nothing. `linear` fits, by scikit-learn; `judge` measures on validation. They go through `trainer.answers`.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from ilse.errors import UserError
+from trainer.controls.base import ControlKind, Fitted, Given
+from trainer.controls.majority import prepare_majority
+from trainer.controls.probe import LABELLED, of_cache, prepare_mean_probe, prepare_random_labels
+from trainer.controls.words import prepare_words
+from trainer.objectives import Kind
+
+__all__ = ["CONTROLS", "ControlKind", "Fitted", "Given", "control_kind", "of_cache", "refuse_unless_answered"]
+
+CONTROLS = {
+    kind.name: kind
+    for kind in (
+        ControlKind("majority", "frequencies of the labels, or the mean score", prepare_majority, LABELLED, LABELLED),
+        ControlKind("words", "TF-IDF of words, linear model", prepare_words, LABELLED, ("similarity",)),
+        ControlKind(
+            "mean_probe", "linear model on the mean of all layers", prepare_mean_probe,
+            LABELLED, (*LABELLED, "similarity"),
+        ),
+        ControlKind(
+            "random_labels", "mean_probe, trained on labels in random order", prepare_random_labels,
+            LABELLED, LABELLED, random=True,
+        ),
+    )
+}  # fmt: skip
+
+
+def control_kind(name: str) -> ControlKind:
+    """The registry's entry; `UserError` for an unknown name, naming the nearest."""
+    if name not in CONTROLS:
+        near = difflib.get_close_matches(name, CONTROLS, n=1, cutoff=0.5)
+        raise UserError(
+            f"control '{name}'",
+            expected=f"one of {', '.join(CONTROLS)}, or a name in controls.caches",
+            found=f"unknown control '{name}'",
+            next_step=f"did you mean '{near[0]}'?" if near else "choose one of the controls above",
+        )
+    return CONTROLS[name]
+
+
+def refuse_unless_answered(control: ControlKind, kind: Kind, pairs: bool) -> None:
+    """Raises `UserError` for an objective that the control cannot answer, naming the controls that can."""
+    if not control.answers(kind, pairs):
+        others = [name for name, other in CONTROLS.items() if other.answers(kind, pairs)]
+        raise UserError(
+            f"control '{control.name}'",
+            expected=f"an objective that it can answer: {', '.join(control.of_pairs if pairs else control.of_texts)}",
+            found=f"{kind}" + (", two texts an example" if pairs else ""),
+            next_step=f"take it out of controls.names; for these examples there are {', '.join(others)}",
+        )

@@ -1,0 +1,64 @@
+"""Parameters of the controls, section `controls` of `params.yaml`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from ilse.params import Section
+from trainer.controls import CONTROLS
+from trainer.heads import HEADS
+
+
+def _known_control(name: str) -> str:
+    if name not in CONTROLS:
+        # The message of an unknown key names the nearest one.
+        raise PydanticCustomError("unknown_key", "unknown control", {"key": name, "known": list(CONTROLS)})
+    return name
+
+
+FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+"""A name of one's own: it is a folder of `models/`."""
+Strength = Annotated[float, Field(gt=0)]
+
+
+class ControlParams(Section):
+    """Which controls stand beside the heads, and how they are fitted."""
+
+    names: list[Annotated[str, AfterValidator(_known_control)]] = Field(
+        list(CONTROLS), description="Controls of the comparison, by name, each once."
+    )
+    seeds: int = Field(3, ge=1, description="Independent runs of a control that draws, with seeds 0, 1, …")
+    grid: list[Strength] = Field(
+        [0.01, 0.1, 1.0, 10.0, 100.0],
+        min_length=1,
+        description="Inverse strengths of the linear models' penalty; validation chooses.",
+    )
+    caches: dict[str, str] = Field(
+        {},
+        description="More controls: a name of one's own → another cache of the same texts, whose layers' mean is read.",
+    )
+    baseline: str | None = Field(
+        None, description="What all differences are to: a head or a control. Unset: `last` if trained, else the chosen."
+    )
+    others: list[str] = Field(
+        [], description="Folders of `models/` with answers that something else gave, to be compared too."
+    )
+
+    @model_validator(mode="after")
+    def _as_a_whole(self) -> ControlParams:
+        if len(set(self.all_names)) != len(self.all_names):
+            raise ValueError("names, caches and others: each name once")
+        if unfit := [name for name in self.all_names if not FOLDER.fullmatch(name)]:
+            raise ValueError(f"letters, digits, - and _ in the names of folders, of which {unfit[0]!r} has others")
+        if taken := [name for name in self.all_names if name in HEADS]:
+            raise ValueError(f"names that no head has, but {taken[0]} is one")
+        return self
+
+    @property
+    def all_names(self) -> list[str]:
+        """Everything that is evaluated beside the heads."""
+        return [*self.names, *self.caches, *self.others]

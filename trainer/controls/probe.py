@@ -1,0 +1,101 @@
+"""A linear model on the mean of some layers, each standardised by the training rows.
+
+Of two texts it sees u, v, |u - v| and u · v, as heads do. To `similarity` the answer is the cosine of u and v, and
+nothing is fitted; there, rows of another cache stay as they are, because models of sentences are made for that cosine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ilse.tables import TEST, TRAIN, VALIDATION
+from pipeline.store import open_cache
+from trainer.controls.base import ControlKind, Fit, Fitted, Given
+from trainer.controls.linear import fit_best
+from trainer.heads.pairs import compared
+from trainer.inputs import Inputs, drawn_of
+from trainer.memory import memory_budget
+from trainer.objectives import Kind, Objective
+from trainer.rows import Examples, told_of_all
+from trainer.task import Task, open_task
+from trainer.treatment import TreatmentOptions
+
+LABELLED: tuple[Kind, ...] = ("multi_class", "ordinal", "multi_label", "regression")
+
+
+def prepare_mean_probe(given: Given) -> Fit:
+    """On all layers."""
+    return Probe(given, given.task, range(len(given.task.cache.layers)))
+
+
+def prepare_random_labels(given: Given) -> Fit:
+    """The same, with the training targets in an order that the seed draws, so that there is nothing to learn."""
+    return Probe(given, given.task, range(len(given.task.cache.layers)), permuted=True)
+
+
+def of_cache(name: str, path: str, examples: Path) -> ControlKind:
+    """The control on another cache over the same texts: the mean of the layers that it keeps, which may be one.
+
+    Raises `UserError` as `open_cache` and `open_task` do, also for a cache without some of the texts.
+    """
+    task = open_task(open_cache(path), examples)
+    kept = task.cache.layers
+
+    def prepare(given: Given) -> Fit:
+        return Probe(given, task, range(len(kept)), standardise=given.kind != "similarity")
+
+    read = f"layer '{kept[0]}'" if len(kept) == 1 else f"the mean of {len(kept)} layers"
+    summary = f"{task.cache.header.model_name}: linear model on {read}"
+    return ControlKind(name, summary, prepare, LABELLED, (*LABELLED, "similarity"))
+
+
+class Probe:
+    """Fits to the mean of `layers` of `task`, which may be over another cache than the heads'."""
+
+    def __init__(
+        self, given: Given, task: Task, layers: Sequence[int], standardise: bool = True, permuted: bool = False
+    ) -> None:
+        self._given, self._task, self._permuted, reads = given, task, permuted, tuple(layers)
+        self._inputs = Inputs(task, given.training, TreatmentOptions(standardise=standardise), reads)
+        self._test = _test_rows(task, reads, given)
+
+    def __call__(self, objective: Objective, seed: int) -> Fitted:
+        """The answers of one seed."""
+        treatment, train, validation = self._inputs.of_seed(seed)
+        size = self._task.cache.header.model_parameters
+        if objective.kind == "similarity":
+            answers = told_of_all(validation, lambda x: objective.predict(x.mean(1)))
+            return Fitted(answers, told_of_all(self._test, lambda x: objective.predict(treatment(x).mean(1))), 0, size)
+        x, x_validation = (self._features(rows, lambda x: x) for rows in (train, validation))
+        y, y_validation = self._targets(seed), self._task.training_targets(VALIDATION)
+        chosen = fit_best(self._given.grid, objective, x, y, x_validation, y_validation)
+        answers = chosen.model.answers(self._features(self._test, treatment))
+        return Fitted(chosen.answers, answers, chosen.model.parameters, size)
+
+    def _targets(self, seed: int) -> Tensor:
+        y = self._task.training_targets(TRAIN)[drawn_of(self._task, self._given.training, seed)]
+        return y[torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))] if self._permuted else y
+
+    def _features(self, rows: Examples, treat: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
+        """[rows, features]."""
+
+        def tell(x: Float[Tensor, "texts layers dim"]) -> Float[Tensor, "rows features"]:
+            mean = treat(x).mean(1, keepdim=True)
+            return (compared(mean) if self._task.pairs else mean)[:, 0]
+
+        features: NDArray[np.float64] = told_of_all(rows, tell).double().numpy()
+        return features
+
+
+def _test_rows(task: Task, layers: tuple[int, ...], given: Given) -> Examples:
+    pooling, budget = given.training.pooling, memory_budget(given.training.memory_budget)
+    if task.texts(TEST) * len(layers) * task.cache.dim * 4 <= budget:
+        return task.unlabelled(layers, pooling)
+    return task.unlabelled_streamed(layers, pooling, memory_budget=budget)

@@ -1,0 +1,77 @@
+"""What objectives of labels share: how labels are weighted, and what one label an example brings with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from trainer.objectives.base import Objective
+from trainer.rows import Examples, label_weights
+
+
+class Labelled(Objective):
+    """Targets out of a list of labels, which may be weighted against imbalance."""
+
+    weights: Tensor | None
+
+    def __init__(self, labels: tuple[str, ...], out: int) -> None:
+        super().__init__()
+        self.labels, self.out = labels, out
+        self.register_buffer("weights", None, persistent=False)
+
+    def losses(
+        self, outputs: Float[Tensor, "batch ..."], y: Tensor, smoothing: float = 0.0
+    ) -> Float[Tensor, " candidates"]:
+        """The mean loss, weighted if `learn` was told so."""
+        return self.mean_losses(outputs, y, smoothing, self.weights)
+
+    def plain_losses(self, outputs: Float[Tensor, "batch ..."], y: Tensor) -> Float[Tensor, " candidates"]:
+        """The same, all examples and labels alike."""
+        return self.mean_losses(outputs, y, 0.0, None)
+
+    def mean_losses(
+        self, outputs: Float[Tensor, "batch ..."], y: Tensor, smoothing: float, weights: Float[Tensor, " labels"] | None
+    ) -> Float[Tensor, " candidates"]:
+        """The mean over a batch with these weights of labels."""
+        raise NotImplementedError
+
+
+class SingleLabel(Labelled):
+    """y [batch] are label indices: one label an example."""
+
+    def learn(self, train: Examples, imbalance: str) -> None:
+        """The labels' weights, whose mean over the training set is 1: a batch of rare labels has a large loss."""
+        self.weights = label_weights(train.y) if imbalance == "weights" else None
+
+    def mean_losses(
+        self,
+        outputs: Float[Tensor, "batch ..."],
+        y: Int[Tensor, " batch"],
+        smoothing: float,
+        weights: Float[Tensor, " labels"] | None,
+    ) -> Float[Tensor, " candidates"]:
+        """With weights each example counts its label's, and the mean is over examples."""
+        each = self.each_loss(outputs, y, smoothing)
+        return each.mean(0) if weights is None else (each * weights.to(each)[y][:, None]).mean(0)
+
+    def each_loss(
+        self, outputs: Float[Tensor, "batch ..."], y: Int[Tensor, " batch"], smoothing: float
+    ) -> Float[Tensor, "batch candidates"]:
+        """The loss of every example."""
+        raise NotImplementedError
+
+    def chosen(self, predicted: Float[Tensor, "examples labels"]) -> Int[Tensor, " examples"]:
+        """The label that the probabilities stand for."""
+        raise NotImplementedError
+
+    def columns(self, predicted: Float[Tensor, "examples labels"], y: Int[Tensor, " examples"]) -> dict[str, Any]:
+        """`label`, `prediction`, its `probability`, and all `probabilities` in the label map's order."""
+        chosen = self.chosen(predicted)
+        return {
+            "label": [self.labels[i] for i in y.tolist()],
+            "prediction": [self.labels[i] for i in chosen.tolist()],
+            "probability": predicted.gather(1, chosen[:, None])[:, 0].numpy(),
+            "probabilities": predicted.numpy(),
+        }

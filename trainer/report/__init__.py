@@ -1,0 +1,48 @@
+"""The report stage: what a reader wants to know of one evaluation, as a page, as Markdown and as pictures.
+
+`results` reads the tables, `findings` and `examples` say what stands in them, `charts` and `drawing` draw it, and
+`page`, `compare`, `markdown` and `pictures` each write one kind of file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ilse.files import write_text
+from trainer.report.compare import compare
+from trainer.report.examples import differing
+from trainer.report.markdown import as_markdown
+from trainer.report.page import render
+from trainer.report.pictures import as_pictures
+from trainer.report.reading import facts_of
+from trainer.report.results import BASELINE, read_results
+
+__all__ = ["as_markdown", "as_pictures", "compare", "report"]
+
+
+def report(results: Path, facts: Mapping[str, Path], out: Path, texts: Path | None = None) -> Path:
+    """Write the page of one evaluation to `out`, whole or not at all, and return `out`.
+
+    Parameters
+    ----------
+    results
+        Folder of the stages train and evaluate. `leaderboard.csv`, `runs.csv`, `confusion.csv` and `metrics.json`
+        must be there; without the other tables their sections say why they are empty.
+    facts
+        JSON files of earlier stages' figures by the stage's name, such as `{"extract": data/extract.json}`. One that
+        is missing is named on the page.
+    out
+        The page. Equal inputs give equal bytes.
+    texts
+        `texts.parquet`; with it some test examples are shown in words.
+
+    Raises
+    ------
+    UserError
+        For a missing or unreadable file (naming the stage to run), or files of different runs.
+    """
+    read = read_results(results)
+    figures = {stage: facts_of(path) for stage, path in facts.items()}
+    write_text(out, render(read, figures, differing(results, texts, read.chosen["head"], BASELINE)))
+    return out

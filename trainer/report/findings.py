@@ -1,0 +1,99 @@
+"""What the tables say: which simpler heads tie, what is confused with what, and how the comparison came out."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from trainer.report.reading import Row
+from trainer.report.results import BASELINE, Results
+
+SIMPLER = 0.9
+"""A head counts as simpler up to this share of another's parameters; one parameter fewer does not make it so."""
+
+
+def ties(results: Results) -> list[Row]:
+    """Heads simpler than the chosen one whose test range over seeds meets its range, smallest first."""
+    best = results.chosen
+    heads = [row for row in results.rows if not row["control"]]
+    simpler = [row for row in heads if row["parameters"] <= SIMPLER * best["parameters"]]
+    met = [r for r in simpler if r["test_high"] >= best["test_low"] and r["test_low"] <= best["test_high"]]
+    return sorted(met, key=lambda row: int(row["parameters"]))
+
+
+def per_label(results: Results) -> list[Row]:
+    """For each label: its test rows (of one seed), recall, precision, and what it is most often taken for."""
+    table, seeds = results.confusion, results.chosen["seeds"]
+    if table is None:
+        return []
+    counts = {(a, p): n for a, p, n in table.group_by("actual", "predicted").len().iter_rows()}
+    labels = label_order(results)
+    rows = []
+    for label in labels:
+        actual = sum(counts.get((label, other), 0) for other in labels)
+        predicted = sum(counts.get((other, label), 0) for other in labels)
+        right = counts.get((label, label), 0)
+        wrong, taken_for = max((counts.get((label, o), 0), o) for o in labels if o != label) if labels[1:] else (0, "")
+        rows.append({
+            "label": label, "rows": round(actual / seeds),
+            "recall": right / actual if actual else None, "precision": right / predicted if predicted else None,
+            "taken_for": taken_for if wrong else None, "taken_share": wrong / actual if wrong else None,
+        })  # fmt: skip
+    return rows
+
+
+def label_order(results: Results) -> list[str]:
+    """The labels as `metrics.json` lists them, then any other that was met."""
+    if results.confusion is None:
+        return results.metrics.labels
+    met = pl.concat([results.confusion["actual"], results.confusion["predicted"]]).unique().sort()
+    return list(dict.fromkeys([*results.metrics.labels, *met]))
+
+
+def against_baseline(results: Results) -> pl.DataFrame | None:
+    """The comparison's rows against one baseline (`last`, or the first there is), with the leaderboard's `control`."""
+    table = results.comparison
+    if table is None:
+        return None
+    baselines = table["baseline"].unique(maintain_order=True).to_list()
+    baseline = BASELINE if BASELINE in baselines else baselines[0]
+    rows = table.filter(pl.col("baseline") == baseline, pl.col("head") != baseline).drop_nulls("difference_points")
+    known = rows.join(results.leaderboard.select("head", "control"), on="head", how="inner", maintain_order="left")
+    return None if known.is_empty() else known
+
+
+def difference(results: Results) -> Row | None:
+    """The chosen head's row of `against_baseline`."""
+    table = against_baseline(results)
+    rows = [] if table is None else table.filter(pl.col("head") == results.chosen["head"]).to_dicts()
+    return rows[0] if rows else None
+
+
+def contains_zero(row: Row) -> bool:
+    """Whether the interval of a difference leaves open which of the two is better."""
+    low, high = row["low_points"], row["high_points"]
+    return low is None or high is None or low <= 0 <= high
+
+
+def far_off(leaderboard: pl.DataFrame) -> list[str]:
+    """Controls so far below the heads that a picture with them would show nothing of the heads' differences.
+
+    That is more than the heads' own spread (at least ten points) below the lowest of them.
+    """
+    heads, controls = leaderboard.filter(~pl.col("control")), leaderboard.filter("control")
+    bounds = heads.select(pl.col("test_low").min(), pl.col("test_high").max()).row(0)
+    low, high = (value if value is not None else 0.0 for value in bounds)
+    return controls.filter(pl.col("test_score") < low - max(high - low, 0.1))["head"].to_list()
+
+
+def calibration_errors(results: Results) -> dict[str, float]:
+    """The median expected calibration error over seeds by head, of those for which it was measured."""
+    known = results.runs.drop_nulls("test_ece").group_by("head").agg(pl.col("test_ece").median())
+    return {head: error for head, error in known.sort("head").iter_rows()}
+
+
+def of_head(table: pl.DataFrame | None, wanted: str) -> tuple[str, pl.DataFrame] | None:
+    """The rows of the `wanted` head, or of the table's first one where it has none of that."""
+    if table is None:
+        return None
+    head = wanted if wanted in table["head"] else str(table["head"][0])
+    return head, table.filter(pl.col("head") == head)

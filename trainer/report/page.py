@@ -1,0 +1,107 @@
+"""The page: one self-contained HTML file.
+
+It asks nothing of any network: scripts, styles and data stand in it, and its security policy runs its own scripts and
+no others, so that nothing in a user's labels or texts can run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64encode
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from ilse.tables import SPLITS
+from trainer.figures import NAMES, upfirst
+from trainer.intervals import interval
+from trainer.report import theme, words
+from trainer.report.drawing import Drawn, draw
+from trainer.report.examples import Examples
+from trainer.report.facts import split_facts
+from trainer.report.findings import (
+    against_baseline,
+    calibration_errors,
+    contains_zero,
+    difference,
+    per_label,
+    ties,
+)
+from trainer.report.reading import Row
+from trainer.report.results import BASELINE, Results
+
+SCRIPTS = Path(__file__).parent / "scripts"
+SECTIONS = {
+    "comparison": "How sure", "leaderboard": "Leaderboard", "heads": "On test", "cost": "Cost",
+    "layers": "Single layers", "analysis": "What layers did", "weights": "Layer weights", "graph": "Graph",
+    "calibration": "Calibration", "curves": "Training", "confusion": "Confusion", "examples": "Examples",
+    "run": "The run",
+}  # fmt: skip
+"""Templates of the page's parts, in order, and their names in its contents."""
+ONLY_WITH_CHARTS = {"graph", "confusion"}
+"""Sections that make sense for some tasks alone."""
+
+
+def render(results: Results, facts: Mapping[str, Row | None], examples: Examples) -> str:
+    """The page of one evaluation. Equal inputs give equal text."""
+    best, rows = results.chosen, results.rows
+    drawn = drawing_of(results, facts)
+    return fill(
+        "page.html.j2",
+        results=results, metrics=results.metrics, best=best, rows=rows, figure=NAMES[results.metrics.metric],
+        sure=interval(results.metrics.metric, best["test_score"], results.metrics.test_rows),
+        heads=[row for row in rows if not row["control"]], controls=[row for row in rows if row["control"]],
+        by_head={row["head"]: row for row in rows}, ties=ties(results), ece=calibration_errors(results),
+        above=[r for r in rows if r["test_score"] > best["test_score"] and not r["control"]],
+        compared=against_baseline(results), difference=difference(results), contains_zero=contains_zero,
+        charts=drawn.charts, drawn=drawn, splits=SPLITS, labels=per_label(results), examples=examples,
+        baseline=BASELINE,
+        sections={n: title for n, title in SECTIONS.items() if n not in ONLY_WITH_CHARTS or drawn.charts[n]},
+        facts={stage: None if figures is None else split_facts(figures) for stage, figures in facts.items()},
+        extract=facts.get("extract") or {},
+    )  # fmt: skip
+
+
+def drawing_of(results: Results, facts: Mapping[str, Row | None]) -> Drawn:
+    """The page's charts."""
+    sure = interval(results.metrics.metric, results.chosen["test_score"], results.metrics.test_rows)
+    layers = (facts.get("extract") or {}).get("layers")
+    return draw(results, sure and sure[1], layers if isinstance(layers, int) else None)
+
+
+def fill(template: str, **values: Any) -> str:
+    """A template of ours with its values, the scripts, the colours and the policy."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("trainer.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False, "separators": (",", ":")}
+    environment.filters.update(
+        upfirst=upfirst, pct=words.percent, digits=words.digits, points=words.points, seconds=words.seconds,
+        plain=words.plain, probability=words.probability,
+    )  # fmt: skip
+    scripts = [javascript(), *((SCRIPTS / name).read_text(encoding="utf-8") for name in ("draw.js", "table.js"))]
+    if any("</script" in script.lower() for script in scripts):
+        raise RuntimeError("a script holds '</script', which would end it within the page")
+    return environment.get_template(template).render(
+        values, scripts=[Markup(script) for script in scripts], config=theme.CONFIG,
+        light=Markup(theme.css(theme.LIGHT)), dark=Markup(theme.css(theme.DARK)),
+        hashes=[b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
+    )  # fmt: skip
+
+
+@cache
+def javascript() -> str:
+    """Vega, Vega-Lite, vega-embed and the expression interpreter in one script, for Altair's version of Vega-Lite."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=vegalite())
+
+
+def vegalite() -> str:
+    """Altair's version of Vega-Lite, as vl-convert names it."""
+    return ".".join(alt.VEGALITE_VERSION.removeprefix("v").split(".")[:2])

@@ -1,0 +1,82 @@
+"""What the predictions of all heads on the test split say: who is better and how sure that is, calibration, classes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from trainer.objectives import Objective
+from trainer.objectives.labelled import SingleLabel
+from trainer.statistics import compare_accuracy, compare_figure, per_class, reliability
+
+Predicted = Mapping[str, Sequence[Float[Tensor, "rows ..."]]]
+"""Head → what its objective tells of the test examples, by seed."""
+
+
+def comparison(objective: Objective, predicted: Predicted, y: Tensor, baseline: str) -> pl.DataFrame:
+    """Every head against `baseline`: a row a head, columns as `trainer.statistics.comparison.SCHEMA`.
+
+    A head without a figure, such as the correlation of predictions that are all the same, is named on stderr and left
+    out. Raises `UserError` for a baseline that is not among the heads, and for test splits that are too small.
+    """
+    right = right_answers(objective, predicted, y)
+    if objective.metric == "accuracy" and right is not None:
+        return compare_accuracy(right, baseline)
+    stacked = {name: torch.stack(list(seeds)).numpy() for name, seeds in predicted.items()}
+
+    def figure(some: Shaped[np.ndarray, "rows ..."], targets: Shaped[np.ndarray, "rows ..."]) -> float:
+        return objective.figure(torch.from_numpy(some), torch.from_numpy(targets))
+
+    targets = y.numpy()
+    for name in [name for name, seeds in stacked.items() if not np.isfinite([figure(s, targets) for s in seeds]).all()]:
+        if name != baseline:  # of which the error tells more
+            print(f"{name}: no {objective.metric}, its predictions are all the same; not compared", file=sys.stderr)
+            del stacked[name]
+    return compare_figure(stacked, targets, figure, baseline, right)
+
+
+def right_answers(objective: Objective, predicted: Predicted, y: Tensor) -> dict[str, Bool[np.ndarray, "_ _"]] | None:
+    """Head → which answers are right, [seeds, rows]; None where examples have no single label."""
+    if not isinstance(objective, SingleLabel):
+        return None
+    return {
+        name: np.stack([(objective.chosen(one) == y).numpy() for one in seeds]) for name, seeds in predicted.items()
+    }
+
+
+def calibration_table(objective: Objective, predicted: Predicted, y: Tensor) -> pl.DataFrame:
+    """How often heads are right by how sure they are, over all seeds: `head` and the columns of `reliability`.
+
+    Without rows where examples have no single label.
+    """
+    found = [_of_head("", reliability(np.zeros(1), np.zeros(1, bool)).clear())]
+    if isinstance(objective, SingleLabel):
+        for name, seeds in predicted.items():
+            tables = [objective.columns(one, y) for one in seeds]
+            sure = np.concatenate([table["probability"] for table in tables]).astype(np.float64)
+            right = np.concatenate([np.equal(table["label"], table["prediction"]) for table in tables])
+            found.append(_of_head(name, reliability(sure, right)))
+    return pl.concat(found)
+
+
+def class_table(objective: Objective, predicted: Predicted, y: Int[Tensor, " rows"] | Tensor) -> pl.DataFrame:
+    """Precision, recall and F1 of every label by head, over all seeds: `head` and the columns of `per_class`.
+
+    Without rows where examples have no single label.
+    """
+    found = [_of_head("", per_class(np.zeros(1, int), np.zeros(1, int), [""]).clear())]
+    if isinstance(objective, SingleLabel):
+        for name, seeds in predicted.items():
+            chosen = np.concatenate([objective.chosen(one).numpy() for one in seeds])
+            found.append(_of_head(name, per_class(np.tile(y.numpy(), len(seeds)), chosen, objective.labels)))
+    return pl.concat(found)
+
+
+def _of_head(name: str, table: pl.DataFrame) -> pl.DataFrame:
+    return table.select(pl.lit(name).alias("head"), pl.all())
