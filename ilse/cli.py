@@ -288,7 +288,8 @@ def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Pa
 
     train, controls = load_section("train", TrainParams, params), load_section("controls", ControlParams, params)
     names = [*train.heads, *controls.all_names]
-    run(names, cache, examples, models, results, train.memory_budget, controls.baseline)
+    drawn = train.shots is not None or train.share is not None
+    run(names, cache, examples, models, results, train.memory_budget, controls.baseline, drawn)
     click.echo((results / "leaderboard.txt").read_text(encoding="utf-8"), nl=False)
 
 

@@ -49,14 +49,17 @@ def evaluate(
     results: Path,
     memory_budget: float | None = None,
     baseline: str | None = None,
+    paired_seeds: bool = False,
 ) -> pl.DataFrame:
     """Scores every seed of every head and control on the test split, writes `results/` and returns the leaderboard.
 
     `names` are folders of `models`: heads, and answers that something else gave (`trainer.answers`), the controls. One
     head there must be, since one is chosen. Differences are to `baseline`: `last` where it is named, else the chosen
-    head, if none is given. Rows beyond `memory_budget` (GB; None for half of the free memory) are read
-    anew for every head. Raises `UserError` for a head that is missing, or was trained on another capture, on other
-    labels or for another objective, for answers that `load_answers` refuses, and for a baseline that is not named.
+    head, if none is given; `paired_seeds` says that a seed drew the same training examples for every head. Rows beyond
+    `memory_budget` (GB; None for half of the free memory) are read anew for every head.
+
+    Raises `UserError` for a head that is missing, or was trained on another capture, on other labels or for another
+    objective, for answers that `load_answers` refuses, and for a baseline that is not named.
     """
     task = open_task(open_cache(cache), examples)
     trained = {name: load_seeds(models / name, task) for name in names}
@@ -81,7 +84,8 @@ def evaluate(
     chosen = table.filter("chosen")["head"].item()
     _write_exits(results, predictions)
     _write_confusion(results, [p for p in predictions if p.run.head == chosen])
-    _write_significance(results, objective, predictions, baseline or (BASELINE if BASELINE in names else chosen))
+    baseline = baseline or (BASELINE if BASELINE in names else chosen)
+    _write_significance(results, objective, predictions, baseline, paired_seeds)
     return table
 
 
@@ -147,14 +151,16 @@ def _predictions_table(predictions: list[Prediction], ids: pl.DataFrame) -> pl.D
     return pl.concat(frames)
 
 
-def _write_significance(results: Path, objective: Objective, predictions: list[Prediction], baseline: str) -> None:
+def _write_significance(
+    results: Path, objective: Objective, predictions: list[Prediction], baseline: str, paired_seeds: bool
+) -> None:
     """How sure the differences to `baseline` are, how far heads know when they are right, and every label's figures."""
     by_head: dict[str, list[Tensor]] = {}
     for prediction in predictions:
         by_head.setdefault(prediction.run.head, []).append(prediction.predicted)
     y = predictions[0].y
     tables = {
-        "comparison.csv": comparison(objective, by_head, y, baseline),
+        "comparison.csv": comparison(objective, by_head, y, baseline, paired_seeds),
         "calibration.csv": calibration_table(objective, by_head, y),
         "classes.csv": class_table(objective, by_head, y),
     }

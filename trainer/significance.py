@@ -19,15 +19,18 @@ Predicted = Mapping[str, Sequence[Float[Tensor, "rows ..."]]]
 """Head → what its objective tells of the test examples, by seed."""
 
 
-def comparison(objective: Objective, predicted: Predicted, y: Tensor, baseline: str) -> pl.DataFrame:
+def comparison(
+    objective: Objective, predicted: Predicted, y: Tensor, baseline: str, paired_seeds: bool = False
+) -> pl.DataFrame:
     """Every head against `baseline`: a row a head, columns as `trainer.statistics.comparison.SCHEMA`.
 
-    A head without a figure, such as the correlation of predictions that are all the same, is named on stderr and left
-    out. Raises `UserError` for a baseline that is not among the heads, and for test splits that are too small.
+    `paired_seeds` says that a seed drew the same training examples for every head. A head without a figure, such as
+    the correlation of predictions that are all the same, is named on stderr and left out. Raises `UserError` for a
+    baseline that is not among the heads, and for test splits that are too small.
     """
     right = right_answers(objective, predicted, y)
     if objective.metric == "accuracy" and right is not None:
-        return compare_accuracy(right, baseline)
+        return compare_accuracy(right, baseline, paired_seeds)
     stacked = {name: torch.stack(list(seeds)).numpy() for name, seeds in predicted.items()}
 
     def figure(some: Shaped[np.ndarray, "rows ..."], targets: Shaped[np.ndarray, "rows ..."]) -> float:
@@ -38,7 +41,7 @@ def comparison(objective: Objective, predicted: Predicted, y: Tensor, baseline: 
         if name != baseline:  # of which the error tells more
             print(f"{name}: no {objective.metric}, its predictions are all the same; not compared", file=sys.stderr)
             del stacked[name]
-    return compare_figure(stacked, targets, figure, baseline, right)
+    return compare_figure(stacked, targets, figure, baseline, right, paired_seeds=paired_seeds)
 
 
 def right_answers(objective: Objective, predicted: Predicted, y: Tensor) -> dict[str, Bool[np.ndarray, "_ _"]] | None:
