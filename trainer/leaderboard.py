@@ -163,7 +163,7 @@ def as_text(table: pl.DataFrame, metric: str) -> str:
     seeds = f"{most} seed{'s' * (most > 1)}" if fewest == most else f"{fewest} to {most} seeds"
     lines.append(f"{upfirst(NAMES[metric])} in %, median over {seeds}; gain: points over 'last'.")
     if controls := table.filter("control")["head"].to_list():
-        text = f"Controls, which are ranked and never chosen: {', '.join(controls)}."
+        text = f"Controls, never chosen: {', '.join(controls)}."
         lines += wrap(text, 80, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines)
 

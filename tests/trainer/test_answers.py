@@ -240,7 +240,7 @@ def test_a_control_is_ranked_and_never_chosen(project: Path) -> None:
     assert predictions.schema == pl.read_parquet(results / "predictions" / "mean.parquet").schema
     confusion = pl.read_csv(results / "confusion.csv")
     assert len(confusion) == ROWS
-    assert "ranked and never chosen: oracle." in (results / "leaderboard.txt").read_text()
+    assert "Controls, never chosen: oracle." in (results / "leaderboard.txt").read_text()
     assert "oracle" in report(results, {}, project / "report.html").read_text()
 
 

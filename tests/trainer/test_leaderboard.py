@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer.controls import CONTROLS
 from trainer.heads import HEADS
 from trainer.leaderboard import Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
 from trainer.objectives import MultiClass
@@ -114,6 +115,37 @@ def test_the_text_says_what_the_table_says() -> None:
     )
     assert text.splitlines()[2].split() == ["cayley", "50.0", "62.5", "62.5", "to", "62.5", "+12.5", "12,345", "1.0"]
     assert "Accuracy in %, median over 1 seed;" in text
+
+
+def control(name: str, **values: Any) -> Run:
+    return run(name, control="a control", best_epoch=None, val_loss=None, model_parameters=0, **values)
+
+
+def test_a_control_has_its_rank_and_the_best_head_is_chosen() -> None:
+    runs = [control("words", val_score=0.9), run("last", val_score=0.8), run("mean", val_score=0.7)]
+    for order in (runs, runs[::-1]):
+        table = leaderboard(order)
+        assert table.select("rank", "head", "control", "chosen").rows() == [
+            (1, "words", True, False), (2, "last", False, True), (3, "mean", False, False),
+        ]  # fmt: skip
+        assert table["share_percent"].to_list() == pytest.approx([None, 1.0, 1.0])
+        assert table["summary"][0] == "a control"
+        found = metrics(table, MultiClass(("a", "b")), ("a", "b"), {})
+        assert (found["chosen"]["head"], list(found["heads"]), list(found["controls"])) == (
+            "last", ["last", "mean"], ["words"],
+        )  # fmt: skip
+
+
+def test_a_tie_goes_to_what_tells_its_loss() -> None:
+    runs = [control("words"), run("last", parameters=99), control("majority", parameters=1)]
+    assert leaderboard(runs)["head"].to_list() == ["last", "majority", "words"]
+
+
+def test_the_text_with_our_controls_fits_a_terminal_too() -> None:
+    lines = as_text(leaderboard([run("last"), *(control(name) for name in CONTROLS)]), "accuracy").splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len({len(line) for line in lines[:6]}) == 1
+    assert lines[-1].startswith("Controls, never chosen: ")
 
 
 def test_layers_come_from_the_probes_alone() -> None:
