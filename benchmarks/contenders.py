@@ -28,6 +28,11 @@ class Contender:
         section = {"heads": [self.head], "seeds": seeds, "options": {self.head: self.options}, "recipe": self.recipe}
         return validate("train", TrainParams, section | {"embedding": self.embedding, "shots": shots})
 
+    def fit(self, seeds: int, cache: Path, examples: Path, folder: Path, shots: int | None = None) -> None:
+        """Trains in `folder`, unless that was done before; the test split is not read."""
+        if not (folder / "results" / "train" / f"{self.head}.json").exists():
+            train(self.params(seeds, shots), self.head, cache, examples, folder / "models", folder / "results")
+
     def run(
         self, seeds: int, cache: Path, examples: Path, folder: Path, shots: int | None = None
     ) -> tuple[pl.DataFrame, list[pl.DataFrame]]:
@@ -37,7 +42,7 @@ class Contender:
         """
         models, results = folder / "models", folder / "results"
         if not (results / "runs.csv").exists():
-            train(self.params(seeds, shots), self.head, cache, examples, models, results)
+            self.fit(seeds, cache, examples, folder, shots)
             evaluate([self.head], cache, examples, models, results)
         predictions = pl.read_parquet(results / "predictions" / f"{self.head}.parquet")
         by_seed = [of_seed for _, of_seed in predictions.group_by("seed", maintain_order=True)]
