@@ -25,8 +25,15 @@ def _source(params: ModelParams) -> dict[str, str]:
     assert params.path is not None
     if params.path.is_file():
         return {"sha256": _file_sha256(params.path)}
-    listing = "".join(f"{_file_sha256(file)}  {file.name}\n" for file in _files(params.path, MODEL_FILES))
+    listing = "".join(f"{_file_sha256(file)}  {file.name}\n" for file in model_files(params))
     return {"sha256": hashlib.sha256(listing.encode()).hexdigest()}
+
+
+def model_files(params: ModelParams) -> list[Path]:
+    """The files that a local model's checksum covers: a copy of them is the same model. None for one on the Hub."""
+    if params.path is None:
+        return []
+    return [params.path] if params.path.is_file() else _files(params.path, MODEL_FILES)
 
 
 def stored_bytes(params: ModelParams) -> int:
