@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tests.trainer.report.made_up import HOSTILE, write_everything
-from trainer.report import report
+from trainer.report import compare, report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -56,6 +57,13 @@ def many_labels_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return full_page(folder, labels=labels, seeds=1)
 
 
+@pytest.fixture(scope="module")
+def compare_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    runs = [write_everything(folder / name, seeds=2)[0] for name in ("a", "b")]
+    return compare([f"{HOSTILE}={runs[0]}", f"other={runs[1]}"], folder / "compare.html")
+
+
 class Visit:
     """One page view: what it asked for and what went wrong, with the page once its charts are drawn."""
 
@@ -74,13 +82,19 @@ class Visit:
         return int(self.page.evaluate("document.scrollingElement.scrollWidth"))
 
 
-@pytest.mark.parametrize("width", [1200, 400])
-@pytest.mark.parametrize("name", ["page_file", "hostile_file", "many_labels_file"])
-def test_it_loads_nothing_complains_of_nothing_fits_and_draws(
-    browser: Any, name: str, width: int, request: pytest.FixtureRequest
+VIEWS = [(width, scheme) for width in (360, 768, 1280) for scheme in ("light", "dark")]
+CHARTS = {"page_file": 23, "hostile_file": 23, "many_labels_file": 23, "compare_file": 9}
+"""By page: how many are drawn."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), VIEWS)
+@pytest.mark.parametrize("name", CHARTS)
+def test_it_loads_nothing_complains_of_nothing_fits_draws_and_is_accessible(
+    browser: Any, name: str, width: int, scheme: str, request: pytest.FixtureRequest
 ) -> None:
     path = request.getfixturevalue(name)
-    visit = Visit(browser, path, width)
+    visit = Visit(browser, path, width, scheme)
     assert visit.requests == [path.as_uri()]
     assert visit.faults == []
     assert visit.width() <= width
@@ -90,13 +104,100 @@ def test_it_loads_nothing_complains_of_nothing_fits_and_draws(
             mark => { const box = mark.getBoundingClientRect(); return box.width + box.height > 2; }).length,
         labels: [...chart.querySelectorAll("svg text")].filter(text => text.textContent).length,
     }))""")
-    assert len(charts) == 13
+    assert len(charts) == CHARTS[name]
     for chart in charts:
         assert chart["wide"] > 0.6 * min(width, 360)
         assert chart["drawn"] > 1
         assert chart["labels"] > 4
         assert len(chart["words"]) > 20
+    assert serious(visit.page) == []
     visit.page.close()
+
+
+def serious(page: Any) -> list[str]:
+    """What axe finds that keeps a reader out."""
+    # Details are opened, as what is hidden is not looked at; of their rows, which are alike, a few are enough.
+    page.evaluate("""() => {
+        document.querySelectorAll("details").forEach(details => { details.open = true; });
+        document.querySelectorAll("details tr:nth-child(n + 4)").forEach(row => row.remove());
+    }""")
+    found = axe.Axe().run(page).response
+    return [
+        f"{fault['id']}: {fault['nodes'][0]['html'][:200]}"
+        for fault in found["violations"] if fault["impact"] in ("serious", "critical")
+    ]  # fmt: skip
+
+
+def test_axe_would_find_a_fault(browser: Any, page_file: Path) -> None:
+    visit = Visit(browser, page_file, 1280)
+    visit.page.evaluate("document.querySelector('.filter label').remove()")
+    assert [fault.partition(":")[0] for fault in serious(visit.page)] == ["label"]
+    visit.page.close()
+
+
+def column(page: Any, number: int) -> list[str]:
+    """What the leaderboard shows in one column, of the rows that are seen."""
+    cells = f"table[data-sorts] tbody tr:not([hidden]) > :nth-child({number})"
+    texts: list[str] = page.locator(cells).evaluate_all("cells => cells.map(cell => cell.dataset.value)")
+    return texts
+
+
+def test_the_table_sorts_by_keyboard(browser: Any, page_file: Path) -> None:
+    visit = Visit(browser, page_file, 1280)
+    heads = column(visit.page, 2)
+    buttons = visit.page.locator("table[data-sorts] thead button")
+    buttons.first.focus()
+    for _ in range(3):
+        visit.page.keyboard.press("Tab")
+    visit.page.keyboard.press("Enter")
+    scores = [float(value) for value in column(visit.page, 4)]
+    assert scores == sorted(scores, reverse=True)
+    sorted_by = visit.page.locator("table[data-sorts] th[aria-sort]")
+    assert (sorted_by.count(), sorted_by.text_content()) == (1, "Test")
+    assert sorted_by.get_attribute("aria-sort") == "descending"
+    visit.page.keyboard.press("Space")
+    assert [float(value) for value in column(visit.page, 4)] == sorted(scores)
+    buttons.nth(1).press("Enter")
+    assert column(visit.page, 2) == sorted(heads)
+    buttons.first.press("Enter")
+    assert column(visit.page, 2) == heads
+    assert visit.faults == []
+    visit.page.close()
+
+
+def test_what_is_not_known_comes_last_in_either_order(browser: Any, page_file: Path) -> None:
+    visit = Visit(browser, page_file, 1280)
+    for _ in range(2):
+        visit.page.get_by_role("button", name="ECE", exact=True).press("Enter")
+        assert column(visit.page, 6)[-2:] == ["", ""]
+    visit.page.close()
+
+
+def test_the_table_filters_by_keyboard_and_says_how_many(browser: Any, page_file: Path) -> None:
+    visit = Visit(browser, page_file, 1280)
+    field, status = visit.page.get_by_label("Show heads with"), visit.page.get_by_role("status")
+    assert status.text_content() == "10 of 10 heads"
+    field.focus()
+    visit.page.keyboard.type("CONTROL")
+    assert column(visit.page, 2) == ["words", "majority"]
+    assert status.text_content() == "2 of 10 heads"
+    visit.page.keyboard.type(" no such")
+    assert status.text_content() == "0 of 10 heads"
+    field.fill("")
+    assert len(column(visit.page, 2)) == 10
+    visit.page.close()
+
+
+def test_without_scripts_the_table_is_just_a_table(browser: Any, page_file: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    table = page.locator("table[data-sorts]")
+    assert table.locator("tbody tr").count() == 10
+    assert table.locator("button").count() == 0
+    assert page.locator(".filter").count() == 0
+    assert page.get_by_text("The charts need JavaScript; the tables hold the same figures.").count() == 1
+    context.close()
 
 
 def test_it_follows_a_narrower_window_and_the_reading_scheme(browser: Any, page_file: Path) -> None:

@@ -6,14 +6,15 @@ import csv
 import math
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.trainer.report.made_up import set_head, write_results
+from tests.trainer.report.made_up import set_head, write_everything, write_results
 from trainer.intervals import wilson
 from trainer.report.facts import split_facts
-from trainer.report.findings import per_label, ties
+from trainer.report.findings import against_baseline, calibration_errors, difference, far_off, per_label, ties
 from trainer.report.results import read_results
 
 
@@ -77,3 +78,38 @@ def test_facts_of_any_shape_are_shown() -> None:
         ],
         "notes": ["a note"],
     }  # fmt: skip
+
+
+def test_the_comparison_is_with_one_baseline_and_the_heads_of_the_table(tmp_path: Path) -> None:
+    results, _, _ = write_everything(tmp_path)
+    table = pl.read_csv(results / "comparison.csv", infer_schema=False)
+    strange = table.with_columns(baseline=pl.lit("mean"))
+    unknown = table.head(1).with_columns(head=pl.lit("gone"))
+    pl.concat([strange, table, unknown]).write_csv(results / "comparison.csv")
+    read = read_results(results)
+    compared = against_baseline(read)
+    assert compared is not None
+    assert set(compared["baseline"]) == {"last"}
+    assert compared["head"].to_list() == table["head"].to_list()
+    assert compared.filter("control")["head"].to_list() == ["words", "majority"]
+    chosen = difference(read)
+    assert chosen is not None
+    assert chosen["head"] == "cayley"
+    assert against_baseline(read_results(write_results(tmp_path / "old")[0])) is None
+
+
+def test_calibration_errors_are_medians_over_seeds(tmp_path: Path) -> None:
+    results, _, _ = write_everything(tmp_path)
+    errors = calibration_errors(read_results(results))
+    assert errors["cayley"] == pytest.approx(0.04)  # seeds 0 to 4 have 0.02 to 0.06
+    assert "majority" not in errors
+    assert calibration_errors(read_results(write_results(tmp_path / "old")[0])) == {}
+
+
+@pytest.mark.parametrize(("score", "off"), [(0.60, ["c"]), (0.65, []), (0.75, [])])
+def test_a_control_is_far_off_by_the_heads_own_spread(score: float, off: list[str]) -> None:
+    board = pl.DataFrame({
+        "head": ["a", "b", "c"], "control": [False, False, True],
+        "test_low": [0.80, 0.90, score], "test_score": [0.82, 0.93, score], "test_high": [0.85, 0.96, score],
+    })  # fmt: skip
+    assert far_off(board) == off

@@ -17,6 +17,7 @@ from tests.trainer.report.made_up import (
     page_of,
     set_head,
     words,
+    write_everything,
     write_results,
 )
 from trainer.intervals import wilson
@@ -222,3 +223,127 @@ def test_a_curve_of_a_head_no_longer_compared_changes_nothing(tmp_path: Path) ->
     old = (results / "curves" / "fc.csv").read_text().replace("fc,", "dropped,").replace(",0.", ",2.")
     (results / "curves" / "dropped.csv").write_text(old)
     assert report(results, facts, tmp_path / "r.html").read_bytes() == before
+
+
+def page_with(folder: Path, name: str, **columns: pl.Expr) -> str:
+    """The text of a page with every table, of which one is edited first."""
+    results, facts, texts = write_everything(folder)
+    if columns:
+        edit(results / name, **columns)
+    return words(report(results, facts, folder / "r.html", texts).read_text())
+
+
+def of(head: str, column: str, value: object) -> pl.Expr:
+    return pl.when(pl.col("head") == head).then(pl.lit(str(value))).otherwise(pl.col(column))
+
+
+def test_with_a_comparison_the_first_sentence_gives_intervals_and_the_corrected_p(tmp_path: Path) -> None:
+    results, facts, _ = write_everything(tmp_path)
+    best = pl.read_csv(results / "leaderboard.csv").row(0, named=True)
+    low, high = wilson(best["test_score"], TEST_ROWS)
+    page = report(results, facts, tmp_path / "r.html").read_text()
+    heading = words(re.search(r"<h1>.*?</h1>", page, re.DOTALL).group())  # type: ignore[union-attr]
+    gain = best["gain_points"]
+    assert heading == (
+        f"cayley, the head chosen on validation, has {100 * best['test_score']:.1f} % accuracy on test (95 % interval "
+        f"{100 * low:.1f}–{100 * high:.1f} %), {gain:+.1f} points over last (95 % interval {gain - 2.9:+.1f} to "
+        f"{gain + 2.8:+.1f}, Holm-corrected p = 0.001)."
+    )
+    assert "The interval of the difference contains 0" not in words(page)
+
+
+def test_an_interval_that_contains_0_is_said_plainly(tmp_path: Path) -> None:
+    text = page_with(tmp_path, "comparison.csv", low_points=of("cayley", "low_points", -0.4))
+    assert "The interval of the difference contains 0: on this test split it is open whether cayley is better" in text
+
+
+def test_a_difference_that_correction_takes_away_is_said_plainly(tmp_path: Path) -> None:
+    text = page_with(tmp_path, "comparison.csv", p_holm=of("cayley", "p_holm", 0.21))
+    assert "Corrected for the number of heads compared, the difference could be chance (p = 0.210)." in text
+
+
+def test_a_tie_stands_right_below_the_first_sentence(tmp_path: Path) -> None:
+    results, facts, _ = write_everything(tmp_path)
+    set_head(results, "cayley", test_low=0.80)
+    page = report(results, facts, tmp_path / "r.html").read_text()
+    tied = [row["head"] for row in ties(read_results(results))]
+    assert len(tied) > 1
+    assert f"{len(tied)} simpler heads tie with it: {', '.join(tied)}." in words(page[: page.index("<dl")])
+
+
+def test_without_a_comparison_the_page_says_so(tmp_path: Path) -> None:
+    text = words(page_of(tmp_path))
+    assert "without comparison.csv no interval of a difference is known" in text
+    assert "Not here: comparison.csv is missing or empty." in text
+
+
+def test_controls_are_marked_and_no_tie(tmp_path: Path) -> None:
+    results, facts, _ = write_everything(tmp_path)
+    set_head(results, "words", test_low=0.80, test_score=0.99, test_high=0.99, parameters=5)
+    text = words(report(results, facts, tmp_path / "r.html").read_text())
+    assert "wordscontrolbag of words" in text
+    assert "The one with the highest figure on test, words, has 99.0 %" in text
+    assert "words" not in {row["head"] for row in ties(read_results(results))}
+    assert "words (99.0 %) came out higher" not in text
+
+
+def test_a_control_is_never_the_chosen_head(tmp_path: Path) -> None:
+    results, facts, _ = write_everything(tmp_path)
+    set_head(results, "cayley", control="true")
+    with pytest.raises(UserError, match=r"leaderboard\.csv(?s:.*)a chosen head that is no control(?s:.*)cayley"):
+        report(results, facts, tmp_path / "r.html")
+
+
+def test_a_control_far_below_is_named_and_not_drawn(tmp_path: Path) -> None:
+    text = page_with(tmp_path, "")
+    assert text.count("Too far below to be drawn, and in the table: majority (22.9 %).") == 3
+
+
+def test_what_the_layers_did_is_shown_or_how_to_make_it_said(tmp_path: Path) -> None:
+    with_tables = page_with(tmp_path / "with", "")
+    without = words(page_of(tmp_path / "without"))
+    for name in ("leave_one_out", "attribution", "inputs", "cka", "classes"):
+        absent = f"analysis/{name}.csv is missing or empty. ‘ilse analyse’ makes it."
+        assert absent in without
+        assert absent not in with_tables
+    assert "Points that cayley loses on test when one layer is left out" in with_tables
+
+
+def test_calibration_is_shown_with_its_error(tmp_path: Path) -> None:
+    text = page_with(tmp_path, "")
+    assert "In 10 bins of confidence, cayley has an expected calibration error of 4." in text
+    assert "ECE, the expected calibration error on test" in text
+    assert "calibration.csv is missing or empty" in words(page_of(tmp_path / "without"))
+
+
+def test_texts_of_examples_are_shown_escaped_and_short(tmp_path: Path) -> None:
+    results, facts, texts = write_everything(tmp_path)
+    swapped = [pl.read_parquet(results / "predictions" / f"{name}.parquet") for name in ("last", "cayley")]
+    for name, table in zip(("cayley", "last"), swapped, strict=True):
+        table.with_columns(text_id=pl.col("text_id").str.replace("^0{31}4$", "0" * 32)).write_parquet(
+            results / "predictions" / f"{name}.parquet"
+        )
+    # row 4 differs between the two heads and now has the hostile text of row 0
+    page = report(results, facts, tmp_path / "r.html", texts).read_text()
+    assert HOSTILE not in page
+    quoted = [words(quote) for quote in re.findall(r"<blockquote>.*?</blockquote>", page, re.DOTALL)]
+    hostile = next(quote for quote in quoted if quote.startswith(HOSTILE))
+    assert len(hostile) <= 300
+    assert hostile.endswith("…")
+
+
+def test_the_graph_is_drawn_where_cayley_is_compared(tmp_path: Path) -> None:
+    assert "Cayley graph of SL(2, Z_4): 48 vertices and 96 edges; 31 vertices are layers, 17 are virtual." in page_with(
+        tmp_path / "with", ""
+    )
+    results, facts = write_results(tmp_path, chosen="mean")
+    for name in ("leaderboard.csv", "runs.csv"):
+        pl.read_csv(results / name).filter(pl.col("head") != "cayley").write_csv(results / name)
+    assert "The layer graph" not in words(report(results, facts, tmp_path / "r.html").read_text())
+
+
+def test_the_whole_page_is_small_and_the_same_each_time(tmp_path: Path) -> None:
+    results, facts, texts = write_everything(tmp_path)
+    first = report(results, facts, tmp_path / "r.html", texts).read_bytes()
+    assert report(results, facts, tmp_path / "r.html", texts).read_bytes() == first
+    assert len(first) < 5_000_000

@@ -1,0 +1,108 @@
+"""What the charts compute before they draw, against slow and obvious twins."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.heads.cayley import cayley_adjacency, smallest_modulus
+from trainer.report.charts.analysis import cka_chart, classes_chart, spread
+from trainer.report.charts.calibration import table_ece
+from trainer.report.charts.cost import cost_chart, frontier
+from trainer.report.charts.graph import graph_chart
+from trainer.report.charts.parts import Chart
+from trainer.report.theme import LIGHT, on_paper
+
+
+def values(chart: Chart, layer: int) -> list[dict[str, Any]]:
+    """The rows that one layer of a chart draws."""
+    source = chart.spec["layer"][layer].get("data") or chart.spec["data"]  # altair lifts what all layers share
+    rows: list[dict[str, Any]] = chart.spec["datasets"][source["name"]]
+    return rows
+
+
+POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.booleans()), min_size=1, max_size=12)
+
+
+def rows_of(points: list[tuple[int, int, bool]]) -> list[dict[str, Any]]:
+    return [
+        {"head": f"h{i:02d}", "parameters": cost, "test_score": score / 10, "control": control}
+        for i, (cost, score, control) in enumerate(points)
+    ]
+
+
+@given(points=POINTS)
+def test_the_frontier_is_what_nothing_of_the_same_cost_or_less_equals(points: list[tuple[int, int, bool]]) -> None:
+    rows = rows_of(points)
+    heads = [row for row in rows if not row["control"]]
+    edge = frontier(rows, "parameters")
+    for row in heads:
+        equalled = any(
+            other["parameters"] <= row["parameters"] and other["test_score"] >= row["test_score"]
+            for other in heads
+            if (other["parameters"], other["test_score"]) != (row["parameters"], row["test_score"])
+        )
+        spots = [(r["parameters"], r["test_score"]) for r in edge]
+        assert ((row["parameters"], row["test_score"]) in spots) == (not equalled)
+    assert all(a["parameters"] < b["parameters"] and a["test_score"] < b["test_score"] for a, b in pairwise(edge))
+
+
+def test_a_head_that_costs_nothing_has_a_place_on_the_log_axis() -> None:
+    board = pl.DataFrame(rows_of([(0, 5, True), (100, 6, False), (1000, 7, False)])).with_columns(
+        train_seconds=pl.lit(1.0)
+    )
+    data = values(cost_chart(board, "parameters", "h02", "accuracy"), 1)
+    assert [row["at"] for row in data] == [pytest.approx(100 / 3), 100, 1000]
+    assert data[0]["parameters"] == 0
+
+
+def test_the_calibration_error_by_hand() -> None:
+    table = pl.DataFrame({"rows": [10, 0, 30], "confidence": [0.2, None, 0.9], "accuracy": [0.3, None, 0.8]})
+    assert table_ece(table) == pytest.approx((10 * 0.1 + 30 * 0.1) / 40)
+    assert table_ece(table.filter(pl.col("rows") == 0)) is None
+
+
+def test_half_a_table_of_likeness_makes_a_whole_picture() -> None:
+    pairs = [(0, 0, 1.0), (0, 1, 0.4), (1, 1, 1.0), (0, 2, 0.2), (1, 2, 0.7), (2, 2, 1.0)]
+    table = pl.DataFrame([
+        {"layer_a": a, "layer_b": b, "name_a": f"l{a}", "name_b": f"l{b}", "cka": value} for a, b, value in pairs
+    ])  # fmt: skip
+    chart = cka_chart(table)
+    drawn = {(row["layer_a"], row["layer_b"]): row["cka"] for row in values(chart, 0)}
+    assert drawn == {(a, b): v for a, b, v in pairs} | {(b, a): v for a, b, v in pairs}
+    assert chart.words == "CKA of each two layers, from 0.20 to 1; neighbours have 0.55 in the mean."
+
+
+def test_of_many_labels_those_that_layers_tell_apart_most_are_drawn() -> None:
+    rows = [
+        {"label": f"l{label:02d}", "layer": layer, "name": str(layer), "recall": 0.5 + layer * label / 100, "rows": 9}
+        for label in range(15)
+        for layer in range(3)
+    ]
+    table = pl.DataFrame(rows)
+    assert spread(table)[:3] == ["l14", "l13", "l12"]
+    drawn = {row["label"] for row in values(classes_chart(table), 0)}
+    assert drawn == {f"l{label:02d}" for label in range(5, 15)}
+
+
+@pytest.mark.parametrize("layers", [3, 13, 31])
+def test_the_drawn_graph_is_the_heads_own(layers: int) -> None:
+    chart = graph_chart(layers, ["embedding"])
+    edges, every, real, virtual = (values(chart, layer) for layer in range(4))
+    adjacency = cayley_adjacency(smallest_modulus(layers))
+    assert len(every) == len(real) + len(virtual) == len(adjacency)
+    assert len(real) == layers
+    place = {(row["x"], row["y"]): number for number, row in enumerate(every)}
+    drawn = {frozenset((place[row["x"], row["y"]], place[row["x2"], row["y2"]])) for row in edges}
+    assert drawn == {frozenset(pair) for pair in adjacency.nonzero().tolist()}
+    assert every[0]["name"] == "embedding"
+
+
+def test_colours_become_those_of_paper_and_data_stay() -> None:
+    spec = {"color": "var(--accent)", "values": [{"label": "a var(--accent)"}, {"label": "var(--none)"}], "n": 1}
+    assert on_paper(spec) == spec | {"color": LIGHT["accent"]}

@@ -1,0 +1,106 @@
+"""Several evaluations on one page."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from ilse.errors import UserError
+from tests.trainer.report.made_up import HOSTILE, words, write_everything, write_results
+from trainer.report import compare
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[str]:
+    """Two runs on the same test examples; the second chose another head."""
+    first = write_everything(tmp_path / "a")[0]
+    second = write_everything(tmp_path / "b", chosen="mean", seeds=2)[0]
+    return [f"one={first}", f"two={second}"]
+
+
+def text_of(runs: list[str], folder: Path) -> str:
+    return words(compare(runs, folder / "compare.html").read_text())
+
+
+def change_metrics(run: str, **values: Any) -> None:
+    path = Path(run.partition("=")[2]) / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_every_head_in_every_run_and_what_each_chose(two: list[str], tmp_path: Path) -> None:
+    text = text_of(two, tmp_path)
+    for run in two:
+        name, _, folder = run.partition("=")
+        board = pl.read_csv(Path(folder) / "leaderboard.csv")
+        for row in board.to_dicts():
+            assert f"{100 * row['test_score']:.1f}" in text
+        assert f"{name} chose {board['head'][0]}, {100 * board['test_score'][0]:.1f} %" in text
+    assert "All runs were measured on the same test examples." in text
+    assert text.count("chosen ") == text.count("highest ") == 2
+
+
+def test_a_head_that_a_run_lacks_is_a_dash(two: list[str], tmp_path: Path) -> None:
+    board = Path(two[1].partition("=")[2]) / "leaderboard.csv"
+    pl.read_csv(board).filter(pl.col("head") != "fc").write_csv(board)
+    page = compare(two, tmp_path / "c.html").read_text()
+    row = re.search(r'data-value="fc".*?</tr>', page, re.DOTALL).group()  # type: ignore[union-attr]
+    assert words(row).rstrip().endswith("–")
+
+
+def test_other_test_examples_are_said(two: list[str], tmp_path: Path) -> None:
+    path = Path(two[1].partition("=")[2]) / "predictions" / "cayley.parquet"
+    pl.read_parquet(path).with_columns(label=pl.lit("sport")).write_parquet(path)
+    text = text_of(two, tmp_path)
+    assert re.search(r"The test examples differ \(digests of text ids and targets: one \w{12}, two \w{12}\)\.", text)
+
+
+def test_the_order_of_the_examples_is_no_difference(two: list[str], tmp_path: Path) -> None:
+    path = Path(two[1].partition("=")[2]) / "predictions" / "cayley.parquet"
+    pl.read_parquet(path).reverse().write_parquet(path)
+    assert "All runs were measured on the same test examples." in text_of(two, tmp_path)
+
+
+def test_other_sizes_labels_and_unknown_examples_are_said(two: list[str], tmp_path: Path) -> None:
+    change_metrics(two[1], test_rows=99, labels=["a", "b"])
+    for path in (Path(two[1].partition("=")[2]) / "predictions").iterdir():
+        path.unlink()
+    text = text_of(two, tmp_path)
+    assert "The test splits differ in size: one 445 rows, two 99 rows." in text
+    assert "The runs have different labels." in text
+    assert "Whether the test examples are the same is not known: no predictions in two." in text
+
+
+def test_another_metric_is_refused(two: list[str], tmp_path: Path) -> None:
+    change_metrics(two[1], metric="kappa")
+    with pytest.raises(UserError, match=r"run two(?s:.*)the figure of run one, accuracy(?s:.*)kappa"):
+        compare(two, tmp_path / "c.html")
+
+
+def test_a_run_without_results_is_refused(two: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing/leaderboard\.csv(?s:.*)no such file(?s:.*)run 'ilse evaluate' first"):
+        compare([*two, str(tmp_path / "nothing")], tmp_path / "c.html")
+    assert not (tmp_path / "c.html").exists()
+
+
+@pytest.mark.parametrize(("runs", "found"), [(["a/res"], "1 run"), (["a/res", "b/res"], "res more than once")])
+def test_runs_need_names_of_their_own(tmp_path: Path, runs: list[str], found: str) -> None:
+    with pytest.raises(UserError, match=rf"{found}(?s:.*)ilse compare small="):
+        compare(runs, tmp_path / "c.html")
+
+
+def test_a_folder_may_hold_the_sign(tmp_path: Path) -> None:
+    odd = write_results(tmp_path / "rate=1")[0].rename(tmp_path / "lr=0.1")
+    plain = write_results(tmp_path / "plain")[0]
+    assert "lr=0.1 chose cayley" in text_of([str(odd), f"plain={plain}"], tmp_path)
+
+
+def test_a_hostile_name_stays_text_and_the_page_the_same(two: list[str], tmp_path: Path) -> None:
+    runs = [f"{HOSTILE}={two[0].partition('=')[2]}", two[1]]
+    first = compare(runs, tmp_path / "c.html").read_bytes()
+    assert HOSTILE.encode() not in first
+    assert compare(runs, tmp_path / "c.html").read_bytes() == first
