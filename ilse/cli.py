@@ -25,6 +25,7 @@ EXTRAS = {
     "report": "train",
     "compare": "train",
     "tune": "tune",
+    "predict": "predict",
 }
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -291,6 +292,23 @@ def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Pa
     drawn = train.shots is not None or train.share is not None
     run(names, cache, examples, models, results, train.memory_budget, controls.baseline, drawn)
     click.echo((results / "leaderboard.txt").read_text(encoding="utf-8"), nl=False)
+
+
+@main.command()
+@click.argument("head", type=click.Path(path_type=Path))
+@click.option("--input", "source", help="Lines, CSV or JSONL; - for standard input.", type=str, required=True)
+@click.option("--out", help="A .csv or .jsonl file; without it CSV to the screen.", type=click.Path(path_type=Path))
+@click.option("--format", "read_as", type=click.Choice(["lines", "csv", "jsonl"]), help="Of the input, if not by name.")
+@click.option("--column", help="Column of the texts, in CSV and JSONL.", default="text", show_default=True)
+@click.option("--model", type=click.Path(path_type=Path), help="The head's model; else that of section 'extract'.")
+@_params
+def predict(
+    head: Path, source: str, out: Path | None, read_as: Any, column: str, model: Path | None, params: Path
+) -> None:
+    """Predict new texts with HEAD, a folder such as models/cayley/seed-0, and the model it was trained over."""
+    from inference.command import predict as run
+
+    run(head, source, out, read_as, column, model, params)
 
 
 @main.command()
