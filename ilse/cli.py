@@ -22,6 +22,7 @@ EXTRAS = {
     "evaluate": "train",
     "report": "train",
     "tune": "tune",
+    "lora": "lora",
 }
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -58,7 +59,7 @@ def _fail(message: str) -> None:
 
 def _missing_extra(command: str, error: ModuleNotFoundError) -> UserError:
     extra = EXTRAS.get(command)
-    if extra is None or (error.name or "").split(".")[0] in ("ilse", "pipeline", "trainer"):
+    if extra is None or (error.name or "").split(".")[0] in ("ilse", "pipeline", "trainer", "finetune"):
         raise error
     return UserError(
         f"command '{command}'",
@@ -241,18 +242,42 @@ def tune(heads: tuple[str, ...], params: Path, cache: str, examples: Path, resul
 @main.command()
 @_params
 @_cache
+@_texts
+@_examples
+@_models
+@_results
+def lora(params: Path, cache: str, texts: Path, examples: Path, models: Path, results: Path) -> None:
+    """Fine-tune the model itself on the same examples, to compare heads with."""
+    from finetune.config import LoraParams
+    from ilse.params import load_section
+    from pipeline.config import ExtractParams
+    from trainer.config import TrainParams
+
+    # Before transformers is loaded, as for train.
+    tuning, extract = load_section("lora", LoraParams, params), load_section("extract", ExtractParams, params)
+    train = load_section("train", TrainParams, params)
+    from finetune.lora import lora as run
+
+    run(tuning, extract, train, cache, texts, examples, models, results)
+
+
+@main.command()
+@_params
+@_cache
 @_examples
 @_models
 @_results
 def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
     """Score heads and controls on the test split and write the leaderboard."""
+    from finetune.config import LoraParams
     from ilse.params import load_section
     from trainer.config import TrainParams
     from trainer.controls.config import ControlParams
     from trainer.evaluate import evaluate as run
 
     train, controls = load_section("train", TrainParams, params), load_section("controls", ControlParams, params)
-    run([*train.heads, *controls.all_names], cache, examples, models, results, train.memory_budget)
+    others = load_section("lora", LoraParams, params).run
+    run([*train.heads, *controls.all_names, *others], cache, examples, models, results, train.memory_budget)
     click.echo((results / "leaderboard.txt").read_text(encoding="utf-8"), nl=False)
 
 
