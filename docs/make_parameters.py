@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from finetune.config import LoraParams
 from ilse.files import write_text
 from pipeline.config import ExtractParams
 from pipeline.fetch import HubArtifact, PathArtifact, WheelArtifact
@@ -25,6 +26,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "extract, control_caches.NAME": ExtractParams,
     "train": TrainParams,
     "controls": ControlParams,
+    "lora": LoraParams,
     "tune": TuneParams,
 }
 OUT = Path(__file__).with_name("parameters.md")

@@ -26,6 +26,7 @@ EXTRAS = {
     "compare": "train",
     "tune": "tune",
     "predict": "predict",
+    "lora": "lora",
 }
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -62,7 +63,7 @@ def _fail(message: str) -> None:
 
 def _missing_extra(command: str, error: ModuleNotFoundError) -> UserError:
     extra = EXTRAS.get(command)
-    if extra is None or (error.name or "").split(".")[0] in ("ilse", "inference", "pipeline", "trainer"):
+    if extra is None or (error.name or "").split(".")[0] in ("ilse", "finetune", "inference", "pipeline", "trainer"):
         raise error
     return UserError(
         f"command '{command}'",
@@ -260,6 +261,28 @@ def tune(heads: tuple[str, ...], params: Path, cache: str, examples: Path, resul
 @main.command()
 @_params
 @_cache
+@_texts
+@_examples
+@_models
+@_results
+def lora(params: Path, cache: str, texts: Path, examples: Path, models: Path, results: Path) -> None:
+    """Fine-tune the model itself on the same examples, to compare heads with."""
+    from finetune.config import LoraParams
+    from ilse.params import load_section
+    from pipeline.config import ExtractParams
+    from trainer.config import TrainParams
+
+    # Before transformers is loaded, as for train.
+    tuning, extract = load_section("lora", LoraParams, params), load_section("extract", ExtractParams, params)
+    train = load_section("train", TrainParams, params)
+    from finetune.lora import lora as run
+
+    run(tuning, extract, train, cache, texts, examples, models, results)
+
+
+@main.command()
+@_params
+@_cache
 @_examples
 @_models
 @_results
@@ -282,13 +305,14 @@ def analyse(params: Path, cache: str, examples: Path, models: Path, results: Pat
 @_results
 def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
     """Score heads and controls on the test split and write the leaderboard."""
+    from finetune.config import LoraParams
     from ilse.params import load_section
     from trainer.config import TrainParams
     from trainer.controls.config import ControlParams
     from trainer.evaluate import evaluate as run
 
     train, controls = load_section("train", TrainParams, params), load_section("controls", ControlParams, params)
-    names = [*train.heads, *controls.all_names]
+    names = [*train.heads, *controls.all_names, *load_section("lora", LoraParams, params).run]
     drawn = train.shots is not None or train.share is not None
     run(names, cache, examples, models, results, train.memory_budget, controls.baseline, drawn)
     click.echo((results / "leaderboard.txt").read_text(encoding="utf-8"), nl=False)

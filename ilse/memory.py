@@ -1,9 +1,10 @@
-"""Keeps memory that one pass frees for the next one, where the C library would give it back."""
+"""Keeps memory that one pass frees for the next one, where the C library would give it back; and how much it was."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+from pathlib import Path
 
 # Numbers of `mallopt` in glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -23,3 +24,15 @@ def keep_freed_memory(largest: int = ANY) -> bool:
         return False
     libc = ctypes.CDLL(None)
     return bool(libc.mallopt(M_MMAP_THRESHOLD, largest) and libc.mallopt(M_TRIM_THRESHOLD, ANY))
+
+
+def peak_resident() -> int | None:
+    """The most bytes of main memory that this process has held; None where the system has no `/proc`.
+
+    What `getrusage` says includes the process that started this one.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)

@@ -21,8 +21,8 @@ def ilse(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProces
 
 def test_help_lists_the_stages_in_order() -> None:
     result = ilse("--help")
-    stages = ["fetch", "prepare", "plan", "extract", "train", "control", "tune", "analyse", "evaluate", "report"]
-    stages += ["compare", "inspect", "verify"]
+    stages = ["fetch", "prepare", "plan", "extract", "train", "control", "tune", "lora", "analyse", "evaluate"]
+    stages += ["report", "compare", "inspect", "verify"]
     places = [result.stdout.index(f"\n  {stage} ") for stage in stages]
     assert result.returncode == 0
     assert places == sorted(places)
@@ -129,3 +129,14 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
     assert result.returncode == 130
     assert "the same command goes on" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_fine_tuning_names_its_extra_and_its_keys(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="needs the extra 'extract'")
+    (tmp_path / "params.yaml").write_text("train: {}\nextract: {model: {path: x}}\nlora: {}\n")
+    result = run_with("import sys; sys.modules['peft'] = None", "lora", cwd=tmp_path)
+    assert_clear_error(
+        result, "the packages of the extra 'lora'", "no package 'peft'", "pip install 'ilse-cache[lora]'"
+    )
+    (tmp_path / "params.yaml").write_text("train: {}\nextract: {model: {path: x}}\nlora: {rnk: 2}\n")
+    assert_clear_error(ilse("lora", cwd=tmp_path), "unknown key 'rnk'", "did you mean 'rank'?")

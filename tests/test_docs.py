@@ -29,7 +29,7 @@ def test_the_parameters_document_is_up_to_date(made: dict[str, Any]) -> None:
 def test_every_key_of_params_yaml_is_documented() -> None:
     text = (DOCS / "parameters.md").read_text(encoding="utf-8")
     document = yaml.safe_load((DOCS.parent / "params.yaml").read_text(encoding="utf-8"))
-    assert document.keys() == {"fetch", "prepare", "extract", "control_caches", "train", "controls", "tune"}
+    assert document.keys() == {"fetch", "prepare", "extract", "control_caches", "train", "controls", "lora", "tune"}
     document |= document.pop("control_caches")  # each is a section like 'extract'
     for section in document.values():
         for key in section.keys() - document["fetch"].keys():

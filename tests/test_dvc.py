@@ -49,6 +49,7 @@ PARAMS = {
         "baseline": None,
         "others": [],
     },
+    "lora": {"run": []},
 }
 
 
@@ -87,7 +88,7 @@ def write_texts(path: Path, count: int) -> None:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path]) -> Project:  # noqa: F811
     folder = tmp_path_factory.mktemp("project")
-    for package in ("ilse", "pipeline", "trainer"):
+    for package in ("ilse", "pipeline", "trainer", "finetune"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)

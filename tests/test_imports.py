@@ -58,6 +58,18 @@ def test_neither_half_knows_what_puts_them_together(package: str) -> None:
     assert not {name for name in names if name.split(".")[0] == "inference"}
 
 
+@pytest.mark.parametrize("package", ["ilse", "pipeline", "trainer"])
+def test_nothing_but_the_command_line_knows_fine_tuning(package: str) -> None:
+    knowing = [path for path in python_files(package) if any(name.startswith("finetune") for name in imported(path))]
+    assert knowing == ([ROOT / "ilse" / "cli.py"] if package == "ilse" else [])
+
+
+def test_the_parameters_of_fine_tuning_are_read_without_its_packages() -> None:
+    """`ilse evaluate` reads them where the extra 'train' alone is installed."""
+    third_party = {name.split(".")[0] for name in imported(ROOT / "finetune" / "config.py")}
+    assert third_party == {"__future__", "typing", "pydantic", "ilse"}
+
+
 def test_only_evaluation_opens_the_test_split() -> None:
     assert callers_of(".held_out") == ["trainer/evaluate.py"]
 
@@ -66,9 +78,10 @@ def test_what_is_to_be_answered_is_asked_for_where_it_is_answered() -> None:
     """The door without targets: those who answer, and those who check that the answers are to these examples."""
     who_answers = ["control", "controls/majority", "controls/probe", "controls/words"]
     asked = [f"trainer/{name}.py" for name in ("answers", *who_answers, "evaluate")]
-    assert callers_of(".unlabelled") == asked
+    assert callers_of(".unlabelled") == [*asked, "finetune/examples.py", "finetune/lora.py"]
 
 
 def callers_of(door: str) -> list[str]:
-    files = [path for path in python_files("trainer") if door in path.read_text(encoding="utf-8")]
+    paths = (*python_files("trainer"), *python_files("finetune"))
+    files = [path for path in paths if door in path.read_text(encoding="utf-8")]
     return [str(path.relative_to(ROOT)) for path in files]

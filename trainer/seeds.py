@@ -65,6 +65,8 @@ def _seed_folders(folder: Path) -> list[Path]:
 
 
 def _how_to_make(name: str) -> str:
+    if name == "lora":
+        return "run 'ilse lora' first, or set lora.run to []"
     command, key = ("train", "train.heads") if name in HEADS else ("control", "the section 'controls'")
     return f"run 'ilse {command} {name}' first, or take it out of {key}"
 

@@ -98,7 +98,7 @@ def batches(tokens: Tokens, batch_tokens: int, pad: int, packing: bool = False) 
     packed = (width for width in WIDTHS if packing and width <= batch_tokens)
     plan = min((_plan(lengths, width, batch_tokens) for width in (0, *packed)), key=_work)
     for rows, width in plan:
-        yield _lay_out(tokens, [[order[i] for i in row] for row in rows], width, pad)
+        yield lay_out(tokens, [[order[i] for i in row] for row in rows], width, pad)
 
 
 Plan = list[tuple[list[list[int]], int]]
@@ -141,7 +141,7 @@ def _cuts(widths: list[int], budget: int) -> list[slice]:
     return slices
 
 
-def _lay_out(tokens: Tokens, rows: Sequence[Sequence[int]], width: int, pad: int) -> Batch:
+def lay_out(tokens: Tokens, rows: Sequence[Sequence[int]], width: int, pad: int) -> Batch:
     """The texts of each row one behind the other, and padding behind the last."""
     texts = list(chain.from_iterable(rows))
     lengths = torch.tensor([len(tokens.ids[i]) for i in texts])

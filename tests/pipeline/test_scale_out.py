@@ -98,8 +98,9 @@ def test_a_cache_in_an_object_store_is_the_same_and_trains_a_head(
         processes, lambda: sum(1 for _ in store.Location("s3://caches").list("news/cache.zarr.unfinished"))
     )
     params = params_for(llama, cluster={"kind": "address", "address": processes.address})
+    others = {"controls": {"names": []}, "lora": {}}
     (tmp_path / "params.yaml").write_text(
-        yaml.safe_dump({"extract": params.model_dump(mode="json"), "train": TRAIN, "controls": {"names": []}})
+        yaml.safe_dump({"extract": params.model_dump(mode="json"), "train": TRAIN, **others})
     )
     said = command(tmp_path, "extract", "--texts", str(texts), "--out", s3)
     assert not killer.is_alive(), "the worker was killed while the run went on"
