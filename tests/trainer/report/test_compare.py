@@ -41,7 +41,8 @@ def test_every_head_in_every_run_and_what_each_chose(two: list[str], tmp_path: P
             assert f"{100 * row['test_score']:.1f}" in text
         assert f"{name} chose {board['head'][0]}, {100 * board['test_score'][0]:.1f} %" in text
     assert "All runs were measured on the same test examples." in text
-    assert text.count("chosen ") == text.count("highest ") == 2
+    page = (tmp_path / "compare.html").read_text()
+    assert page.count('<span class="tag">chosen</span>') == page.count('<span class="tag quiet">highest</span>') == 2
 
 
 def test_a_head_that_a_run_lacks_is_a_dash(two: list[str], tmp_path: Path) -> None:
