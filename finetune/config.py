@@ -29,7 +29,7 @@ class LoraParams(Section):
     )
     epochs: int = Field(5, ge=1, description="Passes over the training examples; the best one on validation is kept.")
     batch_size: int = Field(32, ge=1, description="Examples of a step, of about the same length.")
-    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate (AdamW).")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate (AdamW).")
     weight_decay: float = Field(1e-2, ge=0, description="Weight decay.")
     warmup: float = Field(
         0.1, ge=0, lt=1, description="Share of all steps in which the rate rises; it falls to 0 in the others."

@@ -68,6 +68,8 @@ class Fit:
     best: Epoch
     curve: list[Epoch]
     seconds: float
+    cpu_seconds: float
+    """Of all threads: on a machine that does other work too, the nearer to what it costs."""
     work: Work
 
 
@@ -81,7 +83,7 @@ def fit(
     loop = _Loop(model, objective, params, seed, pad, count(train.tokens, params.batch_size))
     curve: list[Epoch] = []
     best: tuple[Epoch, dict[str, Tensor]] | None = None
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     for number in range(params.epochs):
         begun = time.perf_counter()
         losses = loop.train(train), *loop.validate(validation)
@@ -89,10 +91,10 @@ def fit(
         print(f"lora seed {seed}, {curve[-1]}", file=sys.stderr, flush=True)
         if best is None or _rank(curve[-1]) > _rank(best[0]):
             best = curve[-1], {name: weight.detach().clone() for name, weight in model.trained().items()}
-    seconds = time.perf_counter() - started
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     assert best is not None
     model.load_state_dict(best[1], strict=False)
-    return Fit(best[0], curve, seconds, loop.work)
+    return Fit(best[0], curve, seconds, cpu_seconds, loop.work)
 
 
 def predict(model: Classifier, tokens: Tokens, pad: int, work: Work) -> Float[Tensor, "texts labels"]:

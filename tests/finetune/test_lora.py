@@ -85,6 +85,7 @@ def test_costs_are_written(project: Project) -> None:
     examples = pl.read_parquet(project.folder / "examples.parquet")
     assert figures["tokens_trained"] > 2 * examples.filter(split="train").height
     assert 0 < figures["epoch_seconds"] <= figures["train_seconds"]
+    assert figures["cpu_seconds"] > 0
     assert figures["peak_resident_bytes"] > 50_000_000
     assert figures["compute_type"] == "float32"
 
