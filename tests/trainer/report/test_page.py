@@ -306,7 +306,7 @@ def test_what_the_layers_did_is_shown_or_how_to_make_it_said(tmp_path: Path) -> 
         absent = f"analysis/{name}.csv is missing or empty. ‘ilse analyse’ makes it."
         assert absent in without
         assert absent not in with_tables
-    assert "Points that cayley loses on test when one layer is left out" in with_tables
+    assert "Points that cayley loses on validation when one layer is left out" in with_tables
 
 
 def test_calibration_is_shown_with_its_error(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ SHOWN_LABELS = 10
 
 
 def drops_chart(head: str, table: pl.DataFrame) -> Chart:
-    """Points that `head` loses on test when one layer is left out; rows of `leave_one_out.csv`."""
+    """Points that `head` loses on validation when one layer is left out; rows of `leave_one_out.csv`."""
     rows = table.sort("layer").to_dicts()
     most = max(rows, key=lambda row: _known(row["drop_points"]))
     axis = alt.Axis(title="points lost", format="~f", tickCount=5)
