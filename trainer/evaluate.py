@@ -54,8 +54,8 @@ def evaluate(
     """Scores every seed of every head and control on the test split, writes `results/` and returns the leaderboard.
 
     `names` are folders of `models`: heads, and answers that something else gave (`trainer.answers`), the controls. One
-    head there must be, since one is chosen. Differences are to `baseline`: `last` where it is named, else the chosen
-    head, if none is given; `paired_seeds` says that a seed drew the same training examples for every head. Rows beyond
+    head there must be, since one is chosen. Differences are to `baseline` (`last` where it is named, if none is given)
+    and to the chosen head; `paired_seeds` says that a seed drew the same training examples for every head. Rows beyond
     `memory_budget` (GB; None for half of the free memory) are read anew for every head.
 
     Raises `UserError` for a head that is missing, or was trained on another capture, on other labels or for another
@@ -84,8 +84,8 @@ def evaluate(
     chosen = table.filter("chosen")["head"].item()
     _write_exits(results, predictions)
     _write_confusion(results, [p for p in predictions if p.run.head == chosen])
-    baseline = baseline or (BASELINE if BASELINE in names else chosen)
-    _write_significance(results, objective, predictions, baseline, paired_seeds)
+    first = baseline or (BASELINE if BASELINE in names else chosen)
+    _write_significance(results, objective, predictions, list(dict.fromkeys([first, chosen])), paired_seeds)
     return table
 
 
@@ -152,15 +152,15 @@ def _predictions_table(predictions: list[Prediction], ids: pl.DataFrame) -> pl.D
 
 
 def _write_significance(
-    results: Path, objective: Objective, predictions: list[Prediction], baseline: str, paired_seeds: bool
+    results: Path, objective: Objective, predictions: list[Prediction], baselines: list[str], paired_seeds: bool
 ) -> None:
-    """How sure the differences to `baseline` are, how far heads know when they are right, and every label's figures."""
+    """How sure the differences to each baseline are, how far heads know when they are right, every label's figures."""
     by_head: dict[str, list[Tensor]] = {}
     for prediction in predictions:
         by_head.setdefault(prediction.run.head, []).append(prediction.predicted)
     y = predictions[0].y
     tables = {
-        "comparison.csv": comparison(objective, by_head, y, baseline, paired_seeds),
+        "comparison.csv": pl.concat(comparison(objective, by_head, y, one, paired_seeds) for one in baselines),
         "calibration.csv": calibration_table(objective, by_head, y),
         "classes.csv": class_table(objective, by_head, y),
     }

@@ -12,12 +12,27 @@ SIMPLER = 0.9
 
 
 def ties(results: Results) -> list[Row]:
-    """Heads simpler than the chosen one whose test range over seeds meets its range, smallest first."""
-    best = results.chosen
-    heads = [row for row in results.rows if not row["control"]]
+    """Heads simpler than the chosen one that the test split does not tell from it, smallest first.
+
+    Where no comparison with the chosen head is there: those whose range over seeds meets its range.
+    """
+    best, settled = results.chosen, told_apart(results)
+    heads = [row for row in results.rows if not row["control"] and row["head"] != best["head"]]
     simpler = [row for row in heads if row["parameters"] <= SIMPLER * best["parameters"]]
-    met = [r for r in simpler if r["test_high"] >= best["test_low"] and r["test_low"] <= best["test_high"]]
+    if settled is None:
+        met = [r for r in simpler if r["test_high"] >= best["test_low"] and r["test_low"] <= best["test_high"]]
+    else:
+        met = [row for row in simpler if row["head"] not in settled]
     return sorted(met, key=lambda row: int(row["parameters"]))
+
+
+def told_apart(results: Results) -> set[str] | None:
+    """What the comparison with the chosen head calls better or worse than it; None without such a comparison."""
+    table = results.comparison
+    with_chosen = None if table is None else table.filter(pl.col("baseline") == results.chosen["head"])
+    if with_chosen is None or with_chosen.is_empty():
+        return None
+    return set(with_chosen.drop_nulls("better")["head"])
 
 
 def per_label(results: Results) -> list[Row]:

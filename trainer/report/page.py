@@ -32,6 +32,7 @@ from trainer.report.findings import (
     difference,
     per_label,
     ties,
+    told_apart,
 )
 from trainer.report.reading import Row
 from trainer.report.results import BASELINE, Results
@@ -57,7 +58,8 @@ def render(results: Results, facts: Mapping[str, Row | None], examples: Examples
         results=results, metrics=results.metrics, best=best, rows=rows, figure=NAMES[results.metrics.metric],
         sure=interval(results.metrics.metric, best["test_score"], results.metrics.test_rows),
         heads=[row for row in rows if not row["control"]], controls=[row for row in rows if row["control"]],
-        by_head={row["head"]: row for row in rows}, ties=ties(results), ece=calibration_errors(results),
+        by_head={row["head"]: row for row in rows}, ties=ties(results),
+        compared_with_chosen=told_apart(results) is not None, ece=calibration_errors(results),
         above=[r for r in rows if r["test_score"] > best["test_score"] and not r["control"]],
         compared=against_baseline(results), difference=difference(results), contains_zero=contains_zero,
         charts=drawn.charts, drawn=drawn, splits=SPLITS, labels=per_label(results), examples=examples,

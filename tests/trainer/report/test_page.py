@@ -89,6 +89,24 @@ def test_a_simpler_head_whose_range_meets_the_chosen_ones_ties(tmp_path: Path) -
     assert "This simpler head ties with it, their ranges over seeds overlap on test: mean (2,885 parameters," in text
 
 
+def test_a_comparison_with_the_chosen_head_settles_ties_in_place_of_ranges(tmp_path: Path) -> None:
+    results, facts, _ = write_everything(tmp_path)
+    table = pl.read_csv(results / "comparison.csv", infer_schema=False)
+    alike = {"mean": "", "mlp": "true"}
+    others = pl.concat([table.filter(pl.col("head") != "cayley"), table.head(1).with_columns(head=pl.lit("last"))])
+    with_chosen = others.with_columns(
+        pl.lit("cayley").alias("baseline"), pl.col("head").replace_strict(alike, default="false").alias("better")
+    )
+    pl.concat([table, with_chosen]).write_csv(results / "comparison.csv")
+    assert [row["head"] for row in ties(read_results(results))] == ["mean"]
+    text = words(report(results, facts, tmp_path / "r.html").read_text())
+    assert "the test split does not tell them apart (Holm-corrected p of 0.05 or more): mean (2,885 parameters," in text
+    pl.concat([table, with_chosen.with_columns(better=pl.lit("false"))]).write_csv(results / "comparison.csv")
+    assert "The test split tells every head with fewer parameters from it." in words(
+        report(results, facts, tmp_path / "r.html").read_text()
+    )
+
+
 def test_one_seed_leaves_ties_open(tmp_path: Path) -> None:
     text = words(page_of(tmp_path, seeds=1))
     assert "(one seed)" in text
