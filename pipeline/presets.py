@@ -144,7 +144,11 @@ def _put(document: Any, values: Any) -> None:
     if "prepare" in values:
         document["prepare"] = values["prepare"]
     if "extract" in values:
+        before = _model_path(document.get("extract"))
         _section(document, "extract").update(values["extract"])
+        for cache in (document.get("control_caches") or {}).values():
+            if _model_path(cache) == before is not None:  # the same model before its training goes with it
+                cache["model"]["path"] = values["extract"]["model"]["path"]
     for key in old - _artifacts(document):
         (document.get("fetch") or {}).pop(key, None)
 
@@ -158,10 +162,15 @@ def _section(document: Any, name: str) -> Any:
 def _artifacts(document: Any) -> set[str]:
     """Keys of the artifacts that are read: of paths such as `data/raw/<key>/…`."""
     source = (document.get("prepare") or {}).get("path")
-    model = ((document.get("extract") or {}).get("model") or {}).get("path")
-    paths = [*(source.values() if isinstance(source, dict) else [source]), model]
+    readers = [document.get("extract"), *(document.get("control_caches") or {}).values()]
+    paths = [*(source.values() if isinstance(source, dict) else [source]), *map(_model_path, readers)]
     parts = [PurePosixPath(path).parts for path in paths if path]
     return {part[2] for part in parts if part[:2] == RAW and len(part) > 2}
+
+
+def _model_path(extract: Any) -> str | None:
+    path: str | None = ((extract or {}).get("model") or {}).get("path")
+    return path
 
 
 def _check(document: Any, parts: list[Any], where: str) -> None:

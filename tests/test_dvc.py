@@ -42,7 +42,7 @@ PARAMS = {
         "options": {"last": {}, "best": {}},
     },
     "controls": {
-        "names": ["majority", "words"],
+        "names": ["majority"],
         "seeds": 1,
         "grid": [0.1, 1.0],
         "caches": {"untrained": "data/controls/untrained.zarr"},

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -86,7 +86,9 @@ class DaskExecutor:
         flying: dict[Any, tuple[Item, int]] = {}
         try:
             while self._fill(flying, rest, function, job):
-                for future in self._finished(flying):
+                done = self._finished(flying)
+                # In the order they were sent: of tasks that died with a worker, the first one is likelier to blame.
+                for future in [one for one in flying if one in done]:
                     item, _ = flying.pop(future)
                     yield self._result(future, f"item {item}")
         finally:
@@ -117,13 +119,13 @@ class DaskExecutor:
                 raise
             raise self._scheduler_lost(error) from error
 
-    def _finished(self, flying: Iterable[Any]) -> Iterable[Any]:
+    def _finished(self, flying: Iterable[Any]) -> Collection[Any]:
         """Futures that are done; none when the time for a pulse has come first."""
         from distributed import wait
 
         try:
             with self._client.as_current():
-                done: Iterable[Any] = wait(list(flying), PULSE_SECONDS, "FIRST_COMPLETED").done
+                done: set[Any] = wait(list(flying), PULSE_SECONDS, "FIRST_COMPLETED").done
         except TimeoutError:
             return ()
         except CancelledError as error:

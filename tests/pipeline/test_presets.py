@@ -121,9 +121,14 @@ def test_a_preset_changes_its_own_values_and_no_others(params: Path) -> None:
     before = values_of(params)
     lines = apply(["tasks/banking77", "models/all-minilm-l6-v2"], params)
     after = values_of(params)
-    assert after["fetch"].keys() == {"banking77", "all-minilm-l6-v2"}, "what only the old values read has gone"
+    assert after["fetch"].keys() == {"minilm", "banking77", "all-minilm-l6-v2"}, (
+        "what only the old values read has gone"
+    )
     assert after["prepare"] == yaml.safe_load(presets()["tasks/banking77"].text)["prepare"]
     assert after["extract"] == before["extract"] | {"model": {"path": "data/raw/all-minilm-l6-v2"}}
+    caches = after["control_caches"]
+    assert caches["untrained"]["model"] == {"path": "data/raw/all-minilm-l6-v2", "untrained": 0}, "of the same model"
+    assert caches["minilm"] == before["control_caches"]["minilm"]
     assert (after["train"], after["tune"]) == (before["train"], before["tune"])
     assert "  extract.model.path: data/raw/model/SmolLM2-135M-Instruct.Q4_1.gguf -> data/raw/all-minilm-l6-v2" in lines
     assert "+ prepare.text_column: text" in lines
@@ -136,8 +141,12 @@ def test_comments_and_empty_lines_stay(params: Path) -> None:
     params.write_text(text)
     apply(["tasks/emotion"], params)
     after = params.read_text()
-    gone = text[text.index("  texts:") : text.index("\n# about the model")]  # with the comments of what was replaced
-    kept = [line for line in text.replace(gone, "").splitlines() if "#" in line]
+    # With the comments of what was replaced.
+    gone = (
+        text[text.index("  texts:") : text.index("  minilm:")],
+        text[text.index("\nprepare:") : text.index("\n# about the model")],
+    )
+    kept = [line for line in text.replace(gone[0], "").replace(gone[1], "").splitlines() if "#" in line]
     assert [line for line in after.splitlines() if "#" in line] == kept
     assert "\n\nprepare:\n  path: data/raw/emotion\n" in after
     assert "  label_column: label\n\n# about the model\nextract:" in after
@@ -153,7 +162,7 @@ def test_applied_twice_it_changes_nothing(params: Path) -> None:
 
 def test_an_artifact_that_is_still_read_stays(params: Path) -> None:
     apply(["tasks/stsbenchmark"], params)
-    assert values_of(params)["fetch"].keys() == {"model", "stsbenchmark"}
+    assert values_of(params)["fetch"].keys() == {"model", "minilm", "stsbenchmark"}
 
 
 def test_a_file_with_other_sections_alone_gets_its_own(tmp_path: Path) -> None:
@@ -166,7 +175,7 @@ def test_a_file_with_other_sections_alone_gets_its_own(tmp_path: Path) -> None:
 def test_a_model_may_be_a_folder_of_this_machine(name: str, params: Path) -> None:
     apply([name], params, place="/models/here")
     assert str(load_section("extract", ExtractParams, params).model.path) == "/models/here"
-    assert values_of(params)["fetch"].keys() == {"texts"}
+    assert "model" not in values_of(params)["fetch"], "no longer read"
 
 
 def test_a_model_without_a_commit_gets_the_one_that_main_is_at(params: Path, monkeypatch: pytest.MonkeyPatch) -> None:
