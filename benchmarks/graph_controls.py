@@ -1,6 +1,6 @@
 """Does the Cayley graph matter? The head `cayley` against layers in random orders on it, and against random graphs.
 
-    python -m benchmarks.graph_controls [WORK] [--tasks NAME ...] [--draws N] [--seeds N] [--quick]
+    python -m benchmarks.graph_controls [WORK] [--tasks NAME ...] [--draws N] [--seeds N] [--epochs N] [--quick]
 
 WORK is that of `benchmarks.accuracy`, whose caches are read and whose folder keeps the runs: one that is stopped goes
 on. `shuffled` is the same graph with the layers on its nodes in a random order, `random_regular` a random graph of as
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(DEFAULT_TASKS), choices=TASKS)
     parser.add_argument("--draws", type=int, default=5, help="random orders, and random graphs")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, help="of every fit, in place of the recipe's own")
     parser.add_argument("--quick", action="store_true", help="end within a minute: one task, two draws, two epochs")
     given = parser.parse_args()
     if min(given.draws, given.seeds) < 2:
@@ -54,10 +55,10 @@ def main() -> None:
                 json.dumps(summary({DEFAULT_TASKS[0]: of_task(DEFAULT_TASKS[0], given.work, Path(runs), 2, 2, QUICK)}))
             )
         return
-    figures = {
-        task: of_task(task, given.work, given.work / "runs" / task, given.draws, given.seeds) for task in given.tasks
-    }
-    found = {"draws": given.draws, "seeds": given.seeds, **summary(figures)}
+    recipe = {} if given.epochs is None else {"epochs": given.epochs}
+    runs = given.work / "runs" / "graph" / f"epochs {given.epochs}"
+    figures = {task: of_task(task, given.work, runs / task, given.draws, given.seeds, recipe) for task in given.tasks}
+    found = {"draws": given.draws, "seeds": given.seeds, "epochs": given.epochs, **summary(figures)}
     RESULTS.parent.mkdir(exist_ok=True)
     write_json(RESULTS, found)
     print(json.dumps(found))

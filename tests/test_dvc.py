@@ -118,12 +118,12 @@ def test_the_stages_under_dvc(project: Project) -> None:
 
     runs = (project.folder / "results" / "runs.csv").read_text()
     assert "\nmajority,0," in runs
-    assert "\nwords,0," in runs
+    assert "\nuntrained,0," in runs
 
     project.set("controls", "caches", {"again": "data/cache.zarr"})
     beside = project.run("dvc", "repro")
     assert "Running stage 'control_on@again'" in beside
-    assert "Running stage 'control@words'" not in beside
+    assert "Running stage 'control@majority'" not in beside
     assert "Running stage 'train@last'" not in beside
     project.set("controls", "caches", {})
 
@@ -149,7 +149,7 @@ def test_the_stages_under_dvc(project: Project) -> None:
     shown = project.run("dvc", "exp", "show", "--csv")
     assert "three" in shown
     runs = (project.folder / "results" / "runs.csv").read_text().strip().split("\n")
-    assert len(runs) == 1 + 2 * 3 + 2
+    assert len(runs) == 1 + 2 * 3 + 1
 
     project.set("train", "seeds", 2)
     restored = project.run("dvc", "repro")
