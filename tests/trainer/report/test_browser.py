@@ -99,7 +99,7 @@ def _visits() -> Iterator[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "width", "scheme"), _visits())
+@pytest.mark.parametrize(("name", "width", "scheme"), list(_visits()))
 def test_it_loads_nothing_complains_of_nothing_fits_draws_and_is_accessible(
     browser: Any, name: str, width: int, scheme: str, request: pytest.FixtureRequest
 ) -> None:
