@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from finetune.config import Layers
-from ilse.errors import UserError
+from ilse.errors import UserError, did_you_mean
 from pipeline.model.architecture import find_blocks
 
 ATTENTION = re.compile("attn|attention", re.IGNORECASE)
@@ -59,10 +58,9 @@ def _ends_in(name: str, target: str) -> bool:
 
 def _unknown(target: str, names: list[str]) -> UserError:
     last = list(dict.fromkeys(name.rpartition(".")[2] for name in names))
-    near = difflib.get_close_matches(target, [*last, *names], n=1, cutoff=0.5)
     return UserError(
         "parameter lora.targets",
         expected=f"names of linear layers: {', '.join(names)}",
         found=target,
-        next_step=f"did you mean '{near[0]}'?" if near else "choose among these names, or set it to attention",
+        next_step=did_you_mean(target, [*last, *names], "choose among these names, or set it to attention"),
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake or a circumstance that the user can mend; the command line prints it and exits with 2.
@@ -31,6 +34,12 @@ class UserError(Exception):
     # Exceptions pickle by their positional arguments, ours are keywords; Dask sends them between processes.
     def __reduce__(self) -> tuple[object, tuple[str, str, str, str]]:
         return _rebuild, (self.where, self.expected, self.found, self.next_step)
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str, cutoff: float = 0.5) -> str:
+    """The next step after an unknown name: the nearest of those that there are, or `otherwise` where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f"did you mean '{near[0]}'?" if near else otherwise
 
 
 def _rebuild(where: str, expected: str, found: str, next_step: str) -> UserError:

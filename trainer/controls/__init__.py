@@ -10,9 +10,7 @@ nothing. `linear` fits, by scikit-learn; `judge` measures on validation. They go
 
 from __future__ import annotations
 
-import difflib
-
-from ilse.errors import UserError
+from ilse.errors import UserError, did_you_mean
 from trainer.controls.base import ControlKind, Fitted, Given
 from trainer.controls.majority import prepare_majority
 from trainer.controls.probe import LABELLED, of_cache, prepare_mean_probe, prepare_random_labels
@@ -41,12 +39,11 @@ CONTROLS = {
 def control_kind(name: str) -> ControlKind:
     """The registry's entry; `UserError` for an unknown name, naming the nearest."""
     if name not in CONTROLS:
-        near = difflib.get_close_matches(name, CONTROLS, n=1, cutoff=0.5)
         raise UserError(
             f"control '{name}'",
             expected=f"one of {', '.join(CONTROLS)}, or a name in controls.caches",
             found=f"unknown control '{name}'",
-            next_step=f"did you mean '{near[0]}'?" if near else "choose one of the controls above",
+            next_step=did_you_mean(name, CONTROLS, "choose one of the controls above"),
         )
     return CONTROLS[name]
 

@@ -17,12 +17,11 @@ the candidates `[batch, layers, out]`. Train it on the sum of the layers' losses
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ilse.errors import UserError
+from ilse.errors import UserError, did_you_mean
 from ilse.params import Section, validate
 from trainer.heads.attention import AttentionOptions, DWAttOptions, build_attention, build_dwatt
 from trainer.heads.base import Encoder, EncoderHead, Head, HeadSpec, Outputs
@@ -118,12 +117,11 @@ HEADS: dict[str, HeadKind] = {
 def head_kind(name: str) -> HeadKind:
     """The registry's entry; `UserError` for an unknown name, naming the nearest."""
     if name not in HEADS:
-        near = difflib.get_close_matches(name, HEADS, n=1, cutoff=0.5)
         raise UserError(
             f"head '{name}'",
             expected=f"one of {', '.join(HEADS)}",
             found=f"unknown head '{name}'",
-            next_step=f"did you mean '{near[0]}'?" if near else "choose one of the heads above",
+            next_step=did_you_mean(name, HEADS, "choose one of the heads above"),
         )
     return HEADS[name]
 

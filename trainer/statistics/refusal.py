@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Shaped
 
-from ilse.errors import UserError
+from ilse.errors import UserError, did_you_mean
 
 PREDICT_AGAIN = "evaluate the heads again, all on the same examples"
 
@@ -46,10 +45,9 @@ def require_name(name: str, known: Iterable[str]) -> None:
     """Raises for a baseline that is not among the heads, naming the nearest."""
     names = list(known)
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         raise UserError(
             f"baseline '{name}'",
             expected=f"one of {', '.join(names) or 'the heads, and there are none'}",
             found=f"no head '{name}'",
-            next_step=f"did you mean '{near[0]}'?" if near else "choose one of the heads above",
+            next_step=did_you_mean(name, names, "choose one of the heads above"),
         )
