@@ -133,3 +133,8 @@ def texts_table(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return build
+
+
+@pytest.fixture
+def llama(tiny_model: Callable[[str], Path]) -> Path:
+    return tiny_model("llama")

@@ -24,37 +24,10 @@ from pipeline.capture.batching import batches
 from pipeline.capture.reader import Reader
 from pipeline.capture.tokens import Tokens, tokenise
 from pipeline.config import ExtractParams
-from pipeline.extract import compute_of, extract, request_of
+from pipeline.extract import compute_of, request_of
 from pipeline.model.load import load_model
 from tests.pipeline.conftest import build_tokenizer, sentence
-
-TEXTS = 50
-
-
-def params_for(model: Path, **changes: Any) -> ExtractParams:
-    values = {
-        "model": {"path": str(model)},
-        "compute_type": "float32",
-        "max_tokens": 10,
-        "batch_tokens": 64,
-        "shard_rows": 8,
-        "threads": 1,
-        "cluster": {"kind": "synchronous"},
-    }
-    return ExtractParams.model_validate({**values, **changes})
-
-
-def files_of(path: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
-
-
-def run(params: ExtractParams, texts: Path, folder: Path) -> dict[str, Any]:
-    return extract(params, texts, folder / "cache.zarr", folder / "scratch")
-
-
-@pytest.fixture
-def llama(tiny_model: Callable[[str], Path]) -> Path:
-    return tiny_model("llama")
+from tests.pipeline.extractions import TEXTS, files_of, params_for, run, slowed_down
 
 
 def test_the_cache_holds_each_text_as_if_computed_alone(
@@ -177,112 +150,6 @@ def test_work_on_other_texts_or_settings_is_not_mistaken_for_this(
     assert run(params_for(llama), texts_table(TEXTS), tmp_path)["texts_computed"] == TEXTS - 24
 
 
-def read_all(path: Path) -> np.ndarray[Any, Any]:
-    cache = store.open_cache(path)
-    return np.concatenate([cache.read(place) for place in cache.shards()])
-
-
-@pytest.mark.parametrize("storage_type", ["float32", "bfloat16", "float16"])
-def test_added_texts_are_the_only_ones_computed(
-    llama: Path, texts_table: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], storage_type: str
-) -> None:
-    params = params_for(llama, storage_type=storage_type)
-    run(params, texts_table(TEXTS), tmp_path)
-    old = read_all(tmp_path / "cache.zarr")
-    figures = run(params, texts_table(TEXTS + 20), tmp_path)
-    assert (figures["texts_computed"], figures["texts_reused"]) == (20, TEXTS)
-    assert "20 texts computed, 50 reused" in capsys.readouterr().err
-    np.testing.assert_array_equal(read_all(tmp_path / "cache.zarr")[:TEXTS], old)
-    run(params, texts_table(TEXTS + 20), tmp_path / "afresh")
-    tolerance = 1e-5 if storage_type == "float32" else 0.02
-    afresh = read_all(tmp_path / "afresh" / "cache.zarr")
-    np.testing.assert_allclose(read_all(tmp_path / "cache.zarr"), afresh, rtol=tolerance, atol=tolerance)
-
-
-def test_an_output_that_dvc_has_deleted_still_gives_its_rows(
-    llama: Path, texts_table: Callable[..., Path], tmp_path: Path
-) -> None:
-    run(params_for(llama), texts_table(TEXTS), tmp_path)
-    # The cache of a control, made meanwhile with the same scratch folder, does not push it out.
-    extract(params_for(llama, template="news {text}"), texts_table(9), tmp_path / "other.zarr", tmp_path / "scratch")
-    shutil.rmtree(tmp_path / "cache.zarr")
-    assert run(params_for(llama), texts_table(TEXTS + 3), tmp_path)["texts_computed"] == 3
-
-
-def test_rows_move_with_their_texts(llama: Path, texts_table: Callable[..., Path], tmp_path: Path) -> None:
-    texts = [f"{sentence(i)} {' '.join(str(i))}" for i in range(TEXTS)]
-    run(params_for(llama), texts_table(TEXTS), tmp_path)
-    old = read_all(tmp_path / "cache.zarr")
-    figures = run(params_for(llama), texts_table(0, [*texts[::-1], "a new film"]), tmp_path)
-    assert figures["texts_computed"] == 1
-    np.testing.assert_array_equal(read_all(tmp_path / "cache.zarr")[:TEXTS], old[::-1])
-
-
-def test_a_named_donor_gives_rows_and_another_capture_does_not(
-    llama: Path, texts_table: Callable[..., Path], tmp_path: Path
-) -> None:
-    run(params_for(llama), texts_table(TEXTS), tmp_path / "donor")
-    donors = [str(tmp_path / "donor" / "cache.zarr")]
-    assert run(params_for(llama, donors=donors), texts_table(TEXTS + 5), tmp_path / "a")["texts_computed"] == 5
-    other = params_for(llama, donors=donors, template="news {text}")
-    assert run(other, texts_table(TEXTS), tmp_path / "b")["texts_computed"] == TEXTS
-    with pytest.raises(UserError, match="nothing there"):
-        run(params_for(llama, donors=[str(tmp_path / "none")]), texts_table(TEXTS), tmp_path / "c")
-
-
-def test_an_int8_donor_gives_whole_shards_alone(llama: Path, texts_table: Callable[..., Path], tmp_path: Path) -> None:
-    params = params_for(llama, storage_type="int8")
-    run(params, texts_table(TEXTS), tmp_path)
-    before = files_of(tmp_path / "cache.zarr")
-    figures = run(params, texts_table(TEXTS + 8), tmp_path)
-    assert figures["texts_computed"] == TEXTS + 8 - TEXTS // 8 * 8
-    after = files_of(tmp_path / "cache.zarr")
-    shards = [name for name in before if "/c/" in name and name.startswith(("pooled", "scale"))]
-    assert len([name for name in shards if before[name] == after[name]]) == 2 * (TEXTS // 8)
-
-
-def test_a_finished_cache_is_left_alone(
-    llama: Path, texts_table: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    texts = texts_table(TEXTS)
-    run(params_for(llama), texts, tmp_path)
-    inode = (tmp_path / "cache.zarr").stat().st_ino
-    figures = run(params_for(llama), texts, tmp_path)
-    assert (figures["texts_computed"], figures["texts_reused"]) == (0, TEXTS)
-    assert "nothing to compute" in capsys.readouterr().err
-    assert (tmp_path / "cache.zarr").stat().st_ino == inode
-
-
-@pytest.mark.parametrize("storage_type", ["float16", "int8"])
-@pytest.mark.parametrize(
-    "victim",
-    [
-        "pooled/mean/c/1/0/0",
-        "pooled/mean/zarr.json",
-        "zarr.json",
-        "text_id/c/0/0",
-        "token_count/c/0",
-        "statistics/mean/c/0/0",
-        "SHA256SUMS",
-    ],
-)
-def test_damage_in_a_finished_cache_is_mended_by_computing_the_damaged_shards_alone(
-    llama: Path, texts_table: Callable[..., Path], tmp_path: Path, victim: str, storage_type: str
-) -> None:
-    texts, params = texts_table(TEXTS), params_for(llama, storage_type=storage_type)
-    run(params, texts, tmp_path)
-    shutil.rmtree(tmp_path / "scratch")  # or the second copy of the cache would give the rows
-    whole = files_of(tmp_path / "cache.zarr")
-    file = tmp_path / "cache.zarr" / victim
-    content = bytearray(file.read_bytes())
-    content[len(content) // 3] ^= 1
-    file.write_bytes(content)
-    assert files_of(tmp_path / "cache.zarr") != whole
-    figures = run(params, texts, tmp_path)
-    assert figures["texts_computed"] == (8 if victim == "pooled/mean/c/1/0/0" else 0)
-    assert files_of(tmp_path / "cache.zarr") == whole
-
-
 def test_chosen_layers_and_poolings_are_those_of_the_whole(
     llama: Path, texts_table: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -350,24 +217,6 @@ def kill_when(progress: Callable[[], int], moment: int, command: list[str], fold
     process.wait()
     time.sleep(0.5)  # Dask's workers notice that their parent is gone
     return progress()
-
-
-def slowed_down(folder: Path) -> Path:
-    site = folder / "site"
-    site.mkdir(exist_ok=True)
-    (site / "sitecustomize.py").write_text(
-        "import importlib.abc, sys, time\n"
-        "class Slow(importlib.abc.MetaPathFinder):\n"
-        "    def find_spec(self, name, path, target=None):\n"
-        "        if name != 'pipeline.work.shard': return None\n"
-        "        sys.meta_path.remove(self)\n"
-        "        import pipeline.work.scratch as scratch\n"
-        "        whole = scratch.Scratch.record\n"
-        "        scratch.Scratch.record = lambda self, record: (time.sleep(0.05), whole(self, record))[1]\n"
-        "        return None\n"
-        "sys.meta_path.insert(0, Slow())\n"
-    )
-    return site
 
 
 def test_two_extractions_at_once_are_refused(llama: Path, texts_table: Callable[..., Path], tmp_path: Path) -> None:

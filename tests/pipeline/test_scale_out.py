@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from pipeline import store
+from tests.pipeline.extractions import files_of, params_for, run, slowed_down
 from tests.pipeline.test_executor import Processes, processes  # noqa: F401
-from tests.pipeline.test_extract import files_of, params_for, run, slowed_down
 
 pytest.importorskip("moto", reason="needs the extra 'test'")
 TEXTS = 160
