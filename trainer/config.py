@@ -102,6 +102,12 @@ class TrainParams(Section):
         list(HEADS), min_length=1, description="Heads of the comparison, by name, each once."
     )
     seeds: int = Field(3, ge=1, description="Independent runs of each head, with seeds 0, 1, …")
+    learning_rates: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None,
+        min_length=1,
+        description="Rates that each head is tried at with seed 0, in place of its recipe's; the best one on "
+        "validation is that of all its seeds. null: no search.",
+    )
     objective: Literal["auto", Kind] = Field(
         "auto",
         description="What heads are trained for; `auto` goes by the examples: `multi_class` for a label, `multi_label` "
@@ -142,3 +148,9 @@ class TrainParams(Section):
         differences = getattr(self.options, name).recipe.model_dump(exclude_unset=True)
         shared = {} if "preset" in differences else self.recipe.model_dump()
         return Recipe.model_validate(shared | differences)
+
+    def recipes_of(self, name: str) -> list[Recipe]:
+        """The recipes that this head is tried with: its own, or that at each of `learning_rates`."""
+        recipe = self.recipe_of(name)
+        rates = self.learning_rates or [recipe.learning_rate]
+        return [recipe.model_copy(update={"learning_rate": rate}) for rate in rates]

@@ -161,7 +161,7 @@ def test_a_killed_stage_goes_on(
     train(params, "cayley", made.cache, made.examples, tmp_path / "alone", tmp_path / "results")
     command = [sys.executable, "-c", STAGE, str(tmp_path), params.model_dump_json(exclude_unset=True)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    second = tmp_path / "models" / ".unfinished" / "cayley" / "seed-1.safetensors"
+    second = tmp_path / "models" / ".unfinished" / "cayley" / "seed-1-at-0.02.safetensors"
     while not second.exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)

@@ -51,7 +51,7 @@ def test_what_is_written(made: Made, quick: Params, name: str) -> None:
     assert curve.columns == ["head", "seed", "epoch", "train_loss", "val_loss", "val_score"]
     assert curve.select("head", "seed", "epoch").rows() == [(name, s, e) for s in range(2) for e in range(3)]
     figures = json.loads((folder / "results" / "train" / f"{name}.json").read_text())
-    assert figures.keys() == {"metric", "val_score", "val_loss", "train_seconds", "seeds"}
+    assert figures.keys() == {"metric", "val_score", "val_loss", "learning_rate", "train_seconds", "seeds"}
     assert figures["metric"] == "accuracy"
     assert figures["val_score"] == median(head.facts.val_score for head in heads)
     assert figures["seeds"] == 2
@@ -122,6 +122,23 @@ def test_no_test_label_reaches_training(tmp_path: Path, quick: Params) -> None:
     assert weights[0] == weights[1]
 
 
+def test_the_learning_rate_is_searched_once_on_validation(made: Made, quick: Params) -> None:
+    """What is kept equals training at the rate that alone, of the tried ones, does best with seed 0."""
+    rates = [1e-6, 0.02, 1e-5]
+    files, scores = {}, {}
+    for rate in rates:
+        folder = run(quick(recipe={"learning_rate": rate}), "last", made)
+        files[rate] = [(folder / "models" / "last" / f"seed-{n}" / "head.safetensors").read_bytes() for n in range(2)]
+        scores[rate] = load_head(folder / "models" / "last" / "seed-0").facts.val_score
+    chosen = max(rates, key=lambda rate: scores[rate])
+    folder = run(quick(learning_rates=rates), "last", made)
+    heads = [folder / "models" / "last" / f"seed-{n}" for n in range(2)]
+    assert [(head / "head.safetensors").read_bytes() for head in heads] == files[chosen]
+    assert [load_head(head).facts.recipe["learning_rate"] for head in heads] == [chosen, chosen]
+    assert json.loads((folder / "results" / "train" / "last.json").read_text())["learning_rate"] == chosen
+    assert chosen not in (rates[0], rates[-1])  # neither the first nor the last one by accident
+
+
 def test_a_failing_run_leaves_the_old_files(made: Made, quick: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run(quick(), "last", made)
     before = files_of(folder)
@@ -138,7 +155,7 @@ def test_a_failing_run_leaves_the_old_files(made: Made, quick: Params, monkeypat
         run(quick(recipe={"epochs": 1}), "last", made)
     assert seeds == [0, 1]
     after = files_of(folder)
-    assert after.keys() - before.keys() == {"models/.unfinished/last/seed-0.safetensors"}
+    assert after.keys() - before.keys() == {"models/.unfinished/last/seed-0-at-0.02.safetensors"}
     assert {name: after[name] for name in before} == before
 
 
