@@ -1,12 +1,13 @@
-"""Writes `docs/accuracy.md` from `benchmarks/results/`: `python docs/make_accuracy.py`."""
+"""Writes `docs/accuracy.md` from `benchmarks/results/`: `python -m docs.make_accuracy`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from docs.markdown import table
 from ilse.files import write_text
 
 OUT = Path(__file__).with_name("accuracy.md")
@@ -17,7 +18,7 @@ PUBLISHED = {"banking77": 89.4, "emotion": 73.0, "mtop_domain": 98.0, "mtop_inte
 
 TOP = """# Accuracy on the paper's tasks
 
-`python -m benchmarks.accuracy DATA WORK` and `python docs/make_accuracy.py` write this page. SmolLM2-135M, mean pooling
+`python -m benchmarks.accuracy DATA WORK` and `python -m docs.make_accuracy` write this page. SmolLM2-135M, mean pooling
 of at most 128 tokens, rows in float16; all by the stages that a user runs. Mean test accuracy in per cent over seeds.
 Every choice is made on validation; the test split is read once, afterwards.
 
@@ -54,7 +55,7 @@ def _all(accuracy: dict[str, Any]) -> str:
             there = [PUBLISHED[task] for task in tasks]
             mean = sum(there) / len(there)
             rows.append(["published code, one seed", *(f"{value:.1f}" for value in there), f"{mean:.1f}", ""])
-    return _table(["head", *tasks, "mean", "most parameters"], rows)
+    return table(["head", *tasks, "mean", "most parameters"], rows)
 
 
 def _choices(accuracy: dict[str, Any]) -> str:
@@ -78,7 +79,7 @@ def _choices(accuracy: dict[str, Any]) -> str:
         f"\nMean gain: {accuracy.get('mean_gain_points', float('nan')):+.2f} points (small), "
         f"{accuracy.get('mean_gain_points_unlimited', float('nan')):+.2f} (unlimited).\n"
     )
-    return text + _table(["task", "limit", "chosen", "gain", "interval"], rows) + means
+    return text + table(["task", "limit", "chosen", "gain", "interval"], rows) + means
 
 
 def _few_shot(few: dict[str, Any]) -> Iterator[str]:
@@ -90,7 +91,7 @@ def _few_shot(few: dict[str, Any]) -> Iterator[str]:
     for task, heads in few.items():
         shots = list(next(iter(heads.values())))
         rows = [[f"`{head}`", *(_shot(by_k[k]) for k in shots)] for head, by_k in heads.items()]
-        yield f"**{task}**\n\n" + _table(["head", *(f"k = {k}" for k in shots)], rows)
+        yield f"**{task}**\n\n" + table(["head", *(f"k = {k}" for k in shots)], rows)
 
 
 def _similarity(found: dict[str, Any]) -> Iterator[str]:
@@ -111,7 +112,7 @@ def _similarity(found: dict[str, Any]) -> Iterator[str]:
         ]
         for name, one in found["contenders"].items()
     ]
-    yield _table(["head", "validation", "test", "Pearson, test", "parameters"], rows)
+    yield table(["head", "validation", "test", "Pearson, test", "parameters"], rows)
     gains = "; ".join(
         f"over `{name}` {one['points']:+.2f} ({_interval(one['interval'])})" for name, one in found["gains"].items()
     )
@@ -131,7 +132,7 @@ def _graph(found: dict[str, Any]) -> Iterator[str]:
         [task, _percent(one["cayley"]["test"]), *(_gap(one[control]) for control in ("shuffled", "random_regular"))]
         for task, one in found["tasks"].items()
     ]
-    yield _table(["task", "cayley", "shuffled", "random_regular"], rows)
+    yield table(["task", "cayley", "shuffled", "random_regular"], rows)
 
 
 def _gap(one: dict[str, Any]) -> str:
@@ -150,11 +151,6 @@ def _interval(ends: list[float]) -> str:
 
 def _percent(value: float) -> str:
     return f"{value:.2f}"
-
-
-def _table(head: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_the_accuracy_document_is_what_the_results_say() -> None:
     """The figures themselves come from benchmarks that take hours; here only that page and results are of one run."""
     made = runpy.run_path(str(DOCS / "make_accuracy.py"))
     found = (DOCS / "accuracy.md").read_text(encoding="utf-8")
-    assert found == made["document"](), "run: python docs/make_accuracy.py"
+    assert found == made["document"](), "run: python -m docs.make_accuracy"
 
 
 def test_the_document_of_presets_is_up_to_date() -> None:

@@ -1,0 +1,206 @@
+"""Writes `docs/study.md` from `benchmarks/results/study/`: `python -m docs.make_study`.
+
+Every sentence about a result is made from the tables, and says what their intervals say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from docs.markdown import table
+from ilse.files import write_text
+
+OUT = Path(__file__).with_name("study.md")
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "study"
+CONTROLS = ("majority", "words", "mean_probe", "lora")
+
+TOP = """# Which head, which model
+
+`make study DATA=…` runs this study and writes this page: one queue of DVC experiments, whose parameters are
+[`benchmarks/study/study.yaml`](https://github.com/ilse-cache/ilse-cache/blob/main/benchmarks/study/study.yaml). The
+raw tables stand in `benchmarks/results/study/`; every number and every sentence about a result below is made from
+them.
+
+**What was compared.** Every head of the project that needs no further choice of its user, on the cached activations
+of two frozen models, mean pooling of at most 128 tokens. Each head is tried at the same three learning rates with one
+seed, and the best on validation is used for all its seeds; the same epochs, batches and splits for all. Nothing was
+chosen on the test split. `majority`, `words` (TF-IDF and logistic regression, without a model) and `mean_probe`
+(logistic regression on the mean of all layers) are controls, `dwatt` has its 256-wide variant.
+
+Figures are means over seeds on the test split, in per cent of accuracy; for `stsbenchmark` Spearman's correlation x
+100. Intervals are 95 %, over test examples (in pairs) and seeds. "Not told apart" means that Holm's p is above 0.05:
+with more examples or seeds there may be a difference.
+"""
+
+
+def write(results: Path = RESULTS, out: Path = OUT) -> None:
+    """Makes the page."""
+    write_text(out, document(Study(results)))
+
+
+class Study:
+    """The tables, and what is asked of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.runs = pl.read_csv(folder / "runs.csv")
+        self.comparisons = pl.read_csv(folder / "comparisons.csv", schema_overrides={"better": pl.Boolean})
+        self.extraction = pl.read_csv(folder / "extraction.csv")
+
+    @property
+    def models(self) -> list[str]:
+        """In the order of the runs."""
+        return self.runs["model"].unique(maintain_order=True).to_list()
+
+    def tasks(self, model: str) -> list[str]:
+        """Of one model."""
+        return self.runs.filter(model=model)["task"].unique(maintain_order=True).to_list()
+
+    def mean(self, model: str, task: str, head: str, column: str = "test_score") -> float | None:
+        """Over seeds; None where the head was not run."""
+        of_head = self.runs.filter(model=model, task=task, head=head)
+        return None if of_head.is_empty() else float(of_head[column].to_numpy().mean())
+
+    def chosen(self, model: str, task: str) -> str:
+        """The head that validation chose."""
+        return str(self.runs.filter("chosen", model=model, task=task)["head"][0])
+
+    def against(self, model: str, task: str, head: str, baseline: str) -> dict[str, object] | None:
+        """The comparison of two."""
+        found = self.comparisons.filter(pl.col("model").fill_null("") == model, task=task, head=head, baseline=baseline)
+        return None if found.is_empty() else found.row(0, named=True)
+
+    def ties(self, model: str, task: str) -> list[str]:
+        """Heads that are not told apart from the chosen one."""
+        chosen = self.chosen(model, task)
+        heads = self.runs.filter(model=model, task=task)["head"].unique(maintain_order=True)
+        rows = {head: self.against(model, task, head, chosen) for head in heads if head not in (chosen, *CONTROLS)}
+        return [head for head, row in rows.items() if row is not None and row["better"] is None]
+
+
+def document(study: Study) -> str:
+    """The whole page."""
+    parts = [TOP]
+    for model in study.models:
+        parts += [f"\n## {model}\n", *_model(study, model)]
+    parts += ["\n## Small embedder or larger language model\n", *_between(study)]
+    parts += ["\n## What it costs\n", *_costs(study)]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _model(study: Study, model: str) -> Iterator[str]:
+    tasks = study.tasks(model)
+    heads = study.runs.filter(model=model)["head"].unique(maintain_order=True).to_list()
+    rows = [[f"`{head}`", *(_cell(study, model, task, head) for task in tasks)] for head in heads]
+    yield table(["head", *tasks], rows)
+    yield "**Bold**: chosen on validation; ° not told apart from it.\n"
+    wins = [_win(study, model, task) for task in tasks]
+    yield table(["task", "chosen", "test", "over `last`", "not told apart from it"], wins)
+    yield from _questions(study, model)
+
+
+def _cell(study: Study, model: str, task: str, head: str) -> str:
+    mean = study.mean(model, task, head)
+    if mean is None:
+        return ""
+    if head == study.chosen(model, task):
+        return f"**{100 * mean:.1f}**"
+    return f"{100 * mean:.1f}" + ("°" if head in study.ties(model, task) else "")
+
+
+def _win(study: Study, model: str, task: str) -> list[str]:
+    chosen = study.chosen(model, task)
+    ties = ", ".join(f"`{head}`" for head in study.ties(model, task)) or "none"
+    mean = study.mean(model, task, chosen)
+    return [task, f"`{chosen}`", _percent(mean), _gap(study.against(model, task, chosen, "last")), ties]
+
+
+def _questions(study: Study, model: str) -> Iterator[str]:
+    """What users ask of the table, answered by its comparisons."""
+    yield "\nOf the tasks above,\n"
+    best_of_one = [
+        task for task in study.tasks(model) if "best" in (study.chosen(model, task), *study.ties(model, task))
+    ]
+    yield f"- one well-chosen layer (`best`) is enough, as far as can be told, on: {_list(best_of_one)};"
+    enough = [
+        task for task in study.tasks(model) if "weighted" in (study.chosen(model, task), *study.ties(model, task))
+    ]
+    yield f"- a weighted sum of layers is enough, as far as can be told, on: {_list(enough)};"
+    sides: dict[bool | None, list[str]] = {True: [], False: [], None: []}
+    for task in study.tasks(model):
+        row = study.against(model, task, "cayley", "weighted")
+        if row is not None:
+            sides[row["better"]].append(f"{task} ({_gap(row)})")  # type: ignore[index]
+    yield f"- the Cayley-Encoder is better than a weighted sum on: {_list(sides[True])};"
+    yield f"- it is worse than a weighted sum on: {_list(sides[False])};"
+    yield f"- and the two are not told apart on: {_list(sides[None])}.\n"
+    won = [task for task in study.tasks(model) if study.chosen(model, task) == "cayley"]
+    yield f"Validation chose the Cayley-Encoder on: {_list(won)}.\n"
+
+
+def _between(study: Study) -> Iterator[str]:
+    rows = []
+    for task in study.runs["task"].unique(maintain_order=True):
+        names = [f"{model}/{study.chosen(model, task)}" for model in study.models if task in study.tasks(model)]
+        if len(names) < 2:
+            continue
+        small, large = names
+        row = study.against("", task, small, large)
+        means = [_percent(study.mean(*name.split("/")[:1], task, name.split("/")[1])) for name in names]
+        rows.append([task, f"`{small.split('/')[1]}`", means[0], f"`{large.split('/')[1]}`", means[1], _gap(row)])
+    small, large = study.models if len(study.models) > 1 else (study.models[0], "")
+    if not rows:
+        yield "Not run yet on two models.\n"
+        return
+    yield f"The chosen head on each, and what {small} gains over {large} in points.\n"
+    yield table(["task", f"head on {small}", "test", f"head on {large}", "test", "gain"], rows)
+
+
+def _costs(study: Study) -> Iterator[str]:
+    yield (
+        "Seconds on one core of a machine that did other work too, so rough; training is one seed's fit at one rate. "
+        "Extraction serves all heads and seeds, and every later task on the same texts.\n"
+    )
+    for model in study.models:
+        tasks = study.tasks(model)
+        spent = study.extraction.filter(model=model)
+        extraction = [_seconds(spent.filter(task=task)["seconds"][0]) for task in tasks]
+        heads = study.runs.filter(model=model)["head"].unique(maintain_order=True)
+        rows = [["extraction", "", *extraction]]
+        rows += [[f"`{head}`", _most(study, model, head), *_trained(study, model, head, tasks)] for head in heads]
+        yield f"**{model}**\n"
+        yield table(["", "most parameters", *tasks], rows)
+
+
+def _most(study: Study, model: str, head: str) -> str:
+    return f"{study.runs.filter(model=model, head=head)['parameters'].max():,}"
+
+
+def _trained(study: Study, model: str, head: str, tasks: list[str]) -> Iterator[str]:
+    for task in tasks:
+        of_head = study.runs.filter(model=model, task=task, head=head)["train_seconds"]
+        yield "" if of_head.is_empty() else _seconds(of_head.median())  # type: ignore[arg-type]
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
+
+
+def _gap(row: dict[str, object] | None) -> str:
+    if row is None:
+        return ""
+    return "{difference_points:+.1f} ({low_points:+.1f} to {high_points:+.1f})".format(**row)
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names) if names else "none"
+
+
+if __name__ == "__main__":
+    write()
