@@ -20,7 +20,7 @@ CONTROLS = ("majority", "words", "mean_probe", "lora")
 TOP = """# Which head, which model
 
 `make study DATA=…` runs this study and writes this page: one queue of DVC experiments, whose parameters are
-[`benchmarks/study/study.yaml`](https://github.com/ilse-cache/ilse-cache/blob/main/benchmarks/study/study.yaml). The
+`benchmarks/study/study.yaml`. The
 raw tables stand in `benchmarks/results/study/`; every number and every sentence about a result below is made from
 them.
 

@@ -10,6 +10,9 @@ import polars as pl
 WITHOUT_CACHE = ("lora", "majority", "words")
 """Of what evaluation lists beside heads: these read no cache, and need no extraction."""
 
+FIGURES = frozenset({"texts", "texts_computed", "tokens", "tokens_per_second", "seconds"})
+"""Of an extraction: what its cost follows from."""
+
 
 def cost_table(
     runs: pl.DataFrame, extraction: Mapping[str, Any], without_cache: Collection[str] = WITHOUT_CACHE

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
+from trainer.controls import CONTROLS
+from trainer.costs import FIGURES, WITHOUT_CACHE, cost_table
 from trainer.report.reading import Row
 from trainer.report.results import BASELINE, Results
 
@@ -112,3 +116,15 @@ def of_head(table: pl.DataFrame | None, wanted: str) -> tuple[str, pl.DataFrame]
         return None
     head = wanted if wanted in table["head"] else str(table["head"][0])
     return head, table.filter(pl.col("head") == head)
+
+
+def total_costs(results: Results, extraction: Row) -> list[dict[str, Any]]:
+    """Rows of `cost_table`, quickest first; none where the stage's figures do not say what extracting took.
+
+    A control on another cache is left out: its extraction was another one.
+    """
+    if not extraction.keys() >= FIGURES:
+        return []
+    others = {row["head"] for row in results.rows if row["control"]} - CONTROLS.keys() - set(WITHOUT_CACHE)
+    table = cost_table(results.runs.filter(~pl.col("head").is_in(others)), extraction)
+    return table.sort("total_seconds", nulls_last=True, maintain_order=True).to_dicts()

@@ -33,6 +33,7 @@ from trainer.report.findings import (
     per_label,
     ties,
     told_apart,
+    total_costs,
 )
 from trainer.report.reading import Row
 from trainer.report.results import BASELINE, Results
@@ -63,7 +64,7 @@ def render(results: Results, facts: Mapping[str, Row | None], examples: Examples
         above=[r for r in rows if r["test_score"] > best["test_score"] and not r["control"]],
         compared=against_baseline(results), difference=difference(results), contains_zero=contains_zero,
         charts=drawn.charts, drawn=drawn, splits=SPLITS, labels=per_label(results), examples=examples,
-        baseline=BASELINE,
+        baseline=BASELINE, costs=total_costs(results, facts.get("extract") or {}),
         sections={n: title for n, title in SECTIONS.items() if n not in ONLY_WITH_CHARTS or drawn.charts[n]},
         facts={stage: None if figures is None else split_facts(figures) for stage, figures in facts.items()},
         extract=facts.get("extract") or {},

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from tests.trainer.report.made_up import set_head, write_everything, write_results
 from trainer.intervals import wilson
 from trainer.report.facts import split_facts
-from trainer.report.findings import against_baseline, calibration_errors, difference, far_off, per_label, ties
+from trainer.report.findings import (
+    against_baseline,
+    calibration_errors,
+    difference,
+    far_off,
+    per_label,
+    ties,
+    total_costs,
+)
 from trainer.report.results import read_results
 
 
@@ -113,3 +121,19 @@ def test_a_control_is_far_off_by_the_heads_own_spread(score: float, off: list[st
         "test_low": [0.80, 0.90, score], "test_score": [0.82, 0.93, score], "test_high": [0.85, 0.96, score],
     })  # fmt: skip
     assert far_off(board) == off
+
+
+def test_what_each_way_costs_in_all(tmp_path: Path) -> None:
+    """LoRA needs no extraction, a control on another cache had one of its own, and a page may know of none."""
+    results, _ = write_results(tmp_path)
+    read = read_results(results)
+    extraction = {"texts": 20, "texts_computed": 20, "tokens": 300, "tokens_per_second": 60.0, "seconds": 11.0}
+    costs = {row["head"]: row for row in total_costs(read, extraction)}
+    for row in read.rows:
+        of_head = read.runs.filter(head=row["head"])["train_seconds"].median()
+        assert isinstance(of_head, float)
+        if row["head"] in costs:
+            assert costs[row["head"]]["total_seconds"] == pytest.approx(11.0 + of_head)
+    assert costs.keys() == {row["head"] for row in read.rows if not row["control"]}
+    assert [row["total_seconds"] for row in costs.values()] == sorted(row["total_seconds"] for row in costs.values())
+    assert total_costs(read, {"model": "a"}) == []
