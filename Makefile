@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-train lint format types hooks bench clean
+.PHONY: help demo test test-train lint format types hooks bench study clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ hooks: $(VENV)/.dev ## run the checks before each commit
 
 bench: $(VENV)/.bench ## run the benchmarks; each prints one JSON object as its last line (ARGS=--quick)
 	@for name in store extraction scale scale_out storage_types training faults statistics; do echo "==> $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
+
+study: $(VENV)/.demo ## run the study of docs/study.md on DATA=folder, a folder a task (hours)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.study "$(DATA)" $(ARGS)
 
 clean: ## remove the environments, scratch work and caches; data, models and results stay
 	rm -rf $(VENV) .venv-train data/scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -20,15 +20,17 @@ CONTROLS = ("majority", "words", "mean_probe", "lora")
 TOP = """# Which head, which model
 
 `make study DATA=…` runs this study and writes this page: one queue of DVC experiments, whose parameters are
-`benchmarks/study/study.yaml`. The
-raw tables stand in `benchmarks/results/study/`; every number and every sentence about a result below is made from
-them.
+`benchmarks/study/study.yaml`. The raw tables stand in `benchmarks/results/study/`; every number and every sentence
+about a result below is made from them. What has ended is not run again; with the figures at hand, `python -m
+benchmarks.study --collect` makes tables and page anew.
 
 **What was compared.** Every head of the project that needs no further choice of its user, on the cached activations
 of two frozen models, mean pooling of at most 128 tokens. Each head is tried at the same three learning rates with one
 seed, and the best on validation is used for all its seeds; the same epochs, batches and splits for all. Nothing was
 chosen on the test split. `majority`, `words` (TF-IDF and logistic regression, without a model) and `mean_probe`
-(logistic regression on the mean of all layers) are controls, `dwatt` has its 256-wide variant.
+(logistic regression on the mean of all layers) are controls; `lora` is the model itself fine-tuned, on the one task
+that two cores bear. `dwatt` is its 256-wide variant; `layer` is left out, since it is `best` with a layer of one's
+own choice.
 
 Figures are means over seeds on the test split, in per cent of accuracy; for `stsbenchmark` Spearman's correlation x
 100. Intervals are 95 %, over test examples (in pairs) and seeds. "Not told apart" means that Holm's p is above 0.05:
