@@ -102,6 +102,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str]
     project.run("git", "init", "-q")
     project.run("dvc", "init", "-q")
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
+    shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
     return project
 
 
