@@ -47,9 +47,8 @@ class Study:
     """The tables, and what is asked of them."""
 
     def __init__(self, folder: Path) -> None:
-        self.runs = pl.read_csv(folder / "runs.csv")
+        self.runs, self.extraction = (pl.read_csv(folder / f"{name}.csv") for name in ("runs", "extraction"))
         self.comparisons = pl.read_csv(folder / "comparisons.csv", schema_overrides={"better": pl.Boolean})
-        self.extraction = pl.read_csv(folder / "extraction.csv")
 
     @property
     def models(self) -> list[str]:
@@ -149,7 +148,7 @@ def _between(study: Study) -> Iterator[str]:
         if len(names) < 2:
             continue
         small, large = names
-        row = study.against("", task, small, large)
+        row = study.against("across", task, small, large)
         means = [_percent(study.mean(*name.split("/")[:1], task, name.split("/")[1])) for name in names]
         rows.append([task, f"`{small.split('/')[1]}`", means[0], f"`{large.split('/')[1]}`", means[1], _gap(row)])
     small, large = study.models if len(study.models) > 1 else (study.models[0], "")

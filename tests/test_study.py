@@ -16,7 +16,7 @@ pytest.importorskip("dvc", reason="the study is a queue of DVC experiments")
 from dvc.utils.hydra import apply_overrides
 
 from benchmarks.study.experiments import experiments
-from benchmarks.study.results import compared, extraction_of, runs_of
+from benchmarks.study.results import ACROSS, compared, extraction_of, placed, runs_of, write_table
 from docs.make_study import RESULTS, Study, document
 from ilse.params import validate
 from pipeline.config import ExtractParams
@@ -136,7 +136,7 @@ def tables(tmp_path: Path) -> Path:
         row("small", "weighted", "last", 21.0, True), row("small", "last", "weighted", -21.0, False),
         row("small", "best", "weighted", -1.0, None), row("small", "cayley", "weighted", -11.0, False),
         row("large", "cayley", "weighted", 20.0, True), row("large", "weighted", "cayley", -20.0, False),
-        row("", "small/weighted", "large/cayley", -9.0, False),
+        row("across", "small/weighted", "large/cayley", -9.0, False),
     ]  # fmt: skip
     pl.DataFrame(comparisons).write_csv(tmp_path / "comparisons.csv")
     extraction = {"model": ["small", "large"], "task": ["t", "t"], "seconds": [3.25, 40.0]}
@@ -164,3 +164,18 @@ def test_the_committed_page_is_that_of_the_committed_tables() -> None:
     assert (ROOT / "docs" / "study.md").read_text(encoding="utf-8") == document(Study(RESULTS)), (
         "run: python -m docs.make_study"
     )
+
+
+def test_rows_of_other_experiments_stay(tmp_path: Path) -> None:
+    def table(model: str, scores: list[float]) -> pl.DataFrame:
+        return placed(model, "t", pl.DataFrame({"head": ["a"] * len(scores), "score": scores}))
+
+    order, file = [("one", "t"), (ACROSS, "t"), ("two", "t")], tmp_path / "runs.csv"
+    write_table(file, [table("two", [0.1, 0.2])], order)
+    write_table(file, [table("one", [0.3]), table(ACROSS, [0.4])], order)
+    write_table(file, [table("one", [0.5])], order)
+    found = pl.read_csv(file)
+    assert found["model"].to_list() == ["one", ACROSS, "two", "two"]
+    assert found["score"].to_list() == [0.5, 0.4, 0.1, 0.2]
+    with pytest.raises(SystemExit, match="no experiment of the study has ended"):
+        write_table(tmp_path / "other.csv", [], order)

@@ -3,7 +3,7 @@
 `runs.csv` is the raw table, a row a model, task, head and seed. `extraction.csv` has what each cache cost.
 `comparisons.csv` has differences on the test split with 95 % intervals over test examples and seeds: of every head
 and control to each of `BASELINES` and to the head that validation chose, per model and task; and of each model's
-chosen head to the other model's, where `head` and `baseline` are `model/head`.
+chosen head to the other model's, where `model` is `across`, and `head` and `baseline` are `model/head`.
 """
 
 from __future__ import annotations
@@ -28,36 +28,73 @@ from trainer.statistics import compare_accuracy, compare_figure
 RESULTS = Path("benchmarks/results/study")
 BASELINES = ("last", "weighted")
 RESAMPLES = 500
+ACROSS = "across"
+"""In place of a model, of comparisons between models."""
+Tables = dict[str, list[pl.DataFrame]]
 Predictions = Mapping[str, pl.DataFrame]
 """Head → its answers to the test examples, a row a seed and example."""
 
 
-def collect(experiments: list[Experiment]) -> list[str]:
-    """Writes the tables of the experiments that have ended, and returns their names."""
+def collect(experiments: list[Experiment], results: Path = RESULTS) -> list[str]:
+    """Writes the tables of the experiments that have ended here, and returns their names.
+
+    Rows of other experiments, run on another machine or before, stay as they are.
+    """
     with Repo() as repo:
         commits = ended(repo)
     done = [one for one in experiments if one.name in commits]
-    tables: dict[str, list[pl.DataFrame]] = {"runs": [], "extraction": [], "comparisons": []}
+    tables: Tables = {"runs": [], "extraction": [], "comparisons": []}
     chosen: dict[str, dict[str, pl.DataFrame]] = {}
     for one in done:
-        files = DVCFileSystem(rev=commits[one.name])
-        best = pl.read_csv(io.BytesIO(files.read_bytes("results/leaderboard.csv"))).filter("chosen")["head"].item()
-        runs = runs_of(files).with_columns((pl.col("head") == best).alias("chosen"))
-        predictions = predictions_of(files, runs["head"].unique(maintain_order=True).to_list())
-        place = [pl.lit(one.model).alias("model"), pl.lit(one.task).alias("task")]
-        tables["runs"].append(runs.select(*place, pl.all()))
-        tables["extraction"].append(extraction_of(files).select(*place, pl.all()))
-        for baseline in dict.fromkeys([*BASELINES, best]):
-            tables["comparisons"].append(compared(predictions, baseline).select(*place, pl.all()))
-        chosen.setdefault(one.task, {})[f"{one.model}/{best}"] = predictions[best]
+        best, predictions = _collect_one(one, DVCFileSystem(rev=commits[one.name]), tables)
+        chosen.setdefault(one.task, {})[f"{one.model}/{best}"] = predictions
     for task, of_models in chosen.items():
         for baseline in list(of_models)[1:]:
-            across = [pl.lit("").alias("model"), pl.lit(task).alias("task")]
-            tables["comparisons"].append(compared(of_models, baseline).select(*across, pl.all()))
+            tables["comparisons"].append(placed(ACROSS, task, compared(of_models, baseline)))
+    order = [(model, one.task) for one in experiments for model in (one.model, ACROSS)]
     for name, parts in tables.items():
-        with replacing(RESULTS / f"{name}.csv") as file:
-            pl.concat(parts, how="diagonal").write_csv(file, float_precision=6)
+        write_table(results / f"{name}.csv", parts, order)
     return [one.name for one in done]
+
+
+def _collect_one(one: Experiment, files: DVCFileSystem, tables: Tables) -> tuple[str, pl.DataFrame]:
+    """Adds an experiment's rows, and returns the head that validation chose and its answers."""
+    best: str = pl.read_csv(io.BytesIO(files.read_bytes("results/leaderboard.csv"))).filter("chosen")["head"].item()
+    runs = runs_of(files).with_columns((pl.col("head") == best).alias("chosen"))
+    predictions = predictions_of(files, runs["head"].unique(maintain_order=True).to_list())
+    tables["runs"].append(placed(one.model, one.task, runs))
+    tables["extraction"].append(placed(one.model, one.task, extraction_of(files)))
+    for baseline in dict.fromkeys([*BASELINES, best]):
+        tables["comparisons"].append(placed(one.model, one.task, compared(predictions, baseline)))
+    return best, predictions[best]
+
+
+def placed(model: str, task: str, table: pl.DataFrame) -> pl.DataFrame:
+    """With the columns `model` and `task` in front."""
+    return table.select(pl.lit(model).alias("model"), pl.lit(task).alias("task"), pl.all())
+
+
+def write_table(path: Path, parts: list[pl.DataFrame], order: list[tuple[str, str]]) -> None:
+    """The new rows and what the file holds of other experiments, in `order`."""
+    new = pl.concat(parts, how="diagonal") if parts else None
+    old = read(path) if path.exists() else None
+    if old is not None and new is not None:
+        new = pl.concat([old.join(new, ["model", "task"], "anti", nulls_equal=True), new], how="diagonal_relaxed")
+    table = old if new is None else new
+    if table is None:
+        raise SystemExit("no experiment of the study has ended")
+    by_place = table.partition_by("model", "task", as_dict=True)
+    with replacing(path) as file:
+        pl.concat([by_place[place] for place in dict.fromkeys(order) if place in by_place]).write_csv(
+            file, float_precision=6
+        )
+
+
+def read(path: Path) -> pl.DataFrame:
+    """A table as it was written; a comparison across models has `ACROSS` as its model."""
+    overrides = {"better": pl.Boolean, "mcnemar_p": pl.Float64, "learning_rate": pl.Float64, "best_epoch": pl.Int64}
+    present = pl.read_csv(path, n_rows=0).columns
+    return pl.read_csv(path, schema_overrides={name: kind for name, kind in overrides.items() if name in present})
 
 
 def runs_of(files: DVCFileSystem) -> pl.DataFrame:
