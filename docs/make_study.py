@@ -80,6 +80,13 @@ class Study:
         rows = {head: self.against(model, task, head, chosen) for head in heads if head not in (chosen, *CONTROLS)}
         return [head for head, row in rows.items() if row is not None and row["better"] is None]
 
+    def beaten_by(self, model: str, task: str) -> Iterator[tuple[str, dict[str, object]]]:
+        """Controls that are better than the chosen head, each with its comparison."""
+        for control in CONTROLS:
+            row = self.against(model, task, control, self.chosen(model, task))
+            if row is not None and row["better"]:
+                yield control, row
+
 
 def document(study: Study) -> str:
     """The whole page."""
@@ -137,6 +144,10 @@ def _questions(study: Study, model: str) -> Iterator[str]:
     yield f"- the Cayley-Encoder is better than a weighted sum on: {_list(sides[True])};"
     yield f"- it is worse than a weighted sum on: {_list(sides[False])};"
     yield f"- and the two are not told apart on: {_list(sides[None])}.\n"
+    beaten = [
+        f"{task} (`{one}` {_gap(row)})" for task in study.tasks(model) for one, row in study.beaten_by(model, task)
+    ]
+    yield f"A control is better than the chosen head on: {_list(beaten)}.\n"
     won = [task for task in study.tasks(model) if study.chosen(model, task) == "cayley"]
     yield f"Validation chose the Cayley-Encoder on: {_list(won)}.\n"
 

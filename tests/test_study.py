@@ -136,6 +136,7 @@ def tables(tmp_path: Path) -> Path:
         row("small", "weighted", "last", 21.0, True), row("small", "last", "weighted", -21.0, False),
         row("small", "best", "weighted", -1.0, None), row("small", "cayley", "weighted", -11.0, False),
         row("large", "cayley", "weighted", 20.0, True), row("large", "weighted", "cayley", -20.0, False),
+        row("large", "words", "cayley", 3.0, True), row("small", "words", "weighted", 3.0, None),
         row("across", "small/weighted", "large/cayley", -9.0, False),
     ]  # fmt: skip
     pl.DataFrame(comparisons).write_csv(tmp_path / "comparisons.csv")
@@ -155,6 +156,8 @@ def test_the_page_says_what_the_tables_say(tables: Path) -> None:
     assert "Validation chose the Cayley-Encoder on: none." in small
     assert "- the Cayley-Encoder is better than a weighted sum on: t (+20.0 (+19.0 to +21.0));" in large
     assert "- a weighted sum of layers is enough, as far as can be told, on: none;" in large
+    assert "A control is better than the chosen head on: none." in small
+    assert "A control is better than the chosen head on: t (`words` +3.0 (+2.0 to +4.0))." in large
     assert "| t | `weighted` | 81.0 | `cayley` | 90.0 | -9.0 (-10.0 to -8.0) |" in large
     assert "| extraction |  | 3.2 |" in large
     assert "| `cayley` | 1,234 | 2.0 |" in large
