@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -15,6 +17,7 @@ from ilse.tables import TEXT
 from pipeline import store
 from pipeline.capture.reader import Request
 from pipeline.capture.tokens import Tokens, tokenise
+from pipeline.cluster.executor import cores
 from pipeline.config import ModelParams
 from pipeline.dataset.texts import normalised
 from pipeline.model.load import Compute, FrozenModel
@@ -41,6 +44,11 @@ class Capture:
     model, compute
         Which model, and how it runs.
 
+    Attributes
+    ----------
+    conditions
+        What decides about the last bits of a row.
+
     Raises
     ------
     UserError
@@ -52,6 +60,8 @@ class Capture:
         frozen = load_here(model, compute)
         _require_same_model(facts, frozen, model)
         places = tuple(frozen.facts.layers.index(self.spec.layers[layer]) for layer in layers)
+        here = {"threads": compute.threads or cores(), "device": frozen.facts.device}
+        self.conditions: dict[str, Any] = asdict(compute) | here | frozen.facts.versions
         self._request = Request(places, (self.pooling,))
         reader_here(model, compute, self._request)  # proves capture now, not at the first text
 

@@ -49,7 +49,7 @@ class Predictor:
 
     def __init__(self, trained: TrainedHead, capture: Capture) -> None:
         self.trained, self.capture = trained, capture
-        self.pairs = trained.objective.embeds or isinstance(trained.head, PairHead)
+        self.pairs = answers_pairs(trained)
 
     @classmethod
     def load(
@@ -87,15 +87,20 @@ class Predictor:
 
     def stream(self, texts: Iterable[Any]) -> Iterator[Prediction]:
         """The same of any number of texts, `CHUNK` at a time, in order."""
-        objective, labels = self.trained.objective, self.trained.facts.labels
+        noun = "example" if self.pairs else "text"
         for start, chunk in _chunks(texts, CHUNK // (1 + self.pairs)):
-            named = _pairs(chunk, start) if self.pairs else _texts(chunk, start)
-            yield from read(objective, labels, self._outputs(self.trained, named))
+            yield from self.answers(chunk, [f"{noun} {start + i}" for i in range(len(chunk))])
+
+    def answers(self, texts: Sequence[Any], names: Sequence[str]) -> list[Prediction]:
+        """The same of as many as fit in memory; `names` are what errors call them."""
+        named = _pairs(texts, names) if self.pairs else list(zip(names, texts, strict=True))
+        return read(self.trained.objective, self.trained.facts.labels, self._outputs(self.trained, named))
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """The vector of each text, [texts, width]: see `TrainedHead.embed`. Of pairs, each text has its own."""
         parts = [
-            self._outputs(self.trained.embed, _texts(chunk, start)).numpy() for start, chunk in _chunks(texts, CHUNK)
+            self._outputs(self.trained.embed, [(f"text {start + i}", text) for i, text in enumerate(chunk)]).numpy()
+            for start, chunk in _chunks(texts, CHUNK)
         ]
         return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
 
@@ -114,6 +119,11 @@ class Predictor:
         return head(self.capture.rows([text for _, text in named], [name for name, _ in named]))
 
 
+def answers_pairs(trained: TrainedHead) -> bool:
+    """Whether a head's examples are pairs of texts."""
+    return bool(trained.objective.embeds) or isinstance(trained.head, PairHead)
+
+
 def _chunks(texts: Iterable[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
     """The number of the first and the texts, `size` at a time."""
     remaining, start = iter(texts), 0
@@ -122,15 +132,10 @@ def _chunks(texts: Iterable[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
         start += len(chunk)
 
 
-def _texts(examples: list[Any], start: int) -> list[Named]:
-    return [(f"text {start + i}", text) for i, text in enumerate(examples)]
-
-
-def _pairs(examples: list[Any], start: int) -> list[Named]:
+def _pairs(examples: Sequence[Any], names: Sequence[str]) -> list[Named]:
     """The texts of a pair follow one another, as heads take them."""
     named = []
-    for i, pair in enumerate(examples):
-        where = f"example {start + i}"
+    for where, pair in zip(names, examples, strict=True):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise _refused(where, "a pair of texts: the head was trained on pairs", pair, "give a tuple of two texts")
         named += [(f"{where}, text {k}", text) for k, text in enumerate(pair)]
