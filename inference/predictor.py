@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ilse.errors import UserError
 from inference.capture import Capture, ModelChoice, model_params
+from inference.leaving import leaving_of
 from inference.predictions import Prediction, read
 from pipeline.model.load import Compute
 from trainer.artifact import TrainedHead, load_head
@@ -45,11 +46,15 @@ class Predictor:
         The model, ready to give the rows that the head reads.
     pairs
         Whether an example is a pair of texts.
+    leaving
+        Where the head lets texts leave early: what lets them leave the model itself. The answers are those of the whole
+        model, and come sooner.
     """
 
     def __init__(self, trained: TrainedHead, capture: Capture) -> None:
         self.trained, self.capture = trained, capture
         self.pairs = answers_pairs(trained)
+        self.leaving = leaving_of(trained)
 
     @classmethod
     def load(
@@ -116,7 +121,12 @@ class Predictor:
         for name, text in named:
             if not isinstance(text, str):
                 raise _refused(name, "a string", text, "give texts as strings")
-        return head(self.capture.rows([text for _, text in named], [name for name, _ in named]))
+        texts, names = [text for _, text in named], [name for name, _ in named]
+        if self.leaving is not None and head is self.trained:
+            outputs = self.capture.leaving(texts, names, self.leaving)
+            if outputs is not None:
+                return outputs
+        return head(self.capture.rows(texts, names))
 
 
 def answers_pairs(trained: TrainedHead) -> bool:
