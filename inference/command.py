@@ -45,7 +45,7 @@ def predict(
     goes on from there, to the same bytes; what came from standard input is not kept. Without `model` a head over a
     local model takes that of section `extract`, if it is the one. Raises `UserError` for whatever the user can mend.
     """
-    write_as, kind = _out_format(out), read_as or format_of(source)
+    write_as, kind = _out_format(out, source), read_as or format_of(source)
     trained = load_head(head)
     asked = _fields_for(pairs=answers_pairs(trained), fields=fields)
     parts = pieces(source, kind, asked, PART)
@@ -96,7 +96,10 @@ def _counted(parts: Iterator[pl.DataFrame], bar: Any) -> Iterator[pl.DataFrame]:
         bar.update(part.height)
 
 
-def _out_format(out: Path | None) -> OutFormat:
+def _out_format(out: Path | None, source: str) -> OutFormat:
+    if out is not None and (out.is_dir() or out.resolve() == Path(source).resolve()):
+        found = "a folder" if out.is_dir() else "the input itself"
+        raise _refused(f"output {out}", "a file of its own", found, "name another one")
     kind = "csv" if out is None else _OUT.get(out.suffix.lower())
     if kind is None:
         raise _refused(f"output {out}", f"a name that ends in {', '.join(_OUT)}", "another ending", "name it so")
