@@ -28,6 +28,7 @@ EXTRAS = {
     "predict": "predict",
     "lora": "lora",
 }
+_FORMATS = ["lines", "csv", "tsv", "jsonl", "parquet", "folder"]
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 
@@ -320,19 +321,37 @@ def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Pa
 
 @main.command()
 @click.argument("head", type=click.Path(path_type=Path))
-@click.option("--input", "source", help="Lines, CSV or JSONL; - for standard input.", type=str, required=True)
-@click.option("--out", help="A .csv or .jsonl file; without it CSV to the screen.", type=click.Path(path_type=Path))
-@click.option("--format", "read_as", type=click.Choice(["lines", "csv", "jsonl"]), help="Of the input, if not by name.")
-@click.option("--column", help="Column of the texts, in CSV and JSONL.", default="text", show_default=True)
+@click.option("--input", "source", help="File, folder of text files, or -.", default="-", show_default=True)
+@click.option("--out", help="A .csv, .jsonl or .parquet file; else CSV to the screen.", type=click.Path(path_type=Path))
+@click.option("--format", "read_as", type=click.Choice(_FORMATS), help="Of the input; else by its name, or lines.")
+@click.option("--text-column", "text", help="Column of the texts, in tables.", default="text", show_default=True)
+@click.option("--text-pair-column", "pair", help="Column of the second texts of pairs; text_pair without it.")
+@click.option("--id-column", "id", help="A column that is handed on to the output as 'id'.")
+@click.option(
+    "--use", type=click.Choice(["whole", "first_line"]), default="whole", show_default=True, help="Of a text."
+)
+@click.option("--encoding", help="Encoding of text files.", default="utf-8", show_default=True)
+@click.option("--top-k", help="So many of the likeliest labels.", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--model", type=click.Path(path_type=Path), help="The head's model; else that of section 'extract'.")
 @_params
 def predict(
-    head: Path, source: str, out: Path | None, read_as: Any, column: str, model: Path | None, params: Path
+    head: Path,
+    source: str,
+    out: Path | None,
+    read_as: Any,
+    top_k: int,
+    model: Path | None,
+    params: Path,
+    **fields: Any,
 ) -> None:
-    """Predict new texts with HEAD, a folder such as models/cayley/seed-0, and the model it was trained over."""
-    from inference.command import predict as run
+    """Predict new texts with HEAD, a folder such as models/cayley/seed-0, and the model it was trained over.
 
-    run(head, source, out, read_as, column, model, params)
+    A run into --out that is killed goes on when the same command is given again.
+    """
+    from inference.command import predict as run
+    from inference.inputs import Fields
+
+    run(head, source, out, read_as, Fields(**fields), top_k, model, params)
 
 
 @main.command()

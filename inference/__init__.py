@@ -6,5 +6,14 @@
 from inference.capture import ModelChoice
 from inference.predictions import LabelPrediction, LabelSetPrediction, Prediction, ScorePrediction
 from inference.predictor import Predictor
+from inference.text_pipeline import TextPipeline
 
-__all__ = ["LabelPrediction", "LabelSetPrediction", "ModelChoice", "Prediction", "Predictor", "ScorePrediction"]
+__all__ = [
+    "LabelPrediction",
+    "LabelSetPrediction",
+    "ModelChoice",
+    "Prediction",
+    "Predictor",
+    "ScorePrediction",
+    "TextPipeline",
+]

@@ -1,63 +1,129 @@
-"""`ilse predict`: opens what the command line names, and writes the output whole or not at all."""
+"""`ilse predict`: from what the command line names to an output that is there whole or not at all."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+
+import polars as pl
+from tqdm import tqdm
 
 from ilse.errors import UserError
 from ilse.files import replacing
 from ilse.params import load_section
 from inference.capture import ModelChoice
-from inference.files import Format, format_of, predict_file
-from inference.predictor import Predictor
+from inference.inputs import STANDARD, Fields, Format, count, format_of, pieces
+from inference.outputs import Answers, OutFormat, writing
+from inference.predictor import Predictor, answers_pairs
+from inference.unfinished import Parts, key_of, unfinished
 from pipeline.config import ExtractParams
+from pipeline.dataset.columns import PAIR_TEXT
 from pipeline.model.load import quieten
-from trainer.artifact import load_head
+from trainer.artifact import TrainedHead, load_head
 
-STANDARD = "-"
+PART = 1024
+"""Rows of a part: what a killed run loses at most, and what is in memory."""
 
 
 def predict(
-    head: Path, source: str, out: Path | None, read_as: Format | None, column: str, model: Path | None, params: Path
+    head: Path,
+    source: str,
+    out: Path | None,
+    read_as: Format | None,
+    fields: Fields,
+    top_k: int,
+    model: Path | None,
+    params: Path,
 ) -> None:
-    """Predicts every text of `source`, a file or `-`, into `out` or to standard output.
+    """Predicts every row of `source`, a file, a folder or `-`, into `out` or, as CSV, to standard output.
 
-    Without `model` a head over a local model takes that of section `extract`, if it is the one. Raises `UserError`
-    for whatever the user can mend.
+    A run that was killed leaves its finished parts beside `out`, and the next one with the same head, input and options
+    goes on from there, to the same bytes; what came from standard input is not kept. Without `model` a head over a
+    local model takes that of section `extract`, if it is the one. Raises `UserError` for whatever the user can mend.
     """
-    write_as: Format = format_of(out.name) if out else "csv"
-    if write_as == "lines":
-        raise _refused(f"output {out}", "a name that ends in .csv or .jsonl", "another ending", "name it so")
+    write_as, kind = _out_format(out, source), read_as or format_of(source)
+    trained = load_head(head)
+    asked = _fields_for(pairs=answers_pairs(trained), fields=fields)
+    parts = pieces(source, kind, asked, PART)
+    first = next(parts, None)  # what cannot be read at all is said before the model is loaded
+    if first is None:
+        raise _refused(f"input {source}", "at least one row", "none", "name another input")
     quieten()
-    predictor = Predictor.load(head, model or _configured(head, params))
-    with _input(source) as texts:
-        if out is None:
-            predict_file(predictor, texts, sys.stdout, read_as or format_of(source), write_as, column)
+    answers = Answers(Predictor.load(head, model or _configured(trained, params)), top_k)
+    parts = chain([first], parts)
+    if out is None:
+        _write(map(answers.table, parts), write_as, sys.stdout, answers.top_k)
+        return
+    with tqdm(total=count(source, kind), unit="text", desc="predict", file=sys.stderr) as bar:
+        if source == STANDARD:
+            with replacing(out) as new:
+                _write(map(answers.table, _counted(parts, bar)), write_as, new, answers.top_k)
             return
-        with replacing(out) as new, new.open("w", encoding="utf-8", newline="") as file:
-            predict_file(predictor, texts, file, read_as or format_of(source), write_as, column)
+        options = {**asdict(asked), "top_k": top_k, "part": PART, **answers.predictor.capture.conditions}
+        with unfinished(out, key_of(head, source, kind, options)) as kept:
+            made = _make(kept, answers, _counted(parts, bar))
+            with replacing(out) as new:
+                _write(map(kept.get, range(made)), write_as, new, answers.top_k)
 
 
-def _configured(head: Path, params: Path) -> ModelChoice:
-    if "hub" in load_head(head).facts.capture.model or not params.is_file():
+def _make(kept: Parts, answers: Answers, parts: Iterator[pl.DataFrame]) -> int:
+    """Makes the parts that are missing, and returns how many there are."""
+    number, found = 0, 0
+    for number, part in enumerate(parts, 1):
+        if kept.has(number - 1, part.height):
+            found += 1
+        else:
+            kept.put(number - 1, answers.table(part))
+    if found:
+        print(f"{found} of {number} parts were there from an earlier run", file=sys.stderr)
+    return number
+
+
+def _write(tables: Iterator[pl.DataFrame], kind: OutFormat, place: Path | TextIO, top_k: int) -> None:
+    with writing(kind, place, top_k) as write:
+        for table in tables:
+            write(table)
+
+
+def _counted(parts: Iterator[pl.DataFrame], bar: Any) -> Iterator[pl.DataFrame]:
+    """Moves the bar when the next part is asked for: then the last one is done."""
+    for part in parts:
+        yield part
+        bar.update(part.height)
+
+
+def _out_format(out: Path | None, source: str) -> OutFormat:
+    if out is not None and (out.is_dir() or out.resolve() == Path(source).resolve()):
+        found = "a folder" if out.is_dir() else "the input itself"
+        raise _refused(f"output {out}", "a file of its own", found, "name another one")
+    kind = "csv" if out is None else _OUT.get(out.suffix.lower())
+    if kind is None:
+        raise _refused(f"output {out}", f"a name that ends in {', '.join(_OUT)}", "another ending", "name it so")
+    return kind
+
+
+def _fields_for(pairs: bool, fields: Fields) -> Fields:
+    """With a second column where the head is on pairs. Raises `UserError` where one was named for another head."""
+    if pairs:
+        return replace(fields, pair=fields.pair or PAIR_TEXT)
+    if fields.pair:
+        told = "a head that answers about pairs of texts", "one that answers about single texts"
+        raise _refused("option --text-pair-column", *told, "leave it out")
+    return fields
+
+
+def _configured(trained: TrainedHead, params: Path) -> ModelChoice:
+    if "hub" in trained.facts.capture.model or not params.is_file():
         return None
     return load_section("extract", ExtractParams, params).model
 
 
-@contextmanager
-def _input(source: str) -> Iterator[TextIO]:
-    if source == STANDARD:
-        yield sys.stdin
-        return
-    if not Path(source).is_file():
-        raise _refused(f"input {source}", "a file of texts", "no such file", "name it, or - for standard input")
-    with Path(source).open(encoding="utf-8-sig", newline="") as file:
-        yield file
-
-
 def _refused(where: str, expected: str, found: str, next_step: str) -> UserError:
     return UserError(where, expected=expected, found=found, next_step=next_step)
+
+
+_OUT: dict[str, OutFormat] = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}

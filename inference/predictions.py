@@ -19,6 +19,10 @@ class LabelPrediction:
     probability: float
     probabilities: dict[str, float]
 
+    def top(self, k: int | None) -> list[tuple[str, float]]:
+        """The `k` likeliest labels (all of them for None) and their probabilities, from the first on."""
+        return _top(self.probabilities, k)
+
 
 @dataclass(frozen=True)
 class LabelSetPrediction:
@@ -26,6 +30,10 @@ class LabelSetPrediction:
 
     labels: tuple[str, ...]
     probabilities: dict[str, float]
+
+    def top(self, k: int | None) -> list[tuple[str, float]]:
+        """As of one label; the labels over 1/2 stand before the others."""
+        return _top(self.probabilities, k)
 
 
 @dataclass(frozen=True)
@@ -50,3 +58,7 @@ def read(objective: Objective, labels: list[str], outputs: Float[Tensor, "texts 
         return [LabelSetPrediction(tuple(names), of_all) for names, of_all in zip(told, each, strict=True)]
     told = objective.columns(predicted, torch.zeros(len(predicted), dtype=torch.long))["prediction"]
     return [LabelPrediction(name, of_all[name], of_all) for name, of_all in zip(told, each, strict=True)]
+
+
+def _top(probabilities: dict[str, float], k: int | None) -> list[tuple[str, float]]:
+    return sorted(probabilities.items(), key=lambda item: -item[1])[:k]  # equal ones stay in the label map's order

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ilse.errors import UserError
 from inference.capture import Capture, ModelChoice, model_params
+from inference.leaving import leaving_of
 from inference.predictions import Prediction, read
 from pipeline.model.load import Compute
 from trainer.artifact import TrainedHead, load_head
@@ -45,11 +46,15 @@ class Predictor:
         The model, ready to give the rows that the head reads.
     pairs
         Whether an example is a pair of texts.
+    leaving
+        Where the head lets texts leave early: what lets them leave the model itself. The answers are those of the whole
+        model, and come sooner.
     """
 
     def __init__(self, trained: TrainedHead, capture: Capture) -> None:
         self.trained, self.capture = trained, capture
-        self.pairs = trained.objective.embeds or isinstance(trained.head, PairHead)
+        self.pairs = answers_pairs(trained)
+        self.leaving = leaving_of(trained)
 
     @classmethod
     def load(
@@ -87,15 +92,20 @@ class Predictor:
 
     def stream(self, texts: Iterable[Any]) -> Iterator[Prediction]:
         """The same of any number of texts, `CHUNK` at a time, in order."""
-        objective, labels = self.trained.objective, self.trained.facts.labels
+        noun = "example" if self.pairs else "text"
         for start, chunk in _chunks(texts, CHUNK // (1 + self.pairs)):
-            named = _pairs(chunk, start) if self.pairs else _texts(chunk, start)
-            yield from read(objective, labels, self._outputs(self.trained, named))
+            yield from self.answers(chunk, [f"{noun} {start + i}" for i in range(len(chunk))])
+
+    def answers(self, texts: Sequence[Any], names: Sequence[str]) -> list[Prediction]:
+        """The same of as many as fit in memory; `names` are what errors call them."""
+        named = _pairs(texts, names) if self.pairs else list(zip(names, texts, strict=True))
+        return read(self.trained.objective, self.trained.facts.labels, self._outputs(self.trained, named))
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """The vector of each text, [texts, width]: see `TrainedHead.embed`. Of pairs, each text has its own."""
         parts = [
-            self._outputs(self.trained.embed, _texts(chunk, start)).numpy() for start, chunk in _chunks(texts, CHUNK)
+            self._outputs(self.trained.embed, [(f"text {start + i}", text) for i, text in enumerate(chunk)]).numpy()
+            for start, chunk in _chunks(texts, CHUNK)
         ]
         return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
 
@@ -111,7 +121,17 @@ class Predictor:
         for name, text in named:
             if not isinstance(text, str):
                 raise _refused(name, "a string", text, "give texts as strings")
-        return head(self.capture.rows([text for _, text in named], [name for name, _ in named]))
+        texts, names = [text for _, text in named], [name for name, _ in named]
+        if self.leaving is not None and head is self.trained:
+            outputs = self.capture.leaving(texts, names, self.leaving)
+            if outputs is not None:
+                return outputs
+        return head(self.capture.rows(texts, names))
+
+
+def answers_pairs(trained: TrainedHead) -> bool:
+    """Whether a head's examples are pairs of texts."""
+    return bool(trained.objective.embeds) or isinstance(trained.head, PairHead)
 
 
 def _chunks(texts: Iterable[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
@@ -122,15 +142,10 @@ def _chunks(texts: Iterable[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
         start += len(chunk)
 
 
-def _texts(examples: list[Any], start: int) -> list[Named]:
-    return [(f"text {start + i}", text) for i, text in enumerate(examples)]
-
-
-def _pairs(examples: list[Any], start: int) -> list[Named]:
+def _pairs(examples: Sequence[Any], names: Sequence[str]) -> list[Named]:
     """The texts of a pair follow one another, as heads take them."""
     named = []
-    for i, pair in enumerate(examples):
-        where = f"example {start + i}"
+    for where, pair in zip(names, examples, strict=True):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise _refused(where, "a pair of texts: the head was trained on pairs", pair, "give a tuple of two texts")
         named += [(f"{where}, text {k}", text) for k, text in enumerate(pair)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from pipeline.model.architecture import find_blocks, model_inputs
 from pipeline.model.load import FrozenModel
@@ -17,7 +18,7 @@ from pipeline.model.witness import entering_states
 See = Callable[[int, Tensor], None]
 
 
-class _Enough(Exception):
+class Enough(Exception):
     """The last needed layer has been seen."""
 
 
@@ -85,13 +86,13 @@ class Forward:
         def watch(layer: int, states: Tensor) -> None:
             see(layer, states)
             if layer == self._last:
-                raise _Enough
+                raise Enough
 
         try:
             with _watch(self._blocks, self._witness.from_embedding, watch):
                 output = self._model(**inputs)
             watch(len(self._witness.layers) - 1, output.last_hidden_state)
-        except _Enough:
+        except Enough:
             pass
 
 
@@ -109,6 +110,13 @@ def _watch(blocks: nn.ModuleList, from_embedding: bool, see: See) -> Iterator[No
         handles = [b.register_forward_pre_hook(entering(i), with_kwargs=True) for i, b in enumerate(blocks)]
     else:
         handles = [b.register_forward_hook(leaving(i)) for i, b in enumerate(blocks)]
+    with in_place(handles):
+        yield
+
+
+@contextmanager
+def in_place(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Removes the hooks when the block ends."""
     try:
         yield
     finally:

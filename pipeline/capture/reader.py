@@ -60,6 +60,8 @@ class Reader:
     ----------
     needs_mask
         Whether tokens would see the padding behind them.
+    pad
+        The token that fills up rows.
     packs
         Whether several texts may stand in one row of a batch.
 
@@ -72,7 +74,7 @@ class Reader:
     def __init__(self, frozen: FrozenModel, request: Request, method: str = "hooks") -> None:
         self.request = request
         self._facts = frozen.facts
-        self._pad = frozen.tokenizer.pad_token_id or 0
+        self.pad = frozen.tokenizer.pad_token_id or 0
         self._forward = Forward(frozen, request.layers, method)
         prove_capture(self._forward)
         self.needs_mask = not does_without_mask(self._forward)
@@ -81,7 +83,7 @@ class Reader:
 
     def read_all(self, tokens: Tokens, batch_tokens: int) -> Iterator[tuple[Int[Tensor, " texts"], BatchRows]]:
         """The rows of all texts, in batches of at most `batch_tokens` tokens: which texts they are, and their rows."""
-        for batch in batches(tokens, batch_tokens, self._pad, self.packs):
+        for batch in batches(tokens, batch_tokens, self.pad, self.packs):
             yield batch.positions, self.read(batch)
 
     @torch.inference_mode()
@@ -106,10 +108,11 @@ class Reader:
         if batch.packed:
             self._forward(see, batch.ids, numbers=batch.numbers)
         else:
-            self._forward(see, batch.ids, batch.mask if self._masked(batch) else None)
+            self._forward(see, batch.ids, batch.mask if self.masked(batch) else None)
         return BatchRows({name: rows.cpu() for name, rows in pooled.items()}, tokens.split() if tokens else None)
 
-    def _masked(self, batch: Batch) -> bool:
+    def masked(self, batch: Batch) -> bool:
+        """Whether a batch of a text a row has to be read with its mask."""
         left_padded = not bool(batch.mask[:, 0].all())
         return self.needs_mask or left_padded
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,18 +35,23 @@ def names_of(columns: Columns) -> dict[str, str]:
 def wanted_of(columns: Columns, present: list[str], file: Path) -> dict[str, str]:
     """Our name → the source's, after a look whether the source has them."""
     wanted = names_of(columns)
-    for name in wanted.values():
+    require_columns(wanted.values(), present, file, "in params.yaml")
+    return wanted
+
+
+def require_columns(names: Iterable[str], present: list[str], file: Path | str, where: str) -> None:
+    """Raises `UserError` for a name that is not among the columns; `where` says where the right one is to be named."""
+    for name in names:
         if name not in present:
             raise UserError(
                 f"data set {file}",
                 expected=f"a column '{name}'",
                 found=f"the columns {', '.join(present)}" if present else "no columns",
-                next_step=did_you_mean(name, present, "name the right column in params.yaml", 0.6),
+                next_step=did_you_mean(name, present, f"name the right column {where}", 0.6),
             )
-    return wanted
 
 
-def malformed(file: Path, line: int, expected: str, found: str) -> UserError:
+def malformed(file: Path | str, line: int, expected: str, found: str) -> UserError:
     """The error for one line of a file."""
     return UserError(
         f"data set {file}, line {line}", expected=expected, found=found, next_step="mend that line, or remove it"

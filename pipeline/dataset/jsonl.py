@@ -17,7 +17,7 @@ def read_jsonl(file: Path, text: str, columns: Columns) -> pl.DataFrame:
     lines: list[int] = []
     for line, content in enumerate(text.split("\n"), start=1):  # JSON strings may hold U+2028, a line end to Python
         if content.strip():
-            records.append(_json_object(file, line, content))
+            records.append(json_object(file, line, content))
             lines.append(line)
     present = list(dict.fromkeys(key for record in records for key in record))
     wanted = wanted_of(columns, present, file) if records else names_of(columns)
@@ -31,7 +31,8 @@ def read_jsonl(file: Path, text: str, columns: Columns) -> pl.DataFrame:
     return pl.DataFrame(series)
 
 
-def _json_object(file: Path, line: int, content: str) -> dict[str, Any]:
+def json_object(file: Path | str, line: int, content: str) -> dict[str, Any]:
+    """What one line holds. Raises `UserError` for anything but a JSON object."""
     try:
         record = json.loads(content)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -47,7 +48,7 @@ def _series(name: str, values: list[Any], file: Path, lines: list[int], strings:
         if value is not None and not isinstance(value, allowed):
             expected = "a string" if strings else "a string or a number"
             raise malformed(file, line, f"{expected} as {name}", f"a JSON {type(value).__name__}")
-        _check_unicode(name, value, file, line)
+        check_unicode(name, value, file, line)
     kinds = {type(value) for value in values if value is not None}
     if not kinds <= {int, float} and len(kinds) > 1:
         values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
@@ -66,11 +67,12 @@ def _lists(name: str, values: list[Any], file: Path, lines: list[int]) -> pl.Ser
             if type(label) not in (str, int):  # True is an int to isinstance
                 expected = f"strings or whole numbers in the list {name}"
                 raise malformed(file, line, expected, f"a JSON {type(label).__name__}")
-            _check_unicode(name, label, file, line)
+            check_unicode(name, label, file, line)
     texts = [None if value is None else [str(label) for label in value] for value in values]
     return pl.Series(name, texts, dtype=pl.List(pl.String))
 
 
-def _check_unicode(name: str, value: Any, file: Path, line: int) -> None:
+def check_unicode(name: str, value: Any, file: Path | str, line: int) -> None:
+    """Raises `UserError` for a string that JSON can spell and UTF-8 cannot."""
     if isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
         raise malformed(file, line, f"Unicode text as {name}", "half a surrogate pair (\\ud800 to \\udfff)")

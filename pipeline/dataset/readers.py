@@ -9,7 +9,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def _plain(file: Path) -> bytes:
     try:
         return gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
-        raise _unreadable(str(file), "a whole gzip file", error) from error
+        raise unreadable(str(file), "a whole gzip file", error) from error
 
 
 def _read_parquet(file: Path, columns: Columns) -> pl.DataFrame:
@@ -79,7 +79,7 @@ def _read_parquet(file: Path, columns: Columns) -> pl.DataFrame:
         wanted = wanted_of(columns, lazy.collect_schema().names(), file)
         frame = lazy.select(pl.col(theirs).alias(ours) for ours, theirs in wanted.items()).collect()
     except pl.exceptions.PolarsError as error:
-        raise _unreadable(str(file), "a Parquet file", error) from error
+        raise unreadable(str(file), "a Parquet file", error) from error
     return _with_strings(frame, file)
 
 
@@ -96,33 +96,44 @@ def _with_strings(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
     return frame
 
 
-def _unreadable(where: str, expected: str, error: Exception) -> UserError:
+def unreadable(where: str, expected: str, error: Exception) -> UserError:
+    """The error for a file that is not what its name says."""
     found = " ".join(str(error).split())[:200]
     return UserError(f"data set {where}", expected=expected, found=found, next_step="write the file again, or fetch it")
 
 
-# Python's reader, not Polars': that one pads short rows with nulls, takes an unclosed quote for a text that ends with
-# the file, and names no line. A million rows take two seconds here.
 def _read_delimited(file: Path, text: str, delimiter: str, columns: Columns) -> pl.DataFrame:
     """CSV or TSV with a header; fields may be quoted and hold line breaks."""
+    rows = delimited_rows(io.StringIO(text, newline=""), file, delimiter)
+    _, header = next(rows)
+    wanted = wanted_of(columns, header, file)
+    places = [header.index(name) for name in wanted.values()]
+    kept = [[row[place] for place in places] for _, row in rows]
+    return pl.DataFrame(kept, schema=dict.fromkeys(wanted, pl.String), orient="row")
+
+
+# Python's reader, not Polars': that one pads short rows with nulls, takes an unclosed quote for a text that ends with
+# the file, and names no line. A million rows take two seconds here.
+def delimited_rows(source: Iterable[str], file: Path | str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The header (empty where there is none) and every row, each of as many fields, with the line it begins in.
+
+    `source` are lines with their ends. Raises `UserError` for a row that is not well-formed.
+    """
     csv.field_size_limit(2**31 - 1)  # the default refuses texts over 131,072 characters
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[list[str]] = []
+    reader = csv.reader(source, delimiter=delimiter, strict=True)
     line = 0
     try:
         header = next(reader, [])
-        wanted = wanted_of(columns, header, file)
-        places = [header.index(name) for name in wanted.values()]
+        yield 1, header
         line = reader.line_num
         for row in reader:
             if row and len(row) != len(header):
                 raise malformed(file, line + 1, f"{len(header)} fields", f"{len(row)}")
             if row:
-                rows.append([row[place] for place in places])
+                yield line + 1, row
             line = reader.line_num
     except csv.Error as error:
         raise malformed(file, line + 1, "well-formed, properly quoted fields", str(error)) from error
-    return pl.DataFrame(rows, schema=dict.fromkeys(wanted, pl.String), orient="row")
 
 
 def _check_folder_will_do(path: Path, columns: Columns) -> None:

@@ -24,7 +24,8 @@ Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder", "hub"]
 
 _PLAIN = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 _TABLES = {".parquet": "parquet"} | _PLAIN | {f"{ending}.gz": kind for ending, kind in _PLAIN.items()}
-_ENDINGS = _TABLES | {".zip": "folder"}
+ENDINGS = _TABLES | {".zip": "folder"}
+"""How a file's name ends → its format."""
 # `train.parquet`, `train-00000-of-00002.parquet`, but not `train_extra.parquet`
 _SPLIT_FILE = re.compile(rf"^({'|'.join(SPLIT_NAMES)})([-_.]\d.*)?$")
 
@@ -93,7 +94,7 @@ def _parts_of(path: Path, kind: Format) -> list[_Part]:
         return _hub_parts(path)
     if chosen == "folder" or path.is_file():
         return [_Part(None, chosen, [path])]
-    files = sorted(file for file in path.rglob("*") if _ENDINGS.get(_ending(file)) == chosen)
+    files = sorted(file for file in path.rglob("*") if ENDINGS.get(ending_of(file)) == chosen)
     if not files:
         raise _no_files(path, f"{chosen} files")
     return [_Part(None, chosen, files)]
@@ -101,29 +102,29 @@ def _parts_of(path: Path, kind: Format) -> list[_Part]:
 
 def _recognise(path: Path) -> str:
     if path.is_dir():
-        tables = sorted(file for file in path.rglob("*") if _ending(file) in _TABLES)
+        tables = sorted(file for file in path.rglob("*") if ending_of(file) in _TABLES)
         if any(_split_of(file) for file in tables):
             return "hub"
-        return _TABLES[_ending(tables[0])] if tables else "folder"
-    ending = _ending(path).lower()
-    if ending not in _ENDINGS:
+        return _TABLES[ending_of(tables[0])] if tables else "folder"
+    ending = ending_of(path).lower()
+    if ending not in ENDINGS:
         raise UserError(
             f"data set {path}",
-            expected=f"a folder, or a file that ends in {', '.join(_ENDINGS)}",
-            found=f"the ending '{_ending(path)}'",
+            expected=f"a folder, or a file that ends in {', '.join(ENDINGS)}",
+            found=f"the ending '{ending_of(path)}'",
             next_step="name its format as prepare.format",
         )
-    return _ENDINGS[ending]
+    return ENDINGS[ending]
 
 
-def _ending(file: Path) -> str:
+def ending_of(file: Path) -> str:
     """`.jsonl`, or `.jsonl.gz`."""
     return "".join(file.suffixes[-2:]) if file.suffix.lower() == ".gz" else file.suffix
 
 
 def _split_of(file: Path) -> str | None:
     """`data/train-00000-of-00001.parquet` and `default/train/0000.parquet` both belong to train."""
-    for name in (file.name.removesuffix(_ending(file)), file.parent.name):
+    for name in (file.name.removesuffix(ending_of(file)), file.parent.name):
         if match := _SPLIT_FILE.match(name.lower()):
             return split_name(match[1], str(file))
     return None

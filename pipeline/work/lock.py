@@ -1,4 +1,4 @@
-"""One extraction at a time into one place, on disk or in an object store."""
+"""One run at a time into one place, on disk or in an object store."""
 
 from __future__ import annotations
 
@@ -236,9 +236,9 @@ def _named(holder: Holder | None) -> str:
 def _refusal(what: str, holder: Holder | None) -> UserError:
     return UserError(
         what,
-        expected="one extraction at a time",
+        expected="one run at a time",
         found=f"{_named(holder)}, which holds the lock",
-        next_step="wait for it, or end it; its finished shards are kept",
+        next_step="wait for it, or end it; what it has finished is kept",
     )
 
 

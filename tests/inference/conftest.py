@@ -48,6 +48,10 @@ def source() -> pl.DataFrame:
     )
 
 
+_TRAINED: dict[tuple[Path, str], str] = {}
+"""Of every head that stands in a project's folder: the parameters it was trained with."""
+
+
 @dataclass(frozen=True)
 class Project:
     """A folder with a cache and heads, and the model that made it."""
@@ -69,9 +73,14 @@ class Project:
             }
         )  # fmt: skip
         places = self.cache, self.folder / "examples.parquet", self.folder / "models", self.folder / "results"
-        for name in heads:
+        how = params.model_dump_json()
+        missing = [name for name in heads if _TRAINED.get((self.folder, name)) != how]
+        for name in missing:
             train(params, name, *places)
-        evaluate(list(heads), *places)
+            _TRAINED[self.folder, name] = how
+        # Evaluation keeps the answers of the heads that it is asked for, and of no others.
+        if missing or not all((self.folder / "results" / "predictions" / f"{name}.parquet").exists() for name in heads):
+            evaluate(list(heads), *places)
         return self.folder / "models" / heads[-1] / "seed-0"
 
     def predictor(self, *heads: str, **options: Any) -> Predictor:

@@ -1,4 +1,4 @@
-"""`ilse predict`: every format in, both out, in order; and what it refuses."""
+"""`ilse predict`: every way in, every way out, in order; and what it refuses."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from click.testing import CliRunner
 
 from ilse.cli import main
 from inference import Predictor
-from inference.files import predict_file
 from tests.inference.conftest import Project, source
 
 Build = Callable[..., Project]
@@ -26,96 +26,147 @@ def run(made: Project, *arguments: str | Path, head: str = "mean", **more: Any) 
     return CliRunner().invoke(main, [str(part) for part in given], **more)
 
 
+def out_of(made: Project, place: Path, *arguments: str | Path, out: str = "out.parquet", head: str = "mean") -> Path:
+    found = run(made, "--input", place, "--out", place.parent / out, *arguments, head=head)
+    assert found.exit_code == 0, found.output
+    assert not list(place.parent.glob(".*"))
+    return place.parent / out
+
+
 @pytest.fixture
 def texts() -> list[str]:
     return source()["text"].to_list()
 
 
-def test_the_same_answers_from_lines_csv_and_jsonl(project: Build, texts: list[str], tmp_path: Path) -> None:
+def test_the_same_answers_from_every_format(project: Build, texts: list[str], tmp_path: Path) -> None:
     made = project()
     expected = [p.label for p in Predictor.load(made.trained("mean"), made.model).predict(texts)]
     (tmp_path / "lines.txt").write_text("\n".join(texts) + "\n")
     source().write_csv(tmp_path / "table.csv")
     source().rename({"text": "headline"}).write_ndjson(tmp_path / "table.jsonl")
-    for name, more in (("lines.txt", ()), ("table.csv", ()), ("table.jsonl", ("--column", "headline"))):
+    for name, more in (("lines.txt", ()), ("table.csv", ()), ("table.jsonl", ("--text-column", "headline"))):
         found = run(made, "--input", tmp_path / name, *more)
         assert found.exit_code == 0, found.output
         rows = list(csv.DictReader(io.StringIO(found.stdout)))
-        assert [row["prediction"] for row in rows] == expected
+        assert [row["label"] for row in rows] == expected
+        assert [row["row"] for row in rows] == [str(row) for row in range(len(texts))]
         assert all(1 / 3 < float(row["probability"]) <= 1 for row in rows)
-    found = run(made, "--input", "-", "--out", tmp_path / "out.jsonl", input="\n".join(texts))
+    found = run(made, "--out", tmp_path / "out.jsonl", input="\n".join(texts))  # standard input, without being asked
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [row["prediction"] for row in rows] == expected
-    assert all(row["probability"] == max(row["probabilities"].values()) for row in rows)
+    assert [row["label"] for row in rows] == expected
+    assert f"{len(texts)}text" in found.stderr.replace(" ", "")
 
 
-def test_label_sets_and_scores_have_columns_too(project: Build, texts: list[str]) -> None:
-    for kind in ("label sets", "scores"):
-        made = project(kind)
-        found = run(made, "--input", "-", input="\n".join(texts))
-        rows = list(csv.DictReader(io.StringIO(found.stdout)))
-        told = Predictor.load(made.trained("mean"), made.model).predict(texts)
-        if kind == "scores":
-            assert [float(row["prediction"]) for row in rows] == pytest.approx([p.score for p in told], abs=1e-4)
-        else:
-            assert [row["prediction"] for row in rows] == ["|".join(p.labels) for p in told]
-            assert any("|" in row["prediction"] for row in rows)
+def test_the_three_outputs_say_the_same(project: Build, texts: list[str], tmp_path: Path) -> None:
+    made = project()
+    pl.DataFrame({"text": [*texts[:5], " ", None], "key": range(7)}).write_parquet(tmp_path / "in.parquet")
+    options = ("--top-k", "2", "--id-column", "key")
+    table, lines, flat = (
+        out_of(made, tmp_path / "in.parquet", *options, out=f"out.{kind}") for kind in ("parquet", "jsonl", "csv")
+    )
+    found = pl.read_parquet(table)
+    assert found.columns == ["row", "id", "label", "probability", "top"]
+    assert found["id"].to_list() == [str(i) for i in range(7)]
+    assert found["top"].list.first().struct.field("label").to_list() == found["label"].to_list()
+    assert found.select("label", "probability", "top")[5:].null_count().row(0) == (2, 2, 2)  # of blank texts
+    assert [json.loads(line) for line in lines.read_text().splitlines()] == json.loads(found.write_json())
+    rows = list(csv.DictReader(io.StringIO(flat.read_text())))
+    assert list(rows[0]) == [
+        "row",
+        "id",
+        "label",
+        "probability",
+        "label_1",
+        "probability_1",
+        "label_2",
+        "probability_2",
+    ]
+    assert [row["label_2"] for row in rows] == [top[1]["label"] if top is not None else "" for top in found["top"]]
+    for row, prediction in zip(rows, made_predictor(made).predict(texts[:5]), strict=False):
+        assert prediction.top(2) == [(row[f"label_{k}"], pytest.approx(float(row[f"probability_{k}"]))) for k in (1, 2)]
 
 
-def test_the_input_is_read_as_it_is_predicted(project: Build, tmp_path: Path) -> None:
-    """Predictions of the first chunk are written before the second is read whole."""
-    made, seen, place = project(), [], tmp_path / "out.csv"
-
-    def lines() -> Iterator[str]:
-        for number in range(600):
-            seen.append((number, place.read_text().count("\n")))
-            yield "the film wins\n"
-
-    predictor = Predictor.load(made.trained("mean"), made.model)
-    with place.open("w", buffering=1) as out:
-        assert predict_file(predictor, lines(), out, "lines", "csv") == 600
-    assert dict(seen)[0] == 0
-    assert dict(seen)[599] > 500
+def made_predictor(made: Project) -> Predictor:
+    return Predictor.load(made.trained("mean"), made.model)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        (
-            "a.csv",
-            "headline\nthe film\n",
-            r"input, row 2\n +expected: a text in column 'text'\n(.|\n)*columns headline",
-        ),
-        ("a.jsonl", '{"text": "the film"}\n{"text": 3}\n', "input, row 2"),
-        ("a.jsonl", '{"text": "the film"}\n[\n', "input, line 2\n +expected: a JSON object"),
-        ("a.jsonl", "[1]\n", "input, row 1"),
-        ("b.txt", None, "no such file"),
-    ],
-)
-def test_an_input_that_cannot_be_read_is_refused(
-    project: Build, tmp_path: Path, name: str, content: str | None, message: str
-) -> None:
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    out = tmp_path / "out.csv"
-    found = run(project(), "--input", tmp_path / name, "--out", out)
-    assert found.exit_code == 2
-    assert re.search(message, found.stderr)
-    assert not out.exists()
+def test_the_cache_gives_the_same_answers(project: Build, tmp_path: Path) -> None:
+    """Class and probability of every test example, against what evaluation read from the cache."""
+    made = project()
+    made.trained("cayley")
+    table = made.predicted("cayley")
+    texts = made.texts()
+    pl.DataFrame({"text": [texts[text_id] for text_id in table["text_id"]]}).write_csv(tmp_path / "in.csv")
+    found = pl.read_parquet(out_of(made, tmp_path / "in.csv", head="cayley"))
+    assert found["label"].to_list() == table["prediction"].to_list()
+    assert (found["probability"] - table["probability"]).abs().max() < 1e-3
 
 
-def test_heads_on_pairs_and_other_endings_are_refused(project: Build, tmp_path: Path) -> None:
-    found = run(project("pairs with a label"), "--input", "-", input="the film")
-    assert (found.exit_code, "trained on pairs" in found.stderr) == (2, True)
-    found = run(project(), "--input", "-", "--out", tmp_path / "out.xlsx", input="the film")
-    assert (found.exit_code, "ends in .csv or .jsonl" in found.stderr) == (2, True)
+def test_a_folder_of_texts(project: Build, texts: list[str], tmp_path: Path) -> None:
+    made, folder = project(), tmp_path / "folder"
+    folder.mkdir()
+    for number in (2, 0, 1):
+        (folder / f"{number}.txt").write_text(f"{texts[number]}\n\nwhat no model shall read\n")
+    found = pl.read_parquet(out_of(made, folder, "--use", "first_line"))
+    assert found["id"].to_list() == ["0.txt", "1.txt", "2.txt"]
+    assert found["label"].to_list() == [p.label for p in made_predictor(made).predict(texts[:3])]
+
+
+def test_label_sets_and_scores_have_columns_too(project: Build, texts: list[str], tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("\n".join(texts))
+    made = project("scores")
+    found = pl.read_parquet(out_of(made, tmp_path / "in.txt"))
+    assert found["score"].to_list() == pytest.approx([p.score for p in made_predictor(made).predict(texts)], abs=1e-4)
+    refused = run(made, "--top-k", "2", input="the film")
+    assert (refused.exit_code, "trained for regression" in refused.stderr) == (2, True)
+    made = project("label sets")
+    told = made_predictor(made).predict(texts)
+    found = pl.read_parquet(out_of(made, tmp_path / "in.txt", "--top-k", "9"))
+    assert found["labels"].to_list() == [list(p.labels) for p in told]
+    assert [[row["label"] for row in top] for top in found["top"]] == [
+        [label for label, _ in p.top(None)] for p in told
+    ]
+    flat = pl.read_csv(out_of(made, tmp_path / "in.txt", out="out.csv"))
+    assert flat["labels"].fill_null("").to_list() == ["|".join(p.labels) for p in told]
+    assert flat["labels"].str.contains("|", literal=True).any()
+
+
+@pytest.mark.parametrize(("kind", "column"), [("pairs with a label", "label"), ("pairs with a score", "score")])
+def test_pairs_come_from_two_columns(project: Build, tmp_path: Path, kind: str, column: str) -> None:
+    made = project(kind)
+    source().write_csv(tmp_path / "in.csv")
+    found = pl.read_parquet(out_of(made, tmp_path / "in.csv", "--text-pair-column", "other"))
+    told = made_predictor(made).predict(source().select("text", "other").rows())
+    expected = [getattr(prediction, column) for prediction in told]
+    assert found[column].to_list() == (expected if column == "label" else pytest.approx(expected, abs=1e-5))
+    refused = run(made, input="the film")
+    assert (refused.exit_code, "a table, for column 'text_pair'" in refused.stderr) == (2, True)
+
+
+def test_mistakes_are_said_before_the_model_is_loaded(project: Build, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("headline\nthe film\n")
+    (tmp_path / "empty.txt").write_text("")
+    for arguments, message in (
+        (("--input", "in.csv"), r"a column 'text'\n(.|\n)*--text-column"),
+        (("--input", "none.csv"), "nothing there"),
+        (("--input", "empty.txt"), r"at least one row\n +found: +none"),
+        (("--out", "out.xlsx"), r"ends in .csv, .jsonl, .parquet\n"),
+        (("--input", "in.csv", "--out", "in.csv"), r"a file of its own\n +found: +the input itself"),
+        (("--text-pair-column", "b"), "answers about single texts"),
+    ):
+        given = [tmp_path / part if "." in part else part for part in arguments]
+        command = ["predict", project().trained("mean"), "--model", tmp_path / "no model", *given]
+        found = CliRunner().invoke(main, [str(part) for part in command], input="the film\n")
+        assert found.exit_code == 2
+        assert re.search(message, found.stderr), found.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "empty.txt"}
 
 
 def test_the_parameter_file_names_the_model(project: Build, tmp_path: Path) -> None:
     made, params = project(), tmp_path / "params.yaml"
     params.write_text(f"extract: {{ model: {{ path: {made.model} }} }}\n")
-    arguments = ["predict", str(made.trained("mean")), "--input", "-", "--params", str(params)]
+    arguments = ["predict", str(made.trained("mean")), "--params", str(params)]
     found = CliRunner().invoke(main, arguments, input="the film\n")
-    assert (found.exit_code, found.stdout.splitlines()[0]) == (0, "prediction,probability")
+    assert (found.exit_code, found.stdout.splitlines()[0]) == (0, "row,label,probability")
     found = CliRunner().invoke(main, [*arguments[:-1], str(tmp_path / "none.yaml")], input="the film\n")
     assert (found.exit_code, "none given" in found.stderr) == (2, True)

@@ -223,7 +223,7 @@ def test_two_extractions_at_once_are_refused(llama: Path, texts_table: Callable[
     from filelock import FileLock
 
     (tmp_path / "scratch").mkdir()
-    with FileLock(tmp_path / "scratch" / "lock"), pytest.raises(UserError, match="one extraction at a time"):
+    with FileLock(tmp_path / "scratch" / "lock"), pytest.raises(UserError, match="one run at a time"):
         run(params_for(llama), texts_table(8), tmp_path)
 
 

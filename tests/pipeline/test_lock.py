@@ -94,7 +94,7 @@ def test_the_second_is_refused_with_the_holders_host_and_process(place: Location
     import socket
 
     with hold(place, "cache x"):
-        pattern = rf"cache x(.|\n)*one extraction at a time(.|\n)*{socket.gethostname()}, process {os.getpid()},"
+        pattern = rf"cache x(.|\n)*one run at a time(.|\n)*{socket.gethostname()}, process {os.getpid()},"
         with pytest.raises(UserError, match=pattern), hold(place, "cache x"):
             pytest.fail("two hold the lock")
     with hold(place, "cache x") as again:
@@ -132,7 +132,7 @@ def test_a_folders_lock_does_not_need_the_holders_name(left: bytes | None, tmp_p
     place = Location(tmp_path)
     if left is not None:
         place.put(HOLDER, left)
-    with FileLock(tmp_path / LOCK), pytest.raises(UserError, match="one extraction at a time"), hold(place, "cache x"):
+    with FileLock(tmp_path / LOCK), pytest.raises(UserError, match="one run at a time"), hold(place, "cache x"):
         pass
     with hold(place, "cache x"):
         pass

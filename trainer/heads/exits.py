@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ilse.errors import UserError
 from ilse.params import Section
@@ -80,6 +81,11 @@ class Exits(Head):
         rows = x if x.shape[1] == len(self.layers_read) else x[:, list(self.layers_read)]
         logits: Tensor = self.exits(rows if self.shared is None else self.shared(rows))
         return logits
+
+    def at(self, place: int, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out"]:
+        """Logits of one exit, by its place among `layers_read`, from its own layer's rows."""
+        shared = rows if self.shared is None else self.shared(rows)
+        return functional.linear(shared, self.exits.weight[place], self.exits.bias[place])
 
     def forward(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch out"]:
         """Logits of the exit at which each input leaves."""

@@ -1,0 +1,133 @@
+"""Reads texts that leave the model on the way: blocks run in turn, on the rows of the batch that are still there.
+
+Before each block the rows that stay are taken out of its arguments, which a model makes for the whole batch. Whether a
+model bears that is proven on made-up texts, as everything is that is read of one (`proofs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Float32, Int
+from torch import Tensor, nn
+
+from pipeline.capture.batching import Batch, Spans, batches
+from pipeline.capture.forward import Enough, in_place
+from pipeline.capture.pooling import Pooler
+from pipeline.capture.proofs import REFUSALS, TOLERANCE
+from pipeline.capture.reader import Reader
+from pipeline.capture.tokens import Tokens
+from pipeline.model.architecture import find_blocks, model_inputs
+from pipeline.model.load import FrozenModel
+
+See = Callable[[int, Float[Tensor, "there tokens dim"], Int[Tensor, " there"]], Bool[Tensor, " there"]]
+"""Told a layer, the states of the rows that are there and their numbers in the batch; says which of them stay."""
+
+Decide = Callable[[int, Int[Tensor, " there"], Float32[Tensor, "there dim"]], Bool[Tensor, " there"]]
+"""Told a layer's place in the request, texts by their number and their pooled rows; says which of them stay."""
+
+
+class LeavingReader:
+    """A reader of one pooling whose texts may leave at any layer of its request.
+
+    Attributes
+    ----------
+    reader
+        The reader that it goes on from.
+    works
+        Whether the model bears it: of one that does not, no text may leave.
+    """
+
+    def __init__(self, frozen: FrozenModel, reader: Reader, method: str = "hooks") -> None:
+        self._frozen, self.reader = frozen, reader
+        self._blocks = find_blocks(frozen.model) if method == "hooks" else nn.ModuleList()
+        self.works = method == "hooks" and frozen.witness.from_embedding and self._proven()
+
+    @torch.inference_mode()
+    def read_all(self, tokens: Tokens, batch_tokens: int, decide: Decide) -> None:
+        """Shows every text's rows to `decide`, layer by layer, until it leaves. Batches are of a text a row."""
+        for batch in batches(tokens, batch_tokens, self.reader.pad):
+            self._read(batch, decide)
+
+    def _read(self, batch: Batch, decide: Decide) -> None:
+        request, device = self.reader.request, self._frozen.facts.device
+        (pooling,) = request.poolings
+        width = batch.ids.shape[1]
+        poolers: dict[int, Pooler] = {}  # by how many are there: rows only leave
+
+        def see(layer: int, states: Tensor, there: Int[Tensor, " there"]) -> Bool[Tensor, " there"]:
+            if len(there) not in poolers:
+                spans = Spans(torch.arange(len(there)) * width, batch.spans.lengths[there])
+                poolers[len(there)] = Pooler(spans, batch.content[there], request.poolings, device)
+            rows = poolers[len(there)](states)[pooling].cpu()
+            return decide(request.layers.index(layer), batch.positions[there], rows)
+
+        self._forward(see, batch.ids, batch.mask if self.reader.masked(batch) else None)
+
+    def _forward(self, see: See, ids: Int[Tensor, "rows tokens"], mask: Int[Tensor, "rows tokens"] | None) -> None:
+        """Runs the model as far as a row is left, and as the last layer of the request at most."""
+        wanted, whole = set(self.reader.request.layers), len(ids)
+        there = torch.arange(whole)
+
+        def leave(layer: int, states: Tensor) -> Tensor:
+            nonlocal there
+            if layer not in wanted:
+                return states
+            stay = see(layer, states, there)
+            if layer == max(wanted) or not stay.any():
+                raise Enough
+            there = there[stay]
+            return states if stay.all() else states[stay.to(states.device)]
+
+        def entering(layer: int) -> Any:
+            def hook(_block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+                named = {} if args else {"hidden_states": leave(layer, kwargs["hidden_states"])}
+                first = (leave(layer, args[0]),) if args else ()
+                rest = [_of(there, whole, given) for given in args[1:]]
+                others = {name: _of(there, whole, given) for name, given in kwargs.items() if name not in named}
+                return (*first, *rest), {**others, **named}
+
+            return hook
+
+        frozen, device = self._frozen, self._frozen.facts.device
+        inputs = model_inputs(frozen.model, ids.to(device), None if mask is None else mask.to(device))
+        try:
+            handles = [b.register_forward_pre_hook(entering(i), with_kwargs=True) for i, b in enumerate(self._blocks)]
+            with in_place(handles):
+                output = frozen.model(**inputs)
+            leave(len(frozen.witness.layers) - 1, output.last_hidden_state)
+        except Enough:
+            pass
+
+    @torch.inference_mode()
+    def _proven(self) -> bool:
+        """Whether the states of either made-up text stay what they are when the other one has left."""
+        try:
+            return all(self._equals_witness(row) for row in range(2))
+        except (*REFUSALS, RuntimeError):  # of shapes that do not go together
+            return False
+
+    def _equals_witness(self, row: int) -> bool:
+        witness, facts = self._frozen.witness, self._frozen.facts
+        found: list[Tensor] = []
+
+        def see(layer: int, states: Tensor, there: Int[Tensor, " there"]) -> Bool[Tensor, " there"]:
+            found.append(states.cpu()[there == row][0].float())
+            return there == row
+
+        self._forward(see, witness.ids, witness.mask)
+        real = witness.mask[row].bool()
+        expected = witness.states[list(self.reader.request.layers), row][:, real]
+        error = (torch.stack(found)[:, real] - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-12)
+        return bool((error.median(1).values <= TOLERANCE[facts.compute_type]).all())
+
+
+def _of(there: Int[Tensor, " there"], whole: int, given: Any) -> Any:
+    """What was made for the whole batch, for the rows that are there; anything else as it is."""
+    if isinstance(given, tuple | list):
+        return type(given)(_of(there, whole, part) for part in given)
+    if isinstance(given, Tensor) and given.ndim > 1 and len(given) == whole and len(there) < whole:
+        return given[there.to(given.device)]
+    return given
