@@ -34,7 +34,7 @@ def read_jsonl(file: Path, text: str, columns: Columns) -> pl.DataFrame:
 def _json_object(file: Path, line: int, content: str) -> dict[str, Any]:
     try:
         record = json.loads(content)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise malformed(file, line, "one JSON object", str(error)) from error
     if not isinstance(record, dict):
         raise malformed(file, line, "one JSON object", f"a JSON {type(record).__name__}")
