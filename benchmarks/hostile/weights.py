@@ -73,9 +73,7 @@ def first(header: Header) -> Any:
 
 def broken_weights(place: str) -> dict[str, Craft]:
     """What a safetensors file may be instead."""
-    twice = (
-        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
-    )
+    entry = b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
     return {
         "nothing": removed(place),
         "no byte": written(place, b""),

@@ -24,6 +24,7 @@ from zarr.storage import LocalStore
 
 from ilse.errors import UserError
 from ilse.reading import own_file, own_path
+from ilse.secrets import without_secrets
 
 PARTIAL = ".partial"
 """Ending of a local file that is being written; a killed writer leaves it, and `Location.sweep` removes it."""
@@ -38,8 +39,6 @@ _RETRIES: Any = {
 _CLIENT = {"timeout": "120s", "connect_timeout": "10s"}
 # Of the environment, which obstore leaves unread when it is given options: AWS_ALLOW_HTTP and the like.
 _CLIENT_SETTINGS = (*_CLIENT, "allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate")
-_SECRET_NAME = re.compile(r"(?i)key|token|secret|signature|credential|password|sas")
-_SECRETS = re.compile(r"(?i)((?:key|token|secret|signature|credential|password|sig)[\w-]*\s*[=:]\s*)\S+|//[^/\s@]+@")
 _PREFIXES = {"s3": "AWS_", "s3a": "AWS_", "gs": "GOOGLE_", "az": "AZURE_", "azure": "AZURE_", "abfs": "AZURE_"}
 
 
@@ -178,7 +177,7 @@ class Location:
         return UserError(
             f"{self}, {doing}",
             expected="an object store that answers",
-            found=_without_secrets(_in_short(error)),
+            found=without_secrets(_in_short(error)),
             next_step="check the address, the credentials in the environment and the network, then run the same "
             "command again; what is finished is kept",
         )
@@ -253,13 +252,6 @@ def _in_short(error: Exception) -> str:
     first = (text.splitlines() or [type(error).__name__])[0].split(": <?xml")[0]
     code = re.search(r"<Code>(\w+)</Code>", text)
     return first[:300] + (f" ({code[1]})" if code else "")
-
-
-def _without_secrets(text: str) -> str:
-    for name, value in os.environ.items():
-        if len(value) >= 8 and _SECRET_NAME.search(name):
-            text = text.replace(value, "…")
-    return _SECRETS.sub(lambda match: f"{match[1] or '//'}…", text)
 
 
 def _unless_missing(error: OSError) -> None:
