@@ -42,7 +42,7 @@ def push(
     lines = [f"{size:>12,} bytes  {file}" for file, size in sizes.items()]
     if dry_run:
         return [f"would go to {repository}:", *lines, "", card.decode()]
-    contents = {CONFIG: (head / CONFIG).read_bytes(), WEIGHTS: head / WEIGHTS, CARD: card}
+    contents: dict[str, bytes | Path] = {CONFIG: (head / CONFIG).read_bytes(), WEIGHTS: head / WEIGHTS, CARD: card}
     with _asking(repository):
         api = HfApi()
         api.create_repo(repository, exist_ok=True, private=private or None)
