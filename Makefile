@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-train lint format types hooks bench study clean
+.PHONY: help demo test test-train lint format types audit hooks bench study clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -37,17 +37,26 @@ format: $(VENV)/.dev ## mend style
 types: $(VENV)/.dev ## check types
 	@$(BIN)/mypy
 
+audit: .venv-audit/.made ## ask PyPI whether a tested version has a known vulnerability; what it cannot say counts as one
+	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
 hooks: $(VENV)/.dev ## run the checks before each commit
 	@$(BIN)/pre-commit install
 
 bench: $(VENV)/.bench ## run the benchmarks; each prints one JSON object as its last line (ARGS=--quick)
-	@for name in store extraction scale scale_out storage_types training faults statistics; do echo "==> $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
+	@for name in store extraction scale scale_out storage_types training faults statistics hostile; do echo "==> $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
 study: $(VENV)/.demo ## run the study of docs/study.md on DATA=folder, a folder a task (hours)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.study "$(DATA)" $(ARGS)
 
 clean: ## remove the environments, scratch work and caches; data, models and results stay
-	rm -rf $(VENV) .venv-train data/scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-train .venv-audit data/scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+# Of its own: what audits the tested versions is none of them.
+.venv-audit/.made:
+	@$(PYTHON) -m venv .venv-audit
+	@.venv-audit/bin/python -m pip --disable-pip-version-check --quiet install pip-audit==2.10.1
+	@touch $@
 
 # An environment is made once and brought up to date when its list of packages changes. Only what is imported gets
 # compiled, when it is: compiling all packages takes a third of the time.

@@ -26,6 +26,8 @@ EXTRAS = {
     "compare": "train",
     "tune": "tune",
     "predict": "predict",
+    "push": "predict",
+    "pull": "predict",
     "lora": "lora",
 }
 _FORMATS = ["lines", "csv", "tsv", "jsonl", "parquet", "folder"]
@@ -352,6 +354,33 @@ def predict(
     from inference.inputs import Fields
 
     run(head, source, out, read_as, Fields(**fields), top_k, model, params)
+
+
+@main.command()
+@click.argument("head", type=click.Path(path_type=Path))
+@click.argument("repository")
+@_results
+@click.option("--dry-run", is_flag=True, help="Show the files and the card, and send nothing.")
+@click.option("--private", is_flag=True, help="Where the repository is made: for its owner's eyes alone.")
+def push(head: Path, repository: str, results: Path, dry_run: bool, private: bool) -> None:
+    """Push HEAD, a folder such as models/cayley/seed-0, to REPOSITORY (owner/name) on the Hugging Face Hub.
+
+    With a model card from the head and, where --results has its test figures, from those. HF_TOKEN says who pushes.
+    """
+    from inference.hub import push as run
+
+    click.echo("\n".join(run(head, repository, results, dry_run, private)))
+
+
+@main.command()
+@click.argument("repository")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--revision", help="A commit, branch or tag; the newest without it.")
+def pull(repository: str, out: Path, revision: str | None) -> None:
+    """Pull the head in REPOSITORY (owner/name) of the Hugging Face Hub into the folder OUT, and check it."""
+    from inference.hub import pull as run
+
+    click.echo(run(repository, out, revision))
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +34,9 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=BaseModel)
+_SHORT = reprlib.Repr()
+"""YAML's names for values nest them: written out in full, a few lines can be a billion words."""
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 300, 300, 300
 
 
 def load_section(name: str, schema: type[S], path: Path = Path("params.yaml")) -> S:
@@ -65,14 +69,26 @@ def load_document(path: Path) -> Any:
             next_step="run from the project's root, or name the file with --params",
         )
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    # Besides its own errors, YAML's reader lets through those of a date or number that there is not, and of depth.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(
             f"parameters {path}",
-            expected="valid YAML in UTF-8",
-            found=" ".join(str(error).split()),
+            expected="valid YAML in UTF-8, with each key once",
+            found=" ".join(str(error).split())[:500],
             next_step="mend the file at the place named",
         ) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values alone, and no key twice: of two, YAML's reader would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"found the key '{twice}' twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def validate(name: str, schema: type[S], values: Any, where: str = "parameters") -> S:
@@ -99,6 +115,6 @@ def _as_user_error(where: str, error: ValidationError) -> UserError:
     return UserError(
         where + (f", {place}" if place else ""),
         expected=first["msg"].removeprefix("Value error, "),
-        found=f"{first['input']!r}{more}"[:300],
+        found=f"{_SHORT.repr(first['input'])}{more}"[:300],
         next_step=f"correct {place or 'the section'} and run again",
     )

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from ilse.errors import UserError
+from ilse.params import validate
 from ilse.tables import TEXT
 from pipeline import store
 from pipeline.capture.leaving import LeavingReader
@@ -133,14 +134,16 @@ class Capture:
 
 
 def model_params(facts: HeadFacts, model: ModelChoice) -> ModelParams:
-    """The model to load. Raises `UserError` for none where the head's is a file or folder, which has no address."""
+    """The model to load. Raises `UserError` for none where the head's is a file or folder, which has no address, and
+    for an address that is no repository and commit: the head's facts are read, not believed.
+    """
     if isinstance(model, ModelParams):
         return model
     if model is not None:
         return ModelParams.model_validate({"path": str(model)})
     identity = facts.capture.model
     if "hub" in identity:
-        return ModelParams.model_validate(dict(identity))
+        return validate("capture.model", ModelParams, dict(identity), where="head")
     raise UserError(
         f"the model of the head, {facts.model_name}",
         expected="its place: it was read from a file or folder of that name",

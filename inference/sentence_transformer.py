@@ -11,7 +11,6 @@ it the module itself, and needs no such leave.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +22,7 @@ from sentence_transformers.util import load_dir_path
 
 from ilse.errors import UserError
 from ilse.files import replacing_folder, write_json, write_text
+from ilse.reading import own_file, own_path, read_json
 from inference.predictor import Predictor
 from pipeline.config import ModelParams
 from pipeline.model.identity import model_files
@@ -104,12 +104,12 @@ def _copied(model: ModelParams, folder: Path) -> dict[str, str]:
 
 def _reference(folder: Path) -> ModelParams:
     try:
-        values = json.loads((folder / REFERENCE).read_bytes())
+        values = read_json(own_file(folder, REFERENCE))
         if "path" in values:
             parts = PurePosixPath(values["path"]).parts
             if parts[0] != MODEL or ".." in parts:
                 raise ValueError(f"a path outside of it, {values['path']}")
-            return ModelParams.model_validate({"path": folder.joinpath(*parts)})
+            return ModelParams.model_validate({"path": own_path(folder, str(PurePosixPath(*parts)))})
         return ModelParams.model_validate({name: values[name] for name in ("hub", "revision")})
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import hashlib
+import io
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,6 +16,11 @@ from ilse.errors import UserError
 
 MAX_BYTES = 64 * 2**30
 """Bytes an archive may unpack to unless its artifact says otherwise: a 30B model in bfloat16 still fits."""
+
+MOST_PACKED = 200
+"""How many bytes one packed byte may give; text gives ten, and a bomb a thousand."""
+ALWAYS_FINE = 64 * 2**20
+"""Bytes that may come of any file."""
 
 _BLOCK = 2**20
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold; a fixed one gives the same bytes each time
@@ -56,7 +64,31 @@ def safe_members(archive: zipfile.ZipFile, max_bytes: int = MAX_BYTES) -> list[z
             found=f"{declared:,} bytes declared",
             next_step="raise max_bytes if you trust the archive",
         )
+    if is_bomb(declared, sum(info.compress_size for info in members)):
+        raise UserError(
+            f"archive {archive.filename}",
+            expected=f"at most {MOST_PACKED} bytes of each packed one",
+            found=f"{declared:,} bytes declared in a file of {sum(info.compress_size for info in members):,}",
+            next_step="do not use this archive; tell its publisher",
+        )
     return sorted(members, key=lambda info: info.filename)
+
+
+def is_bomb(unpacked: int, packed: int) -> bool:
+    """Whether so many bytes are more than honest data give."""
+    return unpacked > max(ALWAYS_FINE, MOST_PACKED * packed)
+
+
+def gunzip(data: bytes) -> bytes:
+    """The content of a gzip file. Raises `OSError` for a bomb, besides what the library raises for a broken one."""
+    parts, size = [], 0
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        while block := file.read(_BLOCK):
+            size += len(block)
+            if is_bomb(size, len(data)):
+                raise OSError(f"more than {MOST_PACKED} bytes of each packed one")
+            parts.append(block)
+    return b"".join(parts)
 
 
 def _flaw(info: zipfile.ZipInfo) -> str:
@@ -112,8 +144,16 @@ def unpack(archive: zipfile.ZipFile, folder: str, target: Path, max_bytes: int =
     members = _below(archive, folder, max_bytes)
     for name, info in members.items():
         path = target / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("xb")
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise zipfile.BadZipFile(f"{name[:80]} is both a file and a folder") from error
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise zipfile.BadZipFile(f"{name[:80]}… is longer than names of files may be") from error
+        with file:
             copy_member(archive, info, file.write)
     return len(members)
 

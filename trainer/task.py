@@ -203,4 +203,7 @@ def _read(examples: Path) -> pl.DataFrame:
         raise refused(examples, "a Parquet table", str(error).splitlines()[0]) from error
     if missing := [name for name in (TEXT_ID, SPLIT) if name not in table.columns]:
         raise refused(examples, f"columns {', '.join(missing)}", f"columns {', '.join(table.columns)}")
+    for name in (TEXT_ID, PAIR_TEXT_ID, SPLIT):
+        if name in table.columns and table.schema[name] != pl.String:
+            raise refused(examples, f"strings in column {name}", str(table.schema[name]))
     return table

@@ -14,8 +14,8 @@ import optuna
 import polars as pl
 import torch
 from optuna.trial import TrialState
-from sqlalchemy.exc import DBAPIError
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from sqlalchemy.exc import DatabaseError, DBAPIError
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from ilse.errors import UserError
 from ilse.files import replacing, write_json
@@ -152,7 +152,8 @@ def _study(tuning: TuneParams, head: str, key: str) -> optuna.Study:
 
 
 @retry(
-    retry=retry_if_exception_type(DBAPIError),
+    # A bare DatabaseError is a file that is no database, and will be none.
+    retry=retry_if_exception(lambda error: isinstance(error, DBAPIError) and type(error) is not DatabaseError),
     wait=wait_random_exponential(multiplier=0.2, max=2),
     stop=stop_after_attempt(6),
     reraise=True,

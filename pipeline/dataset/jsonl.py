@@ -35,7 +35,7 @@ def json_object(file: Path | str, line: int, content: str) -> dict[str, Any]:
     """What one line holds. Raises `UserError` for anything but a JSON object."""
     try:
         record = json.loads(content)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise malformed(file, line, "one JSON object", str(error)) from error
     if not isinstance(record, dict):
         raise malformed(file, line, "one JSON object", f"a JSON {type(record).__name__}")

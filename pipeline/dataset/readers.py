@@ -6,7 +6,6 @@ A mistake in a file is a `UserError` that names the file and the line, row or by
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import zlib
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,7 @@ import polars as pl
 
 from ilse.errors import UserError
 from ilse.tables import SPLIT, TEXT
-from pipeline.archives import open_archive, safe_members
+from pipeline.archives import gunzip, open_archive, safe_members
 from pipeline.dataset.columns import PAIR_TEXT, TARGET, Columns, malformed, wanted_of
 from pipeline.dataset.jsonl import read_jsonl
 
@@ -68,7 +67,7 @@ def _plain(file: Path) -> bytes:
     if not data.startswith(b"\x1f\x8b"):  # gzip's mark; no text begins with it
         return data
     try:
-        return gzip.decompress(data)
+        return gunzip(data)
     except (OSError, EOFError, zlib.error) as error:
         raise unreadable(str(file), "a whole gzip file", error) from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -191,8 +191,41 @@ def _trained(params: ModelParams, config: Any, compute_type: str, device: str, p
     if packed:
         require_bitsandbytes(params, quantisation(params, config))
         arguments["device_map"] = {"": device}  # such weights are placed while they are read, and never moved
+    _require_room(params, config)
     with named_errors(params):
-        return AutoModel.from_pretrained(source, config=config, dtype=COMPUTE_TYPES[compute_type], **arguments)
+        model, loading = AutoModel.from_pretrained(
+            source, config=config, dtype=COMPUTE_TYPES[compute_type], output_loading_info=True, **arguments
+        )
+    _require_whole(params, loading["missing_keys"])
+    return model
+
+
+def _require_room(params: ModelParams, config: Any) -> None:
+    """Whether the config's sizes are those of the files: what they do not hold, transformers would draw at random."""
+    if params.path is None:
+        return
+    with named_errors(params), torch.device("meta"):
+        outlined = AutoModel.from_config(config, trust_remote_code=params.trust_remote_code)
+    values, most = sum(weight.numel() for weight in outlined.parameters()), 8 * stored_bytes(params)
+    if values > most:  # a bit a value
+        raise UserError(
+            f"model {params.name}",
+            expected=f"a config of the weights beside it, which hold {most:,} values at the most",
+            found=f"one of {values:,} values",
+            next_step="fetch the model again, or take another one",
+        )
+
+
+def _require_whole(params: ModelParams, missing: Iterable[str]) -> None:
+    """Transformers draws weights at random where the files have none. Poolers, which no hidden state passes, may be."""
+    drawn = sorted(name for name in missing if "pooler" not in name)
+    if drawn:
+        raise UserError(
+            f"model {params.name}",
+            expected="a weight for every part of the model that reads text",
+            found=f"none for {len(drawn)} of them, such as {drawn[0]}",
+            next_step="fetch the model again, or name one whose files are of its own architecture",
+        )
 
 
 def _facts(

@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ilse.errors import UserError
 from pipeline.config import ModelParams
+from pipeline.model.folder import check_folder
 
 
 def find_source(params: ModelParams) -> tuple[str, dict[str, Any]]:
@@ -33,7 +30,7 @@ def find_source(params: ModelParams) -> tuple[str, dict[str, Any]]:
             next_step="run 'ilse fetch', or correct extract.model.path",
         )
     if params.path.is_dir():
-        _refuse_remote_code(params.path, params.trust_remote_code)
+        check_folder(params.path, params.trust_remote_code)
         return str(params.path), {**arguments, "local_files_only": True}
     if params.path.suffix != ".gguf":
         raise UserError(
@@ -45,21 +42,6 @@ def find_source(params: ModelParams) -> tuple[str, dict[str, Any]]:
     return str(params.path.parent), {**arguments, "gguf_file": params.path.name, "local_files_only": True}
 
 
-def _refuse_remote_code(folder: Path, trusted: bool) -> None:
-    """Only a model that transformers does not know needs its own code; any other is read by transformers' own."""
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
-        return  # transformers says better what is wrong with it
-    if not trusted and config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
-        raise UserError(
-            f"model {folder}",
-            expected="an architecture that transformers knows",
-            found=f"'{config.get('model_type')}', which comes with Python code of its own; none of it was run",
-            next_step="read that code, then set extract.model.trust_remote_code to true, or take another model",
-        )
-
-
 @contextlib.contextmanager
 def named_errors(params: ModelParams) -> Iterator[None]:
     """Turns what transformers raises while it reads a model into a `UserError` that names it."""
@@ -67,11 +49,13 @@ def named_errors(params: ModelParams) -> Iterator[None]:
         # Reading GGUF shows bars of its own, which would run into ours.
         with contextlib.redirect_stderr(io.StringIO()):
             yield
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of files that others made: whatever in them transformers and its readers stumble over
         raise UserError(
             f"model {params.hub or params.path}",
             expected="a model and a tokenizer that transformers can load from safetensors or GGUF",
-            found=" ".join(str(error).split())[:300],
+            found=" ".join(str(error).split())[:300] or type(error).__name__,
             next_step="correct extract.model, or run 'ilse fetch' first",
         ) from error
 

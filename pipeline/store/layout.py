@@ -128,9 +128,12 @@ def belongs_to_an_array(name: str) -> bool:
 def shard_of_file(name: str) -> int | None:
     """The shard that a file belongs to, or None for metadata and index files."""
     parts = name.split("/")
+    number = ""
     if parts[0] == "tokens" and len(parts) > 2:
-        return int(parts[1])
-    return int(parts[3]) if parts[0] in ("pooled", "scale") and len(parts) > 3 else None
+        number = parts[1]
+    elif parts[0] in ("pooled", "scale") and len(parts) > 3:
+        number = parts[3]
+    return int(number) if number.isascii() and number.isdigit() else None
 
 
 def sums_file(sums: Mapping[str, str]) -> bytes:
@@ -140,12 +143,20 @@ def sums_file(sums: Mapping[str, str]) -> bytes:
 
 
 def parse_sums(data: bytes) -> dict[str, str] | None:
-    """Name → checksum, or None when the file is damaged."""
+    """Name → checksum, or None when the file is damaged, or names what is not inside the cache."""
     first, _, lines = data.partition(b"\n")
     if first != f"# {sha256(lines)}".encode():
         return None
-    pairs = (line.split("  ", 1) for line in lines.decode().splitlines())
-    return {name: digest for digest, name in pairs}
+    try:
+        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines.decode().splitlines())}
+    except ValueError:
+        return None
+    return sums if all(map(is_inside, sums)) else None
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name is one of a file inside the cache: relative, and never up."""
+    return name.isprintable() and not name.startswith("/") and ".." not in name.split("/")
 
 
 def text_id_rows(text_ids: Sequence[str] | TextIds) -> TextIds:

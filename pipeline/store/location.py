@@ -11,7 +11,7 @@ import functools
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +23,8 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from ilse.errors import UserError
+from ilse.reading import own_file, own_path
+from ilse.secrets import without_secrets
 
 PARTIAL = ".partial"
 """Ending of a local file that is being written; a killed writer leaves it, and `Location.sweep` removes it."""
@@ -37,8 +39,6 @@ _RETRIES: Any = {
 _CLIENT = {"timeout": "120s", "connect_timeout": "10s"}
 # Of the environment, which obstore leaves unread when it is given options: AWS_ALLOW_HTTP and the like.
 _CLIENT_SETTINGS = (*_CLIENT, "allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate")
-_SECRET_NAME = re.compile(r"(?i)key|token|secret|signature|credential|password|sas")
-_SECRETS = re.compile(r"(?i)((?:key|token|secret|signature|credential|password|sig)[\w-]*\s*[=:]\s*)\S+|//[^/\s@]+@")
 _PREFIXES = {"s3": "AWS_", "s3a": "AWS_", "gs": "GOOGLE_", "az": "AZURE_", "azure": "AZURE_", "abfs": "AZURE_"}
 
 
@@ -79,12 +79,14 @@ class Location:
         return Location(f"{self.url}{ending}")
 
     def get(self, name: str) -> bytes:
-        """The bytes of a file. Raises `FileNotFoundError`, or `UserError` where the store can't be read."""
+        """The bytes of a file. Raises `FileNotFoundError`, or `UserError` where the store can't be read, or where the
+        name or a link leads out of it.
+        """
         if not self.is_local:
             with self._asking(f"reading {name}") as (obstore, patiently):
                 return bytes(patiently(lambda: obstore.get(self._store(), name).bytes()))
         try:
-            return (self.path / name).read_bytes()
+            return self._own(name).read_bytes()
         except NotADirectoryError as error:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename) from error
 
@@ -118,7 +120,10 @@ class Location:
             obstore.delete(self._store(), name)
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Name and size of every file under the folder `prefix`, in no order."""
+        """Name and size of every file under the folder `prefix`, in no order.
+
+        Raises `UserError` for a link that leads out of a local one, and for what is no file.
+        """
         if not self.is_local:
             with self._asking("listing", missing=False) as (obstore, patiently):
                 yield from patiently(
@@ -129,11 +134,24 @@ class Location:
                     ]
                 )
             return
-        for folder, _, names in os.walk(self.path / prefix, onerror=_unless_missing):
+        for folder, folders, names in os.walk(self.path / prefix, onerror=_unless_missing):
+            inside = Path(folder).relative_to(self.path)
+            for name in folders:
+                self._own((inside / name).as_posix(), own_path)
             for name in names:
                 if not name.endswith(PARTIAL):
-                    file = Path(folder, name)
-                    yield file.relative_to(self.path).as_posix(), file.stat().st_size
+                    file = (inside / name).as_posix()
+                    yield file, self._own(file).stat().st_size
+
+    def _own(self, name: str, check: Callable[[Path, str], Path] = own_file) -> Path:
+        try:
+            return check(self.path, name)
+        except FileNotFoundError:
+            if (self.path / name).is_symlink():
+                raise _foreign(self, f"{name}, a link to nowhere") from None
+            raise
+        except (ValueError, RuntimeError) as error:  # RuntimeError: a link to itself
+            raise _foreign(self, str(error)) from None
 
     def sweep(self) -> None:
         """Removes what killed writers left half-written."""
@@ -159,7 +177,7 @@ class Location:
         return UserError(
             f"{self}, {doing}",
             expected="an object store that answers",
-            found=_without_secrets(_in_short(error)),
+            found=without_secrets(_in_short(error)),
             next_step="check the address, the credentials in the environment and the network, then run the same "
             "command again; what is finished is kept",
         )
@@ -210,6 +228,15 @@ def _object_store(url: str, prefix: str, environment: tuple[tuple[str, str], ...
     return from_url(url, retry_config=_RETRIES, client_options=options)
 
 
+def _foreign(location: Location, found: str) -> UserError:
+    return UserError(
+        f"cache {location}",
+        expected="plain files of its own",
+        found=found,
+        next_step="use it only if you trust who made it, and then copy it with the files that its links name (cp -rL)",
+    )
+
+
 def _no_bucket(location: Location, doing: str) -> UserError:
     return UserError(
         f"{location}, {doing}",
@@ -225,13 +252,6 @@ def _in_short(error: Exception) -> str:
     first = (text.splitlines() or [type(error).__name__])[0].split(": <?xml")[0]
     code = re.search(r"<Code>(\w+)</Code>", text)
     return first[:300] + (f" ({code[1]})" if code else "")
-
-
-def _without_secrets(text: str) -> str:
-    for name, value in os.environ.items():
-        if len(value) >= 8 and _SECRET_NAME.search(name):
-            text = text.replace(value, "…")
-    return _SECRETS.sub(lambda match: f"{match[1] or '//'}…", text)
 
 
 def _unless_missing(error: OSError) -> None:

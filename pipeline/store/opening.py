@@ -8,7 +8,7 @@ from typing import Any
 import zarr
 
 from ilse.errors import UserError
-from pipeline.store.layout import ATTRIBUTE, ROOT
+from pipeline.store.layout import ATTRIBUTE, ROOT, TEXT_ID_BYTES
 from pipeline.store.location import Location
 from pipeline.store.spec import FORMAT_VERSION, CacheHeader, CaptureSpec
 
@@ -29,7 +29,7 @@ def peek(place: str | Path | Location) -> tuple[CacheHeader, bool]:
         header = CacheHeader(capture=CaptureSpec.from_attributes(attributes["capture"]), **values)
         complete = attributes["complete"] is True
         edited = header.attributes(complete) != attributes
-    except (KeyError, TypeError, UserError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise damaged(location, f"attributes that do not parse ({type(error).__name__})") from error
     if edited:
         raise damaged(location, "a spec that does not have the checksum beside it")
@@ -66,6 +66,22 @@ def open_group(location: Location) -> zarr.Group:
     except Exception as error:  # a file that does not parse has many errors, by what is wrong in it
         found = f"a group that does not open ({type(error).__name__})"
         raise location.refusal(error, "opening") or damaged(location, found) from None
+
+
+def check_sizes(location: Location, header: CacheHeader) -> None:
+    """Whether the files can hold what the header claims, before anything of that size is made.
+
+    Lost and cut files are for those who read them to name. Raises `UserError` for a header of more texts than the
+    bytes of all files could name, or of shards larger than any file, and as `Location.list` does.
+    """
+    total = largest = 0
+    for name, size in location.list():
+        total += size
+        largest = max(largest, size if name.startswith("pooled/") else 0)
+    if header.texts * TEXT_ID_BYTES > total:
+        raise damaged(location, f"{header.texts:,} texts in {total:,} bytes")
+    if header.shard_bytes > largest:
+        raise damaged(location, f"shards of {header.shard_bytes:,} bytes in files of {largest:,} at the most")
 
 
 def damaged(location: Location, found: str) -> UserError:

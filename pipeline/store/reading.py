@@ -19,7 +19,7 @@ from pipeline.store.codecs import fast_codecs
 from pipeline.store.encoding import FloatRows, StoredRows, missing
 from pipeline.store.layout import STATISTICS, TEXT_ID_BYTES, TextIds, is_as_laid_out, tokens_name
 from pipeline.store.location import Location
-from pipeline.store.opening import damaged, open_group, peek
+from pipeline.store.opening import check_sizes, damaged, open_group, peek
 from pipeline.store.spec import CacheHeader
 
 
@@ -276,4 +276,5 @@ def open_cache(place: str | Path | Location, fingerprint: str | None = None) -> 
             found=f"capture {header.capture.fingerprint[:16]} ({header.model_name})",
             next_step="use the cache that the expectation comes from, or train again on this one",
         )
+    check_sizes(location, header)
     return Cache(location, header)

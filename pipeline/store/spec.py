@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 from ilse.errors import UserError
@@ -14,6 +15,8 @@ from pipeline.store.encoding import STORAGE_TYPES, value_bytes
 FORMAT_VERSION = 2
 """Raised when the layout changes, and when the same spec comes to give other rows: it is part of the fingerprint, so
 that no donor lends rows of an older meaning."""
+MAX_LAYERS = 4096
+"""No model has a tenth of it; some heads need the square of it in memory."""
 POOLINGS = (
     "mean",
     "mean_without_first",
@@ -55,11 +58,20 @@ class CaptureSpec:
     """Whether the state of every token is kept beside the pooled rows."""
 
     def __post_init__(self) -> None:
+        known = isinstance(self.model, Mapping) and all(isinstance(value, str) for value in self.model.values())
+        pinned = {"sha256"} if known and "sha256" in self.model else {"hub", "revision"}
+        named = known and pinned <= self.model.keys() <= pinned | {"untrained"}
+        _require(named, "model", "a sha256, or hub and revision", self.model)
         _require(self.storage_type in STORAGE_TYPES, "storage_type", list(STORAGE_TYPES), self.storage_type)
         _require(len(self.layers) >= 1, "layers", "at least one", self.layers)
+        _require(len(self.layers) <= MAX_LAYERS, "layers", f"at most {MAX_LAYERS}", len(self.layers))
         _require(len(set(self.layers)) == len(self.layers), "layers", "distinct names", self.layers)
-        _require(self.dim >= 1, "dim", "at least 1", self.dim)
-        _require(self.max_tokens >= 1, "max_tokens", "at least 1", self.max_tokens)
+        plain = all(_is_printable(name) and "/" not in name for name in self.layers)
+        _require(plain, "layers", "names that can be printed, without a slash", self.layers)
+        _require(_is_count(self.dim), "dim", "at least 1", self.dim)
+        _require(_is_count(self.max_tokens), "max_tokens", "at least 1", self.max_tokens)
+        for name in ("tokenizer", "template", "compute_type"):
+            _require(isinstance(getattr(self, name), str), name, "a string", getattr(self, name))
         _require("{text}" in self.template, "template", "a place for {text}", self.template)
         unknown = [name for name in self.poolings if name not in POOLINGS]
         _require(bool(self.poolings) and not unknown, "poolings", list(POOLINGS), list(self.poolings))
@@ -91,8 +103,13 @@ class CacheHeader:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require(self.texts >= 1, "texts", "at least 1", self.texts)
-        _require(self.shard_rows >= 1, "shard_rows", "at least 1", self.shard_rows)
+        for name in ("texts", "shard_rows"):
+            _require(_is_count(getattr(self, name)), name, "at least 1", getattr(self, name))
+        parameters = self.model_parameters
+        _require(parameters == 0 or _is_count(parameters), "model_parameters", "a whole number", parameters)
+        _require(_is_printable(self.model_name), "model_name", "a name that can be printed", self.model_name)
+        printable = isinstance(self.versions, Mapping) and all(map(_is_printable, chain(*self.versions.items())))
+        _require(printable, "versions", "names and numbers that can be printed", self.versions)
 
     @property
     def shards(self) -> int:
@@ -103,9 +120,13 @@ class CacheHeader:
     def bytes(self) -> int:
         """Bytes of the pooled rows, without metadata (some kilobytes), with the last shard's padding and scales."""
         layers, dim = len(self.capture.layers), self.capture.dim
-        shard = self.shard_rows * layers * dim * value_bytes(self.capture.storage_type)
         scales = layers * dim * 4 if self.capture.storage_type == "int8" else 0
-        return self.shards * (shard + scales) * len(self.capture.poolings)
+        return self.shards * (self.shard_bytes + scales) * len(self.capture.poolings)
+
+    @property
+    def shard_bytes(self) -> int:
+        """Bytes of the values of one shard and pooling; its file has some more."""
+        return self.shard_rows * len(self.capture.layers) * self.capture.dim * value_bytes(self.capture.storage_type)
 
     def rows_of(self, shard: int) -> slice:
         """The rows of texts that a shard owns."""
@@ -134,6 +155,15 @@ class ShardRecord:
     """Pooling → per layer: sum of row norms, sum, sum of squares, largest |value|; [4, layers]."""
     token_count: list[int]
     truncated: list[bool]
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_printable(name: object) -> bool:
+    """No escape sequence among them: they are shown as they are."""
+    return isinstance(name, str) and name.isprintable()
 
 
 def _require(holds: bool, name: str, expected: object, found: object) -> None:

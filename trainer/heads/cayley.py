@@ -20,6 +20,8 @@ GENERATORS: tuple[Matrix, ...] = ((1, 1, 0, 1), (1, -1, 0, 1), (1, 0, 1, 1), (1,
 """Row by row: [1 1; 0 1], its inverse, [1 0; 1 1], its inverse. The order fixes the vertices' numbers."""
 
 MODULI = range(2, 11)
+GRAPHS = "cpu"
+"""Where graphs are made: they are read while a head is built, also where its weights are only outlined (`meta`)."""
 
 
 def group_order(n: int) -> int:
@@ -51,7 +53,7 @@ def cayley_adjacency(n: int, doubled: bool = False) -> Float[Tensor, "nodes node
     generators hold their own inverses: each stands twice, at n = 2 (where generators coincide) four times.
     """
     numbers = _breadth_first(n)
-    adjacency = torch.zeros(len(numbers), len(numbers))
+    adjacency = torch.zeros(len(numbers), len(numbers), device=GRAPHS)
     for vertex, number in numbers.items():
         for generator in GENERATORS:
             neighbour = numbers[_times(vertex, generator, n)]
@@ -62,7 +64,7 @@ def cayley_adjacency(n: int, doubled: bool = False) -> Float[Tensor, "nodes node
 
 def complete_adjacency(layers: int) -> Float[Tensor, "layers layers"]:
     """Every layer joined to every other, without self-loops."""
-    return 1 - torch.eye(layers)
+    return 1 - torch.eye(layers, device=GRAPHS)
 
 
 def _breadth_first(n: int) -> dict[Matrix, int]:

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trainer.heads.cayley import GRAPHS
+
 DEGREE = 4
 """Of the Cayley graphs of SL(2, Z_n), n ≥ 3. (At n = 2 that graph is a cycle of six, which has no random twin.)"""
 
@@ -29,7 +31,7 @@ def random_regular_adjacency(nodes: int, seed: int) -> Float[Tensor, "nodes node
         order = _breadth_first(neighbours)
         if len(order) == nodes and all(len(of_node) == DEGREE for of_node in neighbours):
             break
-    adjacency = torch.zeros(nodes, nodes)
+    adjacency = torch.zeros(nodes, nodes, device=GRAPHS)
     for node, of_node in enumerate(neighbours):
         adjacency[node, list(of_node)] = 1
     return adjacency[order][:, order]

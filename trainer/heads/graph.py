@@ -159,7 +159,7 @@ class GraphEncoder(Encoder):
     ) -> None:
         super().__init__()
         convolve = options.mlp_layers == 0
-        weights = gcn_weights(adjacency) if convolve else adjacency + torch.eye(len(adjacency))
+        weights = gcn_weights(adjacency) if convolve else adjacency + torch.eye(len(adjacency), device=adjacency.device)
         sizes = needed_nodes(adjacency, layers, options.blocks)
         self.width = options.hidden
         self.state_widths = (options.hidden,) * options.blocks
@@ -205,7 +205,7 @@ def gcn_weights(adjacency: Float[Tensor, "nodes nodes"]) -> Float[Tensor, "nodes
 
     On a 4-regular graph all weights are 1/5; with doubled edges 2/9 for a neighbour and 1/9 for the node itself.
     """
-    looped = adjacency + torch.eye(len(adjacency))
+    looped = adjacency + torch.eye(len(adjacency), device=adjacency.device)
     degrees = looped.sum(1)
     return looped / torch.sqrt(degrees[:, None] * degrees[None, :])
 

@@ -1,0 +1,70 @@
+"""The intact project that every crafted one is a copy of: made by the stages themselves, over a tiny model."""
+
+from __future__ import annotations
+
+import random
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.hostile.opening import ilse
+from benchmarks.tiny import WORDS, tiny_model
+
+ROWS = 60
+HEAD = "models/weighted/seed-0"
+ANSWERS = "models/majority/seed-0"
+CACHE = "data/cache.zarr"
+EXPORTED = "exported"
+PARAMS: dict[str, Any] = {
+    "fetch": {"folder": {"kind": "path", "path": "given"}},
+    "prepare": {"path": "source.csv"},
+    "extract": {
+        "model": {"path": "model"},
+        "compute_type": "float32",
+        "max_tokens": 16,
+        "shard_rows": 32,
+        "threads": 1,
+        "cluster": {"kind": "synchronous"},
+    },
+    "train": {
+        "heads": ["weighted"],
+        "seeds": 1,
+        "device": "cpu",
+        "recipe": {"epochs": 1, "batch_size": 16, "compute_type": "float32"},
+    },
+    "controls": {"names": ["majority"], "seeds": 1},
+    "lora": {},
+    "tune": {"trials": 1, "storage": "sqlite:///data/tune.db"},
+}
+STAGES = (
+    ("prepare",),
+    ("extract",),
+    ("train", "weighted"),
+    ("control", "majority"),
+    ("evaluate",),
+    ("predict", HEAD, "--input", "new.txt", "--model", "model", "--out", "answers.csv"),
+)
+
+
+def make_project(folder: Path) -> None:
+    """A folder with model, data set, tables, cache, a head, a control's answers and an exported head."""
+    from inference.predictor import Predictor
+    from inference.sentence_transformer import export
+
+    tiny_model(folder / "model")
+    draw = random.Random(0)
+    lines = [f"{' '.join(draw.choices(WORDS, k=4))} {' '.join(str(row))},{'ab'[row % 2]}" for row in range(ROWS)]
+    (folder / "source.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    (folder / "new.txt").write_text("the market wins\n")
+    for name in ("given", "data/raw"):
+        (folder / name).mkdir(parents=True)
+    (folder / "given" / "a.txt").write_text("a file")
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    with chdir(folder):
+        for stage in STAGES:
+            ended = ilse(*stage)()
+            if ended.code:
+                raise RuntimeError(f"ilse {stage[0]} on the intact project: {ended.said}")
+        export(Predictor.load(HEAD, "model", device="cpu", threads=1), EXPORTED)

@@ -1,0 +1,115 @@
+"""The model card of a head: what it is, what it was trained on, its figures and limits, from the run's own files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ilse import __version__
+from ilse.errors import UserError
+from trainer.artifact import TrainedHead
+
+TASKS = {"regression": "text-regression", "similarity": "sentence-similarity"}
+"""Objective → what the Hub calls its task; the others classify texts."""
+RUNS = "runs.csv"
+SAME = 1e-5
+"""How far a validation figure may be from its six digits in `runs.csv`."""
+
+
+def model_card(trained: TrainedHead, name: str, results: Path) -> ModelCard:
+    """The card of the head that `results` calls `name`; test figures stand in it where `results` has this very fit's.
+
+    It names no licence: the head's is its owner's to choose, beside those of the model and the data.
+    """
+    figures = {"validation": trained.facts.val_score, **_test_figures(trained, name, results)}
+    front = _front(trained, name, figures).to_yaml()
+    return ModelCard(f"---\n{front}\n---\n\n{_body(trained, name, figures)}")
+
+
+def _front(trained: TrainedHead, name: str, figures: dict[str, float]) -> ModelCardData:
+    facts, metric = trained.facts, trained.objective.metric
+    return ModelCardData(
+        model_name=f"{name}, seed {facts.seed}",
+        library_name="ilse-cache",
+        base_model=facts.capture.model.get("hub"),
+        tags=["ilse-cache", "layer-fusion", trained.head.spec.name, trained.objective.kind],
+        eval_results=[
+            EvalResult(
+                task_type=TASKS.get(trained.objective.kind, "text-classification"),
+                dataset_type="own",
+                dataset_name="the data set that it was trained on",
+                dataset_split=split,
+                metric_type=metric,
+                metric_value=round(value, 4),
+            )
+            for split, value in figures.items()
+        ],
+    )
+
+
+def _body(trained: TrainedHead, name: str, figures: dict[str, float]) -> str:
+    facts, capture = trained.facts, trained.facts.capture
+    pinned = ", ".join(f"{key} `{value}`" for key, value in capture.model.items())
+    labels = ", ".join(f"`{_plain(label)}`" for label in facts.labels) or "none: it gives a number"
+    told = "\n".join(f"- {split}: {trained.objective.metric} {value:.4f}" for split, value in figures.items())
+    missing = "" if "test" in figures else "- No figure on a test split came with it.\n"
+    return f"""# {_plain(name)}, seed {facts.seed}
+
+A head of {trained.parameters_trained:,} trained values over {len(facts.layer_names)} layers of a frozen language model,
+`{_plain(facts.model_name)}` ({facts.model_parameters:,} parameters; {pinned}). The model is not in this repository.
+Made by [ilse-cache](https://pypi.org/project/ilse-cache/) {__version__}.
+
+```
+ilse pull OWNER/NAME pulled
+ilse predict pulled --input texts.txt --model THE-MODEL
+```
+
+## What it was trained on
+
+- Objective: `{trained.objective.kind}`. Labels: {labels}.
+- Rows: pooling `{facts.pooling}`, capture `{facts.fingerprint[:16]}`: every text in the template
+  `{_plain(capture.template)}`, cut at {capture.max_tokens} tokens, computed in {capture.compute_type} and stored as
+  {capture.storage_type}.
+- Recipe: {", ".join(f"{key} {_plain(str(value))}" for key, value in facts.recipe.items())}. Best epoch
+  {facts.best_epoch}, {facts.train_seconds:.0f} s.
+
+## Figures
+
+{told}
+
+The epoch was chosen on validation, whose figure is therefore a little too good.
+
+## Limits
+
+- It answers for texts like those that it was trained on, and only over the very model named above: any other is
+  refused.
+- It is one seed of several; a difference of a point or two between seeds means nothing.
+{missing}- Its licence is for its owner to say; those of the model and of the data bind it too.
+"""
+
+
+def _test_figures(trained: TrainedHead, name: str, results: Path) -> dict[str, float]:
+    """The figure on the test split, of this head, seed and fit; none where `results` has no such row."""
+    if not (results / RUNS).is_file():
+        return {}
+    facts = trained.facts
+    try:
+        same_fit = (pl.col("val_score") - facts.val_score).abs() < SAME
+        rows = pl.read_csv(results / RUNS).filter(pl.col("head") == name, pl.col("seed") == facts.seed, same_fit)
+        found: list[Any] = rows["test_score"].to_list()
+    except pl.exceptions.PolarsError as error:
+        raise UserError(
+            f"results {results}",
+            expected=f"{RUNS} as 'ilse evaluate' writes it",
+            found=" ".join(str(error).split())[:200],
+            next_step="run 'ilse evaluate' again, or name another folder with --results",
+        ) from error
+    return {"test": float(found[0])} if found and found[0] is not None else {}
+
+
+def _plain(text: str) -> str:
+    """Of others' making, to stand in a line of Markdown: no line break, no mark that ends a code span."""
+    return " ".join(text.split()).replace("`", "'").replace("<", "‹")
