@@ -33,7 +33,7 @@ def predict(
     if write_as == "lines":
         raise _refused(f"output {out}", "a name that ends in .csv or .jsonl", "another ending", "name it so")
     quieten()
-    predictor = Predictor.load(head, model or _configured(head, params))
+    predictor = Predictor.load(head, model or configured(head, params))
     with _input(source) as texts:
         if out is None:
             predict_file(predictor, texts, sys.stdout, read_as or format_of(source), write_as, column)
@@ -42,7 +42,8 @@ def predict(
             predict_file(predictor, texts, file, read_as or format_of(source), write_as, column)
 
 
-def _configured(head: Path, params: Path) -> ModelChoice:
+def configured(head: Path, params: Path) -> ModelChoice:
+    """The model of section `extract`, for a head over a local model; None for one of the Hub, or without the file."""
     if "hub" in load_head(head).facts.capture.model or not params.is_file():
         return None
     return load_section("extract", ExtractParams, params).model
