@@ -42,30 +42,47 @@ def train(
     that there is not, and for what `open_cache`, `open_task`, `objective_of` and `fit` refuse; the old ones then stay.
     """
     head_kind(name)  # refuses a wrong name before anything is read
-    task = open_task(open_cache(cache), examples)
-    recipe, objective = params.recipe_of(name), objective_of(params, name, task)
-    reads = head_of(params, name, task, objective).layers_read
-    inputs = Inputs(task, params, recipe.treatment(), reads)
-    fits = []
+    trainer = HeadTrainer(open_task(open_cache(cache), examples), params, name)
+    metric, fits = trainer.objective.metric, []
     unfinished = models / UNFINISHED / name
     with replacing_folder(models / name) as folder:
         for seed in range(params.seeds):
-            treatment, train_rows, validation_rows = inputs.of_seed(seed)
-            torch.manual_seed(seed)
-            head = head_of(params, name, task, objective)
-            key = _progress_key(task, params, recipe, head, seed, train_rows)
-            progress = Progress(unfinished / f"seed-{seed}.safetensors", key)
-            result = fit(head, train_rows, validation_rows, objective, recipe, seed, params.device, progress)
-            facts = _facts(task, params, recipe.model_dump(), seed, objective, result)
-            trained = TrainedHead(_for_head(treatment, reads, result), result.head, facts)
+            result, trained = trainer.of_seed(seed, unfinished)
             save_head(folder / f"seed-{seed}", trained)
             fits.append(result)
-            print(f"{name} seed {seed}: {_line(objective.metric, result)}", file=sys.stderr, flush=True)
-    figures = _write_figures(name, objective.metric, fits, results)
+            print(f"{name} seed {seed}: {_line(metric, result)}", file=sys.stderr, flush=True)
+    figures = _write_figures(name, metric, fits, results)
     shutil.rmtree(unfinished, ignore_errors=True)
     with contextlib.suppress(OSError):  # another head's fit may be in it
         unfinished.parent.rmdir()
     return figures
+
+
+class HeadTrainer:
+    """One head of a task, to be trained with any seed; what all seeds share is read once. Writes no head.
+
+    Raises `UserError` as `train` does.
+    """
+
+    def __init__(self, task: Task, params: TrainParams, name: str) -> None:
+        self._task, self._params, self._name = task, params, name
+        self._recipe, self.objective = params.recipe_of(name), objective_of(params, name, task)
+        self._reads = head_of(params, name, task, self.objective).layers_read
+        self._inputs = Inputs(task, params, self._recipe.treatment(), self._reads)
+
+    def of_seed(self, seed: int, unfinished: Path | None = None) -> tuple[Fit, TrainedHead]:
+        """How training went, and the head; in the folder `unfinished` a fit that is cut short is kept to go on with."""
+        task, params, recipe = self._task, self._params, self._recipe
+        treatment, train_rows, validation_rows = self._inputs.of_seed(seed)
+        torch.manual_seed(seed)
+        head = head_of(params, self._name, task, self.objective)
+        progress = None
+        if unfinished is not None:
+            key = _progress_key(task, params, recipe, head, seed, train_rows)
+            progress = Progress(unfinished / f"seed-{seed}.safetensors", key)
+        result = fit(head, train_rows, validation_rows, self.objective, recipe, seed, params.device, progress)
+        facts = _facts(task, params, recipe.model_dump(), seed, self.objective, result)
+        return result, TrainedHead(_for_head(treatment, self._reads, result), result.head, facts)
 
 
 def _progress_key(task: Task, params: TrainParams, recipe: Recipe, head: Head, seed: int, rows: Examples) -> str:

@@ -10,6 +10,7 @@ import json
 import pickle
 import re
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -154,11 +155,17 @@ def test_rows_of_another_shape_are_refused(folder: Path) -> None:
             load_exported(folder / "torch")(np.zeros(shape, np.float32))
 
 
-def test_the_command_writes_both_and_names_the_outputs(folder: Path, tmp_path: Path) -> None:
+def test_the_command_names_the_outputs_and_the_extra(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = ["export", str(folder / "head"), "--to", "torch", "--out", str(tmp_path / "made")]
     found = CliRunner().invoke(main, arguments)
     assert found.exit_code == 0, found.output
     assert "probabilities ['examples', 3]" in found.stdout
+    assert sorted(file.name for file in (tmp_path / "made").iterdir()) == ["head.json", "head.pt2"]
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    found = CliRunner().invoke(main, [*arguments[:3], "onnx", *arguments[4:]])
+    assert (found.exit_code, "pip install 'ilse-cache[export]'" in found.stderr) == (2, True)
     assert sorted(file.name for file in (tmp_path / "made").iterdir()) == ["head.json", "head.pt2"]
 
 
