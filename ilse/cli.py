@@ -28,9 +28,12 @@ EXTRAS = {
     "predict": "predict",
     "push": "predict",
     "pull": "predict",
+    "export": "export",
     "lora": "lora",
 }
 _FORMATS = ["lines", "csv", "tsv", "jsonl", "parquet", "folder"]
+OF_PACKAGE = {"sentence_transformers": "mteb"}
+"""Package → the extra that brings it, where a command needs several by its options."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 
@@ -65,8 +68,9 @@ def _fail(message: str) -> None:
 
 
 def _missing_extra(command: str, error: ModuleNotFoundError) -> UserError:
-    extra = EXTRAS.get(command)
-    if extra is None or (error.name or "").split(".")[0] in ("ilse", "finetune", "inference", "pipeline", "trainer"):
+    package = (error.name or "").split(".")[0]
+    extra = OF_PACKAGE.get(package, EXTRAS.get(command))
+    if extra is None or package in ("ilse", "finetune", "inference", "pipeline", "trainer"):
         raise error
     return UserError(
         f"command '{command}'",
@@ -381,6 +385,27 @@ def pull(repository: str, out: Path, revision: str | None) -> None:
     from inference.hub import pull as run
 
     click.echo(run(repository, out, revision))
+
+
+@main.command()
+@click.argument("head", type=click.Path(path_type=Path))
+@click.option("--to", "target", type=click.Choice(["torch", "onnx", "sentence-transformer"]), required=True)
+@click.option(
+    "--out", help="The folder of the export, which is replaced.", type=click.Path(path_type=Path), required=True
+)
+@click.option("--model", type=click.Path(path_type=Path), help="For sentence-transformer: the model, as in predict.")
+@_params
+def export(head: Path, target: Any, out: Path, model: Path | None, params: Path) -> None:
+    """Write HEAD for other programs: alone as torch.export or ONNX, or with its model as a SentenceTransformer."""
+    if target == "sentence-transformer":
+        from inference.sentence_transformer import export_folder
+
+        export_folder(head, out, model, params)
+        return
+    from trainer.export import export_head
+
+    outputs = export_head(head, out, target)["outputs"]
+    click.echo(f"{out}: {', '.join(f'{name} {shape}' for name, shape in outputs.items())}")
 
 
 @main.command()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 TEXTS_FILE = "texts.parquet"
 EXAMPLES_FILE = "examples.parquet"
+CACHE_FOLDER = "cache.zarr"
+"""The cache beside them, unless another place is named."""
 
 TEXT_ID = "text_id"
 """32 hexadecimal digits: the first 128 bits of the SHA-256 of the text's normalised UTF-8 bytes."""

@@ -53,7 +53,7 @@ def predict(
     if first is None:
         raise _refused(f"input {source}", "at least one row", "none", "name another input")
     quieten()
-    answers = Answers(Predictor.load(head, model or _configured(trained, params)), top_k)
+    answers = Answers(Predictor.load(head, model or configured(trained, params)), top_k)
     parts = chain([first], parts)
     if out is None:
         _write(map(answers.table, parts), write_as, sys.stdout, answers.top_k)
@@ -116,7 +116,7 @@ def _fields_for(pairs: bool, fields: Fields) -> Fields:
     return fields
 
 
-def _configured(trained: TrainedHead, params: Path) -> ModelChoice:
+def configured(trained: TrainedHead, params: Path) -> ModelChoice:
     if "hub" in trained.facts.capture.model or not params.is_file():
         return None
     return load_section("extract", ExtractParams, params).model

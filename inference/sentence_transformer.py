@@ -23,10 +23,12 @@ from sentence_transformers.util import load_dir_path
 from ilse.errors import UserError
 from ilse.files import replacing_folder, write_json, write_text
 from ilse.reading import own_file, own_path, read_json
+from inference.command import configured
 from inference.predictor import Predictor
 from pipeline.config import ModelParams
 from pipeline.model.identity import model_files
-from trainer.artifact import save_head
+from pipeline.model.load import quieten
+from trainer.artifact import load_head, save_head
 
 HEAD, MODEL, REFERENCE = "head", "model", "model.json"
 """In the module's folder: the head's artifact, the model's files, and which of them to load."""
@@ -81,6 +83,12 @@ def export(predictor: Predictor, folder: str | Path) -> None:
     with replacing_folder(Path(folder)) as new:
         _around(HeadModule(predictor)).save(str(new), create_model_card=False)
         write_text(new / "README.md", README)
+
+
+def export_folder(head: Path, out: Path, model: Path | None, params: Path) -> None:
+    """`ilse export HEAD --to sentence-transformer`; model and errors are those of `ilse predict`."""
+    quieten()
+    export(Predictor.load(head, model or configured(load_head(head), params)), out)
 
 
 def load(folder: str | Path) -> SentenceTransformer:

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
+from ilse.callable import make_callable
 from ilse.errors import UserError
 from ilse.tables import TEXT_ID
 from pipeline import store
@@ -283,3 +284,6 @@ def _figures(
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+make_callable(__name__, "pipeline.library.extract")

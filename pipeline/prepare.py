@@ -153,11 +153,15 @@ def prepare(params: PrepareParams, out: Path) -> dict[str, Any]:
     to the data. Raises `UserError` for a source that cannot be read or gives no task. A failed run leaves the old
     tables; a killed one leaves them, the new ones, or no `examples.parquet`.
     """
+    decode = Decoder(params.encoding, params.fallback_encoding)
+    source = read_source(params.path, params.format, params.columns, decode, as_target(params))
+    return prepare_rows(params, source, out, decode.fallen_back)
+
+
+def prepare_rows(params: PrepareParams, source: pl.DataFrame, out: Path, fallen_back: list[str]) -> dict[str, Any]:
+    """The same of rows that are read: the columns of `read_source`, of which `fallen_back` came in another encoding."""
     where = f"data set {params.path}"
     kind, unit = params.kind, params.unit
-    decode = Decoder(params.encoding, params.fallback_encoding)
-    source = read_source(params.path, params.format, params.columns, decode, _as_target(params))
-
     columns = text_columns(source)
     rows = source.with_columns(normalised(pl.col(name), params.use).alias(name) for name in columns)
     full = rows.filter(pl.col(name) != "" for name in columns)
@@ -172,7 +176,7 @@ def prepare(params: PrepareParams, out: Path) -> dict[str, Any]:
     write_tables(out, texts, _examples(settled.rows, names))
 
     done = {
-        "fallback_files": len(decode.fallen_back),
+        "fallback_files": len(fallen_back),
         "empty_texts": rows.height - full.height,
         "missing_targets": full.height - usable.height,
         "leaks": assigned.leaks,
@@ -184,12 +188,13 @@ def prepare(params: PrepareParams, out: Path) -> dict[str, Any]:
     lines = []
     if assigned.drawn:
         lines.append(f"splits drawn by {unit.noun} and seed {params.seed}: {', '.join(assigned.drawn)}")
-    if decode.fallen_back:
-        lines.append(note(f"files not in {params.encoding}, read as {params.fallback_encoding}", decode.fallen_back))
+    if fallen_back:
+        lines.append(note(f"files not in {params.encoding}, read as {params.fallback_encoding}", fallen_back))
     return counts | {"notes": lines + notes(counts, unit, kind, params.conflicts)}
 
 
-def _as_target(params: PrepareParams) -> Callable[[pl.Series, str], pl.Series]:
+def as_target(params: PrepareParams) -> Callable[[pl.Series, str], pl.Series]:
+    """From a source's column of targets, and its name for messages, to ours."""
     if params.kind == "label set":
         return functools.partial(as_label_sets, separator=params.label_separator)
     return as_scores if params.kind == "score" else as_labels

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import lightning.pytorch as pl
 import torch
 
+from ilse.callable import make_callable
 from ilse.errors import UserError
 from ilse.hardware import native_bfloat16
 from ilse.linear import pays, use_onednn
@@ -143,3 +144,6 @@ def _result(head: Head, training: Training, epochs_before: int) -> Fit:
         epochs_before=epochs_before,
         layer_scores=None if kept is head else [float(score) for score in best.score],
     )
+
+
+make_callable(__name__, "trainer.library.fit")

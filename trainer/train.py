@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,58 +43,59 @@ def train(
     not, and for what `open_cache`, `open_task`, `objective_of` and `fit` refuse; the old ones then stay.
     """
     head_kind(name)  # refuses a wrong name before anything is read
+    trainer = HeadTrainer(open_task(open_cache(cache), examples), params, name)
+    metric, fits = trainer.objective.metric, []
     unfinished = models / UNFINISHED / name
     runs = _Runs(params, name, open_task(open_cache(cache), examples), unfinished)
     recipes, fits = params.recipes_of(name), []
     with replacing_folder(models / name) as folder:
         for seed in range(params.seeds):
-            tried = [runs.run(recipe, seed) for recipe in recipes]
-            best = max(tried, key=lambda run: (run.result.best.val_score, -run.result.best.val_loss))
-            recipes = [best.recipe]
-            save_head(folder / f"seed-{seed}", runs.trained(best, seed))
-            fits.append(best.result)
-    figures = _write_figures(name, runs.objective.metric, best.recipe, fits, results)
+            result, trained = trainer.of_seed(seed, unfinished)
+            save_head(folder / f"seed-{seed}", trained)
+            fits.append(result)
+    figures = _write_figures(name, metric, trained.facts.recipe["learning_rate"], fits, results)
     shutil.rmtree(unfinished, ignore_errors=True)
     with contextlib.suppress(OSError):  # another head's fit may be in it
         unfinished.parent.rmdir()
     return figures
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One fit, and what it was made with."""
+class HeadTrainer:
+    """One head of a task, to be trained with any seed; what all seeds share is read once. Writes no head.
 
-    recipe: Recipe
-    treatment: Treatment
-    result: Fit
+    With `train.learning_rates` the first seed tries them all, and the best one on validation is that of the next ones.
+    Raises `UserError` as `train` does.
+    """
 
-
-class _Runs:
-    """The fits of one head on one task; they differ by recipe and seed."""
-
-    def __init__(self, params: TrainParams, name: str, task: Task, unfinished: Path) -> None:
-        self._params, self._name, self._task, self._unfinished = params, name, task, unfinished
-        self.objective = objective_of(params, name, task)
+    def __init__(self, task: Task, params: TrainParams, name: str) -> None:
+        self._task, self._params, self._name = task, params, name
+        self._recipes, self.objective = params.recipes_of(name), objective_of(params, name, task)
         self._reads = self._head().layers_read
-        self._inputs = Inputs(task, params, params.recipe_of(name).treatment(), self._reads)
+        self._inputs = Inputs(task, params, self._recipes[0].treatment(), self._reads)
 
-    def run(self, recipe: Recipe, seed: int) -> _Run:
+    def of_seed(self, seed: int, unfinished: Path | None = None) -> tuple[Fit, TrainedHead]:
+        """How training went, and the head; in the folder `unfinished` a fit that is cut short is kept to go on with."""
+        tried = [(recipe, *self._run(recipe, seed, unfinished)) for recipe in self._recipes]
+        recipe, treatment, result = max(tried, key=lambda run: (run[2].best.val_score, -run[2].best.val_loss))
+        self._recipes = [recipe]
+        facts = _facts(self._task, self._params, recipe.model_dump(), seed, self.objective, result)
+        return result, TrainedHead(_for_head(treatment, self._reads, result), result.head, facts)
+
+    def _run(self, recipe: Recipe, seed: int, unfinished: Path | None) -> tuple[Treatment, Fit]:
+        task, params = self._task, self._params
         treatment, train_rows, validation_rows = self._inputs.of_seed(seed)
         torch.manual_seed(seed)
         head = self._head()
-        file = self._unfinished / f"seed-{seed}-at-{recipe.learning_rate:g}.safetensors"
-        progress = Progress(file, _progress_key(self._task, self._params, recipe, head, seed, train_rows))
-        result = fit(head, train_rows, validation_rows, self.objective, recipe, seed, self._params.device, progress)
-        rate = "" if self._params.learning_rates is None else f" at {recipe.learning_rate:g}"
-        line = _line(self.objective.metric, result)
-        print(f"{self._name} seed {seed}{rate}: {line}", file=sys.stderr, flush=True)
-        return _Run(recipe, treatment, result)
-
-    def trained(self, run: _Run, seed: int) -> TrainedHead:
-        """What is kept. `best` trains on all layers and keeps one, with the treatment of its rows."""
-        treatment = run.treatment.of_layers([self._reads.index(layer) for layer in run.result.head.layers_read])
-        facts = _facts(self._task, self._params, run.recipe.model_dump(), seed, self.objective, run.result)
-        return TrainedHead(treatment, run.result.head, facts)
+        progress = None
+        if unfinished is not None:
+            key = _progress_key(task, params, recipe, head, seed, train_rows)
+            progress = Progress(unfinished / f"seed-{seed}-at-{recipe.learning_rate:g}.safetensors", key)
+        result = fit(head, train_rows, validation_rows, self.objective, recipe, seed, params.device, progress)
+        if unfinished is not None:
+            rate = "" if params.learning_rates is None else f" at {recipe.learning_rate:g}"
+            line = _line(self.objective.metric, result)
+            print(f"{self._name} seed {seed}{rate}: {line}", file=sys.stderr, flush=True)
+        return treatment, result
 
     def _head(self) -> Head:
         return head_of(self._params, self._name, self._task, self.objective)
@@ -108,6 +109,11 @@ def _progress_key(task: Task, params: TrainParams, recipe: Recipe, head: Head, s
         "block_shards": rows.block_shards if isinstance(rows, StreamedRows) else None,
     }
     return fit_key(task, params, own)
+
+
+def _for_head(treatment: Treatment, reads: tuple[int, ...], result: Fit) -> Treatment:
+    """The treatment of the rows that the trained head reads: `best` trains on all layers and keeps one."""
+    return treatment.of_layers([reads.index(layer) for layer in result.head.layers_read])
 
 
 def _facts(
@@ -131,7 +137,7 @@ def _facts(
     )
 
 
-def _write_figures(name: str, metric: str, recipe: Recipe, fits: list[Fit], results: Path) -> dict[str, Any]:
+def _write_figures(name: str, metric: str, rate: float, fits: list[Fit], results: Path) -> dict[str, Any]:
     curves = [
         {"head": name, "seed": seed, **asdict(epoch)} for seed, result in enumerate(fits) for epoch in result.curve
     ]
@@ -141,7 +147,7 @@ def _write_figures(name: str, metric: str, recipe: Recipe, fits: list[Fit], resu
         "metric": metric,
         "val_score": median(result.best.val_score for result in fits),
         "val_loss": median(result.best.val_loss for result in fits),
-        "learning_rate": recipe.learning_rate,
+        "learning_rate": rate,
         "train_seconds": round(median(result.seconds for result in fits), 2),
         "seeds": len(fits),
     }

@@ -53,7 +53,7 @@ def read_source(
     rows = pl.concat([_read_part(part, columns, decode, as_target) for part in _parts(path, kind)])
     if rows.is_empty():
         raise UserError(f"data set {path}", expected="at least one row", found="none", next_step="check prepare.path")
-    return _with_split_names(rows, columns)
+    return with_split_names(rows, columns.split)
 
 
 def _read_part(
@@ -156,10 +156,11 @@ def _no_files(path: Path, expected: str) -> UserError:
     return UserError(f"data set {path}", expected=expected, found="none below it", next_step="check prepare.format")
 
 
-def _with_split_names(rows: pl.DataFrame, columns: Columns) -> pl.DataFrame:
+def with_split_names(rows: pl.DataFrame, column: str | None) -> pl.DataFrame:
+    """The rows with the usual names of splits made ours; `column` is where they stood, for messages."""
     names = rows[SPLIT].unique().to_list()
     if names == [None]:
         return rows
-    where = f"column '{columns.split}'" if columns.split else "the data set's splits"
+    where = f"column '{column}'" if column else "the data set's splits"
     mapping = {name: split_name(name or "", where) for name in names}
     return rows.with_columns(pl.col(SPLIT).replace_strict(mapping, return_dtype=pl.String))

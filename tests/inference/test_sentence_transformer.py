@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from ilse.cli import main
 from ilse.errors import UserError
 from tests.inference.conftest import Project, source
 
@@ -89,6 +91,20 @@ def test_exporting_again_replaces_the_folder(project: Build, tmp_path: Path) -> 
         f"{module}/head/head.safetensors",
         f"{module}/model/model.safetensors",
     } <= files
+
+
+def test_the_command_writes_the_folder_and_names_its_extra(
+    project: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, out = project(), tmp_path / "exported"
+    given = ["export", made.trained("mean"), "--to", "sentence-transformer", "--out", out, "--model", made.model]
+    found = CliRunner().invoke(main, [str(part) for part in given])
+    assert found.exit_code == 0, found.output
+    assert load(out)[0].predictor.trained.head.spec.name == "mean"
+    monkeypatch.delitem(sys.modules, "inference.sentence_transformer")
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    found = CliRunner().invoke(main, [str(part) for part in given])
+    assert (found.exit_code, "pip install 'ilse-cache[mteb]'" in found.stderr) == (2, True)
 
 
 def test_a_model_of_the_hub_is_named_and_leave_to_run_code_stays_here(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ class Exits(Head):
     def forward(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch out"]:
         """Logits of the exit at which each input leaves."""
         logits = self.every(x)
-        return logits[torch.arange(len(x)), leaves_at(sureness(logits, self.spec.options.sureness), self.threshold)]
+        return logits[torch.arange(x.shape[0]), leaves_at(sureness(logits, self.spec.options.sureness), self.threshold)]
 
     def supervised(self, x: Float[Tensor, "batch layers dim"]) -> Outputs:
         """All exits for the loss. Joint exits are judged by the last one, separate ones each for itself."""
@@ -113,7 +113,7 @@ class Exits(Head):
         """1 for the layer at which each input leaves, else 0."""
         left = leaves_at(sureness(self.every(x), self.spec.options.sureness), self.threshold)
         decided = torch.zeros(len(x), self.spec.layers, device=x.device)
-        decided[torch.arange(len(x)), torch.tensor(self.layers_read, device=x.device)[left]] = 1
+        decided[torch.arange(x.shape[0]), torch.tensor(self.layers_read, device=x.device)[left]] = 1
         return decided
 
 

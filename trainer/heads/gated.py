@@ -81,7 +81,7 @@ class Gated(Head):
     def _scores(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers"]:
         if self.gate is None:
             assert self.scores is not None
-            return self.scores.expand(len(x), -1)
+            return self.scores.expand(x.shape[0], -1)
         seen = {"first": lambda: x[:, 0], "mean": lambda: x.mean(1), "all": lambda: x.flatten(1)}
         scores: Tensor = self.gate(seen[self.spec.options.gate]())
         return scores

@@ -78,12 +78,12 @@ class Mixing(nn.Module):
         self.rows = len(weights)
         self.epsilon = nn.Parameter(torch.zeros(())) if learn_epsilon else None
         alike = self.epsilon is None and bool((weights == weights[0]).all())
-        self.register_buffer("weights", weights[:1] if alike else weights, persistent=False)
+        self.register_buffer("weights", weights[:1].clone() if alike else weights, persistent=False)
 
     def forward(self, h: Float[Tensor, "batch nodes hidden"]) -> Float[Tensor, "batch rows hidden"]:
         """The sums of the first `self.rows` nodes, or one row where all nodes would receive the same."""
         if self.epsilon is None:
-            return torch.bmm(self.weights.expand(len(h), -1, -1), h)
+            return torch.bmm(self.weights.expand(h.shape[0], -1, -1), h)
         mixed: Tensor = _Mix.apply(self.weights, self.epsilon, h)
         return mixed
 
@@ -96,7 +96,7 @@ class _Mix(torch.autograd.Function):
         weights: Float[Tensor, "rows nodes"], epsilon: Float[Tensor, ""], h: Float[Tensor, "batch nodes hidden"]
     ) -> Float[Tensor, "batch rows hidden"]:
         weights = weights + epsilon * torch.eye(*weights.shape, dtype=h.dtype, device=h.device)
-        return torch.bmm(weights.expand(len(h), -1, -1), h)
+        return torch.bmm(weights.expand(h.shape[0], -1, -1), h)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -196,7 +196,7 @@ class GraphEncoder(Encoder):
         if self.virtual == 0:
             return torch.relu(real)
         # In the type of the others, which autocast may have made bfloat16: else all nodes would be float32 again.
-        virtual = self.project.bias.to(real.dtype).expand(len(x), self.virtual, -1)
+        virtual = self.project.bias.to(real.dtype).expand(x.shape[0], self.virtual, -1)
         return torch.cat([real, virtual], dim=1).relu_()
 
 

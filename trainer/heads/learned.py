@@ -53,7 +53,7 @@ class Weighted(Encoder):
             x = functional.layer_norm(x, x.shape[-1:])
         weights = self.scores.softmax(0)
         if weights.ndim == 1:  # as a product of matrices: einsum would copy x to turn it round
-            mixed = torch.bmm(weights.expand(len(x), 1, -1), x).squeeze(1)
+            mixed = torch.bmm(weights.expand(x.shape[0], 1, -1), x).squeeze(1)
         else:
             mixed = torch.einsum("ld,bld->bd", weights, x)
         return mixed if self.gamma is None else self.gamma * mixed

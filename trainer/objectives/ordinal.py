@@ -9,6 +9,8 @@ four times missing by one.
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -44,7 +46,7 @@ class Ordinal(SingleLabel):
         self, outputs: Float[Tensor, "batch ..."], y: Int[Tensor, " batch"]
     ) -> Float[Tensor, "examples candidates kept"]:
         """The answer's index."""
-        return (stacked(outputs).cummin(-1).values > 0).sum(-1, keepdim=True).float()
+        return (falling(stacked(outputs)) > 0).sum(-1, keepdim=True).float()
 
     def score(self, answers: Float[Tensor, "examples candidates kept"], y: Tensor) -> Float[Tensor, " candidates"]:
         """Kappa of each candidate."""
@@ -52,7 +54,7 @@ class Ordinal(SingleLabel):
 
     def predict(self, outputs: Float[Tensor, "batch out"]) -> Float[Tensor, "examples labels"]:
         """Probabilities of the labels: differences of `P(y > k)`, which is made to fall with k."""
-        beyond = outputs.sigmoid().cummin(-1).values
+        beyond = falling(outputs.sigmoid())
         return functional.pad(beyond, (1, 0), value=1.0) - functional.pad(beyond, (0, 1), value=0.0)
 
     def chosen(self, predicted: Float[Tensor, "examples labels"]) -> Int[Tensor, " examples"]:
@@ -76,3 +78,8 @@ class Ordinal(SingleLabel):
     def _kappa(self, answers: Tensor, y: Tensor) -> float:
         kappa = float(multiclass_cohen_kappa(answers, y, len(self.labels), weights="quadratic"))
         return 0.0 if kappa != kappa else kappa  # NaN where all labels and answers are one
+
+
+def falling(values: Float[Tensor, "*batch steps"]) -> Float[Tensor, "*batch steps"]:
+    """The least value so far, along the last axis: `cummin` without its indices, which ONNX has no operator for."""
+    return torch.stack(list(accumulate(values.unbind(-1), torch.minimum)), dim=-1)

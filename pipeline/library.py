@@ -1,0 +1,115 @@
+"""Extraction as a library: texts and targets in memory to the tables and the cache that the stages make.
+
+from pipeline import extract
+data = extract(texts, labels, model="path/of/a/model", out="data")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ilse.errors import UserError
+from ilse.params import validate
+from ilse.tables import CACHE_FOLDER, SOURCE_ROW, SPLIT, TEXT, TEXTS_FILE
+from pipeline.config import ExtractParams
+from pipeline.dataset.columns import PAIR_TEXT, TARGET
+from pipeline.dataset.sources import with_split_names
+from pipeline.extract import extract as extract_stage
+from pipeline.model.load import quieten
+from pipeline.prepare import PrepareParams, as_target, prepare_rows
+
+SOURCE = "in memory"
+"""What messages call the data set."""
+
+
+def extract(
+    texts: Sequence[str],
+    targets: Sequence[Any],
+    *,
+    model: str | Path | Mapping[str, Any],
+    out: str | Path,
+    pairs: Sequence[str] | None = None,
+    splits: Sequence[str | None] | None = None,
+    prepare: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Path:
+    """Makes `texts.parquet`, `examples.parquet` and `cache.zarr` in the folder `out`, which is returned.
+
+    What `ilse prepare` and `ilse extract` do with a file, by the same code; `trainer.fit` takes the folder. Called
+    again with more texts, only those are computed.
+
+    Parameters
+    ----------
+    texts, targets
+        An example each: strings or whole numbers are labels, lists of them label sets, floats scores.
+    model
+        A folder in Hugging Face's layout, a GGUF file, or the keys of section `extract.model`, such as
+        `{"hub": id, "revision": commit}`.
+    pairs
+        The second text of each example, where it is about two.
+    splits
+        `train`, `validation` or `test` for each example; drawn by the text without them.
+    prepare, options
+        Further keys of the sections `prepare` (as `{"splits": {…}, "seed": 1}`) and `extract` (as `max_tokens=64`).
+        Without `cluster` the model runs in this process.
+
+    Raises
+    ------
+    UserError
+        For sequences of different lengths, an unknown key, and whatever the stages refuse.
+    """
+    columns = {TEXT: texts, PAIR_TEXT: pairs, TARGET: targets, SPLIT: splits}
+    given = {name: list(values) for name, values in columns.items() if values is not None}
+    _require_examples(given)
+    target = pl.Series(TARGET, [_listed(value) for value in given[TARGET]], strict=False)
+    preparing = _preparing(target, pairs is not None, dict(prepare or {}))
+    source = model if isinstance(model, Mapping) else {"path": str(model)}
+    values = {"cluster": {"kind": "synchronous"}, **options, "model": dict(source)}
+    extracting = validate("extract", ExtractParams, values, where="extract()")
+    folder = Path(out)
+    quieten()
+    prepare_rows(preparing, _source(given, as_target(preparing)(target, SOURCE)), folder, [])
+    extract_stage(extracting, folder / TEXTS_FILE, folder / CACHE_FOLDER, folder / "scratch")
+    return folder
+
+
+def _preparing(target: pl.Series, pairs: bool, given: dict[str, Any]) -> PrepareParams:
+    kinds = {"score_column": target.dtype.is_float(), "labels_column": target.dtype.is_nested()}
+    known = {name: TARGET for name, holds in kinds.items() if holds} | (
+        {"text_pair_column": PAIR_TEXT} if pairs else {}
+    )
+    return validate("prepare", PrepareParams, {**given, **known, "path": SOURCE}, where="extract()")
+
+
+def _source(given: Mapping[str, list[Any]], target: pl.Series) -> pl.DataFrame:
+    """The rows as `read_source` gives those of a file."""
+    texts = {name: pl.Series(given[name], dtype=pl.String) for name in (TEXT, PAIR_TEXT) if name in given}
+    splits = pl.Series(given.get(SPLIT, [None] * len(target)), dtype=pl.String)
+    places = pl.Series(range(len(target)), dtype=pl.Int64)
+    return with_split_names(pl.DataFrame({SOURCE_ROW: places, **texts, TARGET: target, SPLIT: splits}), None)
+
+
+def _listed(target: Any) -> Any:
+    return sorted(target) if isinstance(target, set | frozenset) else target
+
+
+def _require_examples(given: Mapping[str, list[Any]]) -> None:
+    lengths = {name: len(values) for name, values in given.items()}
+    if len(set(lengths.values())) > 1 or not lengths[TEXT]:
+        raise _refused(
+            "extract()",
+            "as many targets (and pairs, and splits) as texts, at least one",
+            ", ".join(f"{name} {length}" for name, length in lengths.items()),
+        )
+    for name in (name for name in (TEXT, PAIR_TEXT) if name in given):
+        for place, text in enumerate(given[name]):
+            if not isinstance(text, str):
+                raise _refused(f"extract(), {name} {place} (from 0)", "a string", f"{text!r}"[:200])
+
+
+def _refused(where: str, expected: str, found: str) -> UserError:
+    return UserError(where, expected=expected, found=found, next_step="give a string and a target for every example")

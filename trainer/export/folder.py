@@ -1,0 +1,156 @@
+"""The folder of an export: the program beside its description; written, tried, and opened again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from ilse.errors import UserError
+from ilse.files import replacing_folder, write_json
+from trainer.artifact import TrainedHead, load_head
+from trainer.export.formats import FORMATS, Rows, Run, Target
+from trainer.export.program import EXAMPLES, INPUT, SIZES, Program
+
+FORMAT_VERSION = 1
+DESCRIPTION = "head.json"
+TOLERANCE = 1e-4
+"""How far outputs of the exported program may be from the head's, in float32 (absolute, and of the value)."""
+
+
+class ExportedHead:
+    """An export, open: rows in, outputs by name out; made by `load_exported`."""
+
+    def __init__(self, description: dict[str, Any], run: Run) -> None:
+        self.description = description
+        self._run = run
+
+    @property
+    def labels(self) -> list[str]:
+        """Names in the order of the probabilities; none for scores and vectors."""
+        return list(self.description["labels"])
+
+    def __call__(self, rows: Any) -> dict[str, Rows]:
+        """Outputs by name for rows [examples, layers, dim] of `layers_read`; of pairs [examples, 2, layers, dim].
+
+        Raises `UserError` for rows of another shape.
+        """
+        given, shape = np.ascontiguousarray(rows, np.float32), tuple(self.description["input"]["shape"])
+        if given.shape[1:] != shape[1:] or not len(given):
+            raise UserError(
+                "exported head",
+                expected=f"rows of shape {_written(shape)}, at least one",
+                found=_written(given.shape),
+                next_step=f"give the layers {', '.join(self.description['layer_names'])}, all of the cache's width",
+            )
+        return dict(zip(self.description["outputs"], self._run(given), strict=True))
+
+
+def export_head(head: str | Path, out: str | Path, to: Target) -> dict[str, Any]:
+    """Writes the head in folder `head` into the folder `out`, whole or not at all, and returns its description.
+
+    The program is opened again and tried on batches of other sizes first. Raises `UserError` for a head that cannot
+    be loaded, that cannot be exported (with the reason), or whose exported outputs differ by more than 1e-4.
+    """
+    trained = load_head(Path(head))
+    if to not in get_args(Target):
+        raise _refused(head, "one of " + ", ".join(get_args(Target)), f"'{to}'", "name one of these with --to")
+    program, kind = Program(trained), FORMATS[to]
+    with replacing_folder(Path(out)) as folder:
+        file = folder / kind.file
+        try:
+            kind.write(program.traced(), program.names, file)
+        except ModuleNotFoundError:
+            raise
+        except Exception as error:  # torch has many errors for what it cannot trace or translate
+            raise _no_export(head, to, _reason(error)) from error
+        _require_same(head, to, program, kind.open(file))
+        description = _description(trained, program, file)
+        write_json(folder / DESCRIPTION, description)
+    return description
+
+
+def load_exported(folder: str | Path) -> ExportedHead:
+    """What `export_head` wrote. Nothing is unpickled; see `checked`.
+
+    Raises `UserError` for another format version, a file that is not the described one, or one with anything in it
+    that an export does not have.
+    """
+    folder = Path(folder)
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        if description["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format version {description['format_version']}")
+        kind = FORMATS[description["to"]]
+        if _digest(folder / kind.file) != description["sha256"]:
+            raise ValueError(f"another {kind.file} than the one described")
+        return ExportedHead(description, kind.open(folder / kind.file))
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # zip, JSON, protobuf, torch and onnxruntime have each their own
+        raise UserError(
+            f"exported head {folder}",
+            expected=f"a folder as 'ilse export' wrote it, format version {FORMAT_VERSION}",
+            found=_reason(error),
+            next_step="export the head again",
+        ) from error
+
+
+def _require_same(head: str | Path, to: Target, program: Program, run: Run) -> None:
+    for size in SIZES:
+        rows = program.rows(size)
+        with torch.inference_mode():
+            expected = program(rows)
+        for name, mine, theirs in zip(program.names, expected, run(rows.numpy()), strict=True):
+            if not np.allclose(theirs, mine.numpy(), atol=TOLERANCE, rtol=TOLERANCE):
+                apart = float(np.abs(theirs - mine.numpy()).max())
+                raise _no_export(head, to, f"{name} of {size} examples that differ by {apart:.2g}")
+
+
+def _description(trained: TrainedHead, program: Program, file: Path) -> dict[str, Any]:
+    facts = trained.facts
+    with torch.inference_mode():
+        widths = [list(output.shape[1:]) for output in program(program.rows(2))]
+    return {
+        "format_version": FORMAT_VERSION,
+        "to": next(to for to, kind in FORMATS.items() if kind.file == file.name),
+        "sha256": _digest(file),
+        "head": trained.head.spec.name,
+        "objective": facts.objective["kind"],
+        "labels": facts.labels,
+        "input": {"name": INPUT, "shape": [EXAMPLES, *program.shape], "type": "float32"},
+        "outputs": {name: [EXAMPLES, *width] for name, width in zip(program.names, widths, strict=True)},
+        "layers_read": list(trained.head.layers_read),
+        "layer_names": [facts.layer_names[layer] for layer in trained.head.layers_read],
+        "pooling": facts.pooling,
+        "capture": facts.fingerprint,
+        "model": facts.model_name,
+    }
+
+
+def _reason(error: BaseException) -> str:
+    """What the innermost error says, in one line: the outer ones of torch's exporters give general advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _written(shape: tuple[Any, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _no_export(head: str | Path, to: str, reason: str) -> UserError:
+    return _refused(head, f"one that {to} can say", reason, "train another head, or export to another format")
+
+
+def _refused(head: str | Path, expected: str, found: str, next_step: str) -> UserError:
+    return UserError(f"export of head {head}", expected=expected, found=found, next_step=next_step)

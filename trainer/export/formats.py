@@ -1,0 +1,91 @@
+"""The two kinds of file: written from a traced program, and opened as a function of rows."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trainer.export.checked import check_onnx, check_torch
+from trainer.export.program import EXAMPLES, INPUT
+
+Target = Literal["torch", "onnx"]
+Rows = npt.NDArray[np.float32]
+Run = Callable[[Rows], Sequence[Rows]]
+"""Rows [examples, …] to the outputs in their order."""
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How a program is written to a file of this name, and how such a file is opened."""
+
+    file: str
+    write: Callable[[Any, tuple[str, ...], Path], None]
+    open: Callable[[Path], Run]
+
+
+def _write_torch(program: Any, _names: tuple[str, ...], file: Path) -> None:
+    torch.export.save(program, file)
+
+
+def _open_torch(file: Path) -> Run:
+    check_torch(file)
+    module = torch.export.load(file).module()
+
+    def run(rows: Rows) -> Sequence[Rows]:
+        with torch.inference_mode():
+            return [output.numpy() for output in module(torch.tensor(rows))]
+
+    return run
+
+
+def _write_onnx(program: Any, names: tuple[str, ...], file: Path) -> None:
+    import onnxscript  # noqa: F401 - torch.onnx wants it, and says so less clearly
+
+    with _quiet():
+        written = torch.onnx.export(
+            program, dynamo=True, external_data=False, input_names=[INPUT], output_names=list(names), verbose=False
+        )
+    assert written is not None
+    for value in (*written.model.graph.inputs, *written.model.graph.outputs):
+        assert value.shape is not None
+        value.shape[0] = EXAMPLES  # else it is called as torch numbered it
+    for node in written.model.graph.all_nodes():
+        node.metadata_props.clear()  # places in the code, of this machine
+    written.save(file)
+
+
+def _open_onnx(file: Path) -> Run:
+    import onnxruntime
+
+    check_onnx(file)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda rows: session.run(None, {INPUT: rows})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's remarks about packages that the export does not need."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+FORMATS: dict[Target, FileFormat] = {
+    "torch": FileFormat("head.pt2", _write_torch, _open_torch),
+    "onnx": FileFormat("head.onnx", _write_onnx, _open_onnx),
+}
