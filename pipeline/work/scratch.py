@@ -137,6 +137,18 @@ def previous(root: Path, out: store.Location) -> Path:
     return root / "previous" / hashlib.sha256(str(out).encode()).hexdigest()[:16]
 
 
+def keep_reachable(root: Path, folder: Path) -> None:
+    """Gives each finished cache in `folder`, and in the folders in it, its second name.
+
+    A cache that was pulled or checked out has none yet. The texts change before DVC deletes it: this is the moment.
+    """
+    for file in [*folder.glob("*.zarr/zarr.json"), *folder.glob("*/*.zarr/zarr.json")]:
+        place = store.Location(file.parent)
+        kept, sums = previous(root, place), store.listed_sums(place)
+        if sums is not None and sums != store.listed_sums(store.Location(kept)):
+            _link(place.path, kept)
+
+
 def _link(folder: Path, copy: Path) -> None:
     """Keeps the cache's bytes reachable under a second name: DVC deletes an output that it is about to make again.
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pipeline import store
 from pipeline.work import order as module
 from pipeline.work.order import in_order, keeping_rows, row_order
+from pipeline.work.scratch import keep_reachable
 from tests.pipeline.caches import header, ids_of, random_rows, write
 from tests.pipeline.conftest import sentence
 from tests.pipeline.extractions import files_of, params_for, run
@@ -79,7 +80,9 @@ def test_the_table_in_order_is_written_piece_by_piece(
 
 
 def shards_of(cache: Path) -> dict[str, bytes]:
-    return {name: data for name, data in files_of(cache).items() if name.startswith(("pooled/mean/c/", "scale/mean/c/"))}
+    return {
+        name: data for name, data in files_of(cache).items() if name.startswith(("pooled/mean/c/", "scale/mean/c/"))
+    }
 
 
 @pytest.mark.parametrize("storage_type", ["float16", "int8"])
@@ -97,9 +100,9 @@ def test_texts_that_come_in_the_middle_leave_full_shards_as_they_were(
     lent = 28 if storage_type == "float16" else 24  # int8 lends whole shards
     assert figures["texts_reused"] == lent
     after = shards_of(cache)
-    assert [name for name in before if after[name] != before[name]] == [
-        name for name in before if "/c/3/" in name
-    ], "the last shard was not full"
+    assert [name for name in before if after[name] != before[name]] == [name for name in before if "/c/3/" in name], (
+        "the last shard was not full"
+    )
     assert not [file for file in (tmp_path / "scratch").iterdir() if file.name not in ("previous", "lock")]
 
     whole = files_of(cache)
@@ -109,6 +112,24 @@ def test_texts_that_come_in_the_middle_leave_full_shards_as_they_were(
         (cache / damaged).write_bytes(b"{")
         assert run(params, texts_table(0, mixed), tmp_path)["texts_computed"] == 0
         assert files_of(cache) == whole, "the copy of its list of texts tells the order"
+
+
+def test_a_cache_that_was_pulled_gives_rows_and_order_after_dvc_has_deleted_it(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    old = [f"{sentence(i)} {' '.join(str(i))}" for i in range(9)]
+    run(params_for(llama), texts_table(0, old), tmp_path)
+    before = shards_of(tmp_path / "cache.zarr")
+    shutil.rmtree(tmp_path / "scratch")
+    for again in range(2):
+        keep_reachable(tmp_path / "scratch", tmp_path)
+        kept = list((tmp_path / "scratch" / "previous").iterdir())
+        assert len(kept) == 1, f"call {again}"
+    assert files_of(kept[0]) == files_of(tmp_path / "cache.zarr")
+    shutil.rmtree(tmp_path / "cache.zarr")
+    assert run(params_for(llama), texts_table(0, ["a new film", *old]), tmp_path)["texts_computed"] == 1
+    after = shards_of(tmp_path / "cache.zarr")
+    assert after["pooled/mean/c/0/0/0"] == before["pooled/mean/c/0/0/0"]
 
 
 def test_rows_are_those_of_their_texts_where_the_order_is_not_the_tables(

@@ -42,7 +42,9 @@ def test_an_output_that_dvc_has_deleted_still_gives_its_rows(
     assert run(params_for(llama), texts_table(TEXTS + 3), tmp_path)["texts_computed"] == 3
 
 
-def test_rows_stay_where_the_tables_order_changes(llama: Path, texts_table: Callable[..., Path], tmp_path: Path) -> None:
+def test_rows_stay_where_the_tables_order_changes(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path
+) -> None:
     texts = [f"{sentence(i)} {' '.join(str(i))}" for i in range(TEXTS)]
     run(params_for(llama), texts_table(TEXTS), tmp_path)
     old = read_all(tmp_path / "cache.zarr")
