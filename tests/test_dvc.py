@@ -65,7 +65,7 @@ class Project:
     def run(self, *command: str) -> str:
         """What the command printed; it must succeed."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
         result = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
         return result.stdout + result.stderr
