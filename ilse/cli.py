@@ -18,6 +18,7 @@ EXTRAS = {
     "prepare": "extract",
     "plan": "extract",
     "extract": "extract",
+    "subset": "train",
     "train": "train",
     "analyse": "train",
     "control": "train",
@@ -101,6 +102,7 @@ _cache = click.option(
     "--cache", help="The activation cache, a folder or a URL.", default="data/cache.zarr", show_default=True
 )
 _examples = click.option("--examples", help="The table of examples.", **_path("data/examples.parquet"))
+_scratch = click.option("--scratch", help="Where unfinished work is kept, on the same disk.", **_path("data/scratch"))
 _models = click.option("--models", help="The folder of trained heads.", **_path("models"))
 _results = click.option("--results", help="The folder of tables and figures.", **_path("results"))
 
@@ -141,17 +143,20 @@ def fetch(artifact: str, params: Path, out: Path) -> None:
 @main.command()
 @_params
 @click.option("--out", help="The folder of the two tables and of prepare.json.", **_path("data"))
-def prepare(params: Path, out: Path) -> None:
+@_scratch
+def prepare(params: Path, out: Path, scratch: Path) -> None:
     """Turn a data set into distinct texts and examples with splits."""
     from ilse.files import write_json
     from ilse.params import load_section
     from pipeline.prepare import PrepareParams
     from pipeline.prepare import prepare as run
+    from pipeline.work.scratch import keep_reachable
 
     counts = run(load_section("prepare", PrepareParams, params), out)
     for note in counts.pop("notes"):
         click.echo(note)
     write_json(out / "prepare.json", counts)
+    keep_reachable(scratch, out)
 
 
 @main.command()
@@ -189,7 +194,7 @@ def plan(params: Path, texts: Path, as_json: bool, **elsewhere: Any) -> None:
 @_params
 @_texts
 @click.option("--out", help="The activation cache, a folder or a URL.", default="data/cache.zarr", show_default=True)
-@click.option("--scratch", help="Where unfinished work is kept, on the same disk.", **_path("data/scratch"))
+@_scratch
 @click.option("--figures", help="Where the run's figures go.", **_path("data/extract.json"))
 @click.option("--section", help="The section with its parameters.", default="extract", show_default=True)
 def extract(params: Path, texts: Path, out: str, scratch: Path, figures: Path, section: str) -> None:
@@ -200,6 +205,38 @@ def extract(params: Path, texts: Path, out: str, scratch: Path, figures: Path, s
     from pipeline.extract import extract as run
 
     write_json(figures, run(load_section(section, ExtractParams, params), texts, out, scratch))
+
+
+@main.command()
+@click.argument("cache")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--layers", help="Numbers from 0 and ranges, such as 0,6..12,-1; all without it.")
+@click.option("--texts", type=click.Path(path_type=Path), help="A table whose texts (text_id, pair_text_id) are kept.")
+@click.option("--share", type=float, help="Keep this share of the texts, 0 to 1, drawn by their ids.")
+@click.option("--storage-type", help="Type of the stored values; that of CACHE without it.")
+@click.option("--poolings", help="Names, such as mean,last; all without it.")
+@click.option(
+    "--examples", "tables", nargs=2, type=click.Path(path_type=Path), help="FROM TO: keep the examples of these texts."
+)
+def subset(
+    cache: str,
+    out: Path,
+    layers: str | None,
+    texts: Path | None,
+    share: float | None,
+    storage_type: str | None,
+    poolings: str | None,
+    tables: tuple[Path, Path] | None,
+) -> None:
+    """Write a smaller cache to the folder OUT: some layers or texts of CACHE, a folder or a URL, or another type."""
+    from pipeline.subset import Selection, examples_of
+    from pipeline.subset import subset as run
+
+    several = {"layers": layers, "poolings": poolings}
+    lists = {name: tuple(value.split(",")) if value else None for name, value in several.items()}
+    click.echo(run(cache, out, Selection(**lists, texts=texts, share=share, storage_type=storage_type)))
+    if tables is not None:
+        click.echo(examples_of(out, *tables))
 
 
 @main.command()

@@ -1,6 +1,6 @@
 """The tables beside a cache, as `ilse prepare` writes and the trainer reads them: file names and columns.
 
-`texts.parquet` holds every distinct text once, in first-seen order: row i of the table is row i of the cache.
+`texts.parquet` holds every distinct text once, in first-seen order; a cache finds its rows by their ids.
 `examples.parquet` is one task over those texts: a row an example, which is about one text or about a pair of them.
 """
 

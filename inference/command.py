@@ -117,6 +117,7 @@ def _fields_for(pairs: bool, fields: Fields) -> Fields:
 
 
 def configured(trained: TrainedHead, params: Path) -> ModelChoice:
+    """The model of section `extract`, for a head over a local model; None for one of the Hub, or without the file."""
     if "hub" in trained.facts.capture.model or not params.is_file():
         return None
     return load_section("extract", ExtractParams, params).model

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ilse.callable import make_callable
 from ilse.errors import UserError
-from ilse.tables import TEXT_ID
+from ilse.tables import TEXT_ID, TEXTS_FILE
 from pipeline import store
 from pipeline.capture.layers import chosen_layers
 from pipeline.capture.reader import Request
@@ -27,6 +27,7 @@ from pipeline.forecast.estimate import estimate
 from pipeline.model.load import Compute, ModelFacts
 from pipeline.work.donors import usable
 from pipeline.work.lock import Lock, hold
+from pipeline.work.order import in_order, row_order
 from pipeline.work.scratch import Scratch, move_into_place, open_scratch, previous, scratch_name
 from pipeline.work.shard import Job, Receipt, compute_shards, prepare_worker
 
@@ -129,6 +130,9 @@ def _bring_about(
     lock: Lock,
 ) -> list[Receipt]:
     """Makes the cache at `out` be there and whole; returns the receipts of the shards that had to be made."""
+    earlier = usable([*_own(out, scratch_root), *params.donors], header, named=False)
+    order = row_order(text_ids, earlier)
+    text_ids = text_ids[order]
     if _is_whole(out, header, text_ids):
         return []
     # `auto` was decided by the first worker's hardware; the others follow it.
@@ -138,7 +142,8 @@ def _bring_about(
     donors = _donors(params, header, out, scratch_root)
     name = scratch_name(header, text_ids, repr(astuple(compute)))
     scratch = open_scratch(scratch_root, out, header, text_ids, name)
-    job = Job(params.model, compute, request, header, texts, scratch, donors, secrets.token_hex(4))
+    table = in_order(texts, order, scratch_root / name / TEXTS_FILE)
+    job = Job(params.model, compute, request, header, table, scratch, donors, secrets.token_hex(4))
     receipts = _compute_missing(executor, job, params.cluster.workers, lock)
     if out.is_local:
         # Reading it all once more costs little on a disk; from an object store it would move every byte again, and
@@ -147,6 +152,7 @@ def _bring_about(
     lock.check()
     store.finish(scratch.cache, header, text_ids, scratch.records(header.shards))
     move_into_place(scratch, out, scratch_root)
+    shutil.rmtree(scratch_root / name, ignore_errors=True)
     return receipts
 
 
@@ -195,8 +201,13 @@ def _require_free(out: store.Location, header: store.CacheHeader) -> None:
 def _donors(
     params: ExtractParams, header: store.CacheHeader, out: store.Location, scratch_root: Path
 ) -> tuple[str, ...]:
-    own = [str(out), *([str(previous(scratch_root, out))] if out.is_local else [])]
-    return (*usable(params.donors, header, named=True), *usable(own, header, named=False))
+    own = usable(_own(out, scratch_root), header, named=False)
+    return (*usable(params.donors, header, named=True), *own)
+
+
+def _own(out: store.Location, scratch_root: Path) -> list[str]:
+    """The cache that this run replaces, where it lies and under its second name."""
+    return [str(out), *([str(previous(scratch_root, out))] if out.is_local else [])]
 
 
 def _compute_missing(executor: Executor, job: Job, workers: int, lock: Lock) -> list[Receipt]:

@@ -21,7 +21,7 @@ def describe(place: str | Path) -> str:
 def _spec_lines(header: CacheHeader) -> list[str]:
     capture = header.capture
     pinned = ", ".join(f"{key} {value}" for key, value in capture.model.items())
-    return [
+    lines = [
         f"  fingerprint   {capture.fingerprint}",
         f"  model         {header.model_name} ({header.model_parameters:,} parameters; {pinned})",
         f"  tokenizer     sha256 {capture.tokenizer}",
@@ -30,6 +30,8 @@ def _spec_lines(header: CacheHeader) -> list[str]:
         f"  poolings      {', '.join(capture.poolings)}" + (", and token states" if capture.token_states else ""),
         f"  versions      {', '.join(f'{name} {number}' for name, number in header.versions.items())}",
     ]
+    taken = [f"{name} {value}" for name, value in header.origin.items()]
+    return [*lines, f"  origin        {', '.join(taken)}"] if taken else lines
 
 
 def _size_lines(path: Location, header: CacheHeader) -> list[str]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 
@@ -18,6 +19,8 @@ pytest.importorskip("dvc", reason="needs the extra 'dvc'")
 pytest.importorskip("transformers", reason="needs the extra 'extract'")
 
 from tests.pipeline.conftest import sentence, tiny_model  # noqa: E402, F401
+from tests.pipeline.extractions import files_of  # noqa: E402
+from tests.without import ONLY_TO_EXTRACT, ilse_without  # noqa: E402
 
 PARAMS = {
     "prepare": {"path": "news.csv", "splits": {"train": 0.5, "validation": 0.25, "test": 0.25}},
@@ -62,7 +65,7 @@ class Project:
     def run(self, *command: str) -> str:
         """What the command printed; it must succeed."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
         result = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
         return result.stdout + result.stderr
@@ -85,25 +88,29 @@ def write_texts(path: Path, count: int) -> None:
     path.write_text("text,label\n" + "\n".join(lines) + "\n")
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path]) -> Project:  # noqa: F811
-    folder = tmp_path_factory.mktemp("project")
+def new_project(folder: Path, model: Path, **sections: object) -> Project:
+    """A repository with the stages, the sources and these sections of the parameter file."""
     for package in ("ilse", "pipeline", "trainer", "finetune"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
-    write_texts(folder / "news.csv", 120)
-    fetch = {"model": {"kind": "path", "path": str(tiny_model("llama"))}}
-    extract = {**PARAMS["extract"], "model": {"path": "data/raw/model"}}
-    caches = {"untrained": {**extract, "model": {"path": "data/raw/model", "untrained": 0}}}
-    sections = {**PARAMS, "fetch": fetch, "extract": extract, "control_caches": caches}
-    (folder / "params.yaml").write_text(yaml.safe_dump(sections))
+    fetch = {"model": {"kind": "path", "path": str(model)}}
+    (folder / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "fetch": fetch, **sections}))
     project = Project(folder)
     project.run("git", "init", "-q")
     project.run("dvc", "init", "-q")
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
     shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
     return project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path]) -> Project:  # noqa: F811
+    folder = tmp_path_factory.mktemp("project")
+    write_texts(folder / "news.csv", 120)
+    extract = {**PARAMS["extract"], "model": {"path": "data/raw/model"}}
+    caches = {"untrained": {**extract, "model": {"path": "data/raw/model", "untrained": 0}}}
+    return new_project(folder, tiny_model("llama"), extract=extract, control_caches=caches)
 
 
 @pytest.mark.slow
@@ -156,3 +163,69 @@ def test_the_stages_under_dvc(project: Project) -> None:
     assert "Running stage 'extract'" in changed
     figures = json.loads((project.folder / "data" / "extract.json").read_text())
     assert (figures["texts"], figures["texts_computed"], figures["texts_reused"]) == (130, 10, 120)
+
+
+SHARD_ROWS = 256
+ROW_BYTES = 4 * 32 * 4
+"""Of a text: the tiny model's layers × its width × float32."""
+
+
+def write_files(folder: Path, first: int, last: int) -> None:
+    """Texts as files, by label: in the order of their names, new ones come into the middle."""
+    for i in range(first, last):
+        place = folder / ("even" if i % 2 == 0 else "odd")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{i:04}.txt").write_text(f"{sentence(i)} {' '.join(str(i))}")
+
+
+def bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+@pytest.mark.slow
+def test_two_versions_of_a_data_set(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:  # noqa: F811
+    """One story too: 600 texts, 200 more, back again, and a colleague who pulls them and has no model."""
+    here, remote, there = tmp_path / "here", tmp_path / "remote", tmp_path / "there"
+    write_files(here / "news", 0, 600)
+    extract = {**PARAMS["extract"], "model": {"path": "data/raw/model"}}
+    extract |= {"shard_rows": SHARD_ROWS, "storage_type": "float32"}
+    prepare = {**PARAMS["prepare"], "path": "news", "format": "folder"}
+    train = {**PARAMS["train"], "heads": ["last"]}
+    controls = {**PARAMS["controls"], "names": [], "caches": {}}
+    project = new_project(
+        here, tiny_model("llama"), prepare=prepare, extract=extract, train=train, controls=controls, control_caches={}
+    )
+    project.run("dvc", "remote", "add", "-d", "disk", str(remote))
+    project.run("dvc", "repro", "extract")
+    project.commit("v1")
+    project.run("git", "tag", "v1")
+    project.run("dvc", "push", "-q")
+    first, old = files_of(here / "data" / "cache.zarr"), pl.read_parquet(here / "data" / "examples.parquet")
+    pushed = bytes_in(remote)
+
+    write_files(here / "news", 600, 800)
+    project.run("dvc", "repro", "extract")
+    figures = json.loads((here / "data" / "extract.json").read_text())
+    assert (figures["texts_computed"], figures["texts_reused"]) == (200, 600)
+    splits = old.join(pl.read_parquet(here / "data" / "examples.parquet"), on="text_id", how="left")
+    assert splits["split"].equals(splits["split_right"]), "no old example changes its split"
+    project.commit("v2")
+    project.run("git", "tag", "v2")
+    project.run("dvc", "push", "-q", "extract")
+    assert bytes_in(remote) - pushed <= 200 * ROW_BYTES + 2 * SHARD_ROWS * ROW_BYTES
+    project.run("dvc", "push", "-q")
+    second = files_of(here / "data" / "cache.zarr")
+
+    project.run("git", "checkout", "-q", "v1")
+    project.run("dvc", "checkout", "prepare", "extract")
+    assert files_of(here / "data" / "cache.zarr") == first
+    project.run("git", "checkout", "-q", "v2")
+    project.run("dvc", "checkout", "prepare", "extract")
+    assert files_of(here / "data" / "cache.zarr") == second
+
+    project.run("git", "clone", "-q", str(here), str(there))
+    colleague = Project(there)
+    colleague.run("dvc", "pull", "-q", "data/cache.zarr", "data/examples.parquet")
+    assert not (there / "data" / "raw" / "model").exists()
+    ilse_without(ONLY_TO_EXTRACT, there, ("train", "last"), ("evaluate",))
+    assert "\nlast," in (there / "results" / "runs.csv").read_text()

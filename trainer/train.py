@@ -46,8 +46,6 @@ def train(
     trainer = HeadTrainer(open_task(open_cache(cache), examples), params, name)
     metric, fits = trainer.objective.metric, []
     unfinished = models / UNFINISHED / name
-    runs = _Runs(params, name, open_task(open_cache(cache), examples), unfinished)
-    recipes, fits = params.recipes_of(name), []
     with replacing_folder(models / name) as folder:
         for seed in range(params.seeds):
             result, trained = trainer.of_seed(seed, unfinished)

@@ -5,7 +5,7 @@ lie; `writing`, `opening`, `reading` and `verification` are what one does with i
 """
 
 from pipeline.store.encoding import STORAGE_TYPES, FloatRows, StoredRows, value_bytes
-from pipeline.store.layout import STATISTICS, TEXT_ID_BYTES, TextIds, text_id_rows
+from pipeline.store.layout import STATISTICS, TEXT_ID_BYTES, TextIds, shard_of_file, text_id_rows
 from pipeline.store.location import Location
 from pipeline.store.opening import peek
 from pipeline.store.reading import Cache, open_cache
@@ -52,6 +52,7 @@ __all__ = [
     "record_from_json",
     "record_to_json",
     "restore_metadata",
+    "shard_of_file",
     "text_id_rows",
     "value_bytes",
     "verify",

@@ -5,7 +5,7 @@ A cache is a Zarr v3 group (docs/cache-format.md):
     pooled/<pooling>     [texts, layers, dim]   shards of `shard_rows` whole rows, one inner chunk a layer
     scale/<pooling>      [shards, layers, dim]  int8 only: the step of a stored level, float32
     tokens/<shard>       [tokens, layers, dim]  token states only: those of the shard's texts, one after the other
-    text_id              [texts, 16] uint8      row i is row i of texts.parquet
+    text_id              [texts, 16] uint8      identity of the text of row i
     token_count          [texts] int32          tokens that the model saw, after truncation
     truncated            [texts] bool
     statistics/<pooling> [4, layers] float64    the rows of `STATISTICS`

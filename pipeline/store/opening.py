@@ -25,7 +25,8 @@ def peek(place: str | Path | Location) -> tuple[CacheHeader, bool]:
             next_step="extract again, or install the release of ilse-cache that wrote it",
         )
     try:
-        values = {name: attributes[name] for name in CacheHeader.__dataclass_fields__ if name != "capture"}
+        facts = {"origin": {}, **attributes}
+        values = {name: facts[name] for name in CacheHeader.__dataclass_fields__ if name != "capture"}
         header = CacheHeader(capture=CaptureSpec.from_attributes(attributes["capture"]), **values)
         complete = attributes["complete"] is True
         edited = header.attributes(complete) != attributes

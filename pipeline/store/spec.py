@@ -101,6 +101,8 @@ class CacheHeader:
     model_name: str
     model_parameters: int
     versions: Mapping[str, str] = field(default_factory=dict)
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """Of a cache that was made from another one: which, and what was taken of it. Empty for an extracted one."""
 
     def __post_init__(self) -> None:
         for name in ("texts", "shard_rows"):
@@ -140,6 +142,8 @@ class CacheHeader:
             "fingerprint": self.capture.fingerprint,
             **json.loads(json.dumps(asdict(self))),
         }
+        if not self.origin:  # extracted caches have no such entry, and those of earlier releases neither
+            del values["origin"]
         checksum = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
         return {**values, "checksum": checksum}
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ilse.errors import UserError
 from pipeline import store
+from pipeline.work.ids import TextIndex
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def borrow(donors: Sequence[str], run: str, text_ids: store.TextIds) -> Loan | N
     """
     for donor in donors:
         try:
-            loan = _index(donor, run).lend(text_ids)
+            loan = _lender(donor, run).lend(text_ids)
         except UserError:  # it was readable when the run began, and is damaged or gone now
             continue
         if loan is not None:
@@ -57,19 +57,15 @@ def borrow(donors: Sequence[str], run: str, text_ids: store.TextIds) -> Loan | N
 
 
 @dataclass(frozen=True)
-class _Index:
-    """A donor's text ids, sorted: 24 bytes a text."""
-
+class _Lender:
     cache: store.Cache
-    sorted_ids: npt.NDArray[Any]
-    order: npt.NDArray[np.int64]
+    index: TextIndex
 
     def lend(self, text_ids: store.TextIds) -> Loan | None:
-        wanted = _as_keys(text_ids)
-        places = np.searchsorted(self.sorted_ids, wanted).clip(max=len(self.sorted_ids) - 1)
-        found = self.sorted_ids[places] == wanted
-        rows = self.order[places[found]]
-        if not found.any() or not self._may_lend(rows, len(wanted)):
+        places = self.index.places(text_ids)
+        found = places >= 0
+        rows = places[found]
+        if not found.any() or not self._may_lend(rows, len(places)):
             return None
         capture = self.cache.header.capture
         try:
@@ -92,12 +88,6 @@ class _Index:
 
 
 @functools.lru_cache(maxsize=4)
-def _index(donor: str, run: str) -> _Index:
+def _lender(donor: str, run: str) -> _Lender:
     cache = store.open_cache(donor)
-    keys = _as_keys(cache.text_id_rows())
-    order = np.argsort(keys, kind="stable")
-    return _Index(cache, keys[order], order)
-
-
-def _as_keys(text_ids: store.TextIds) -> npt.NDArray[Any]:
-    return np.ascontiguousarray(text_ids).view("S16").reshape(-1)
+    return _Lender(cache, TextIndex(cache.text_id_rows()))

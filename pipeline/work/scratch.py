@@ -137,15 +137,33 @@ def previous(root: Path, out: store.Location) -> Path:
     return root / "previous" / hashlib.sha256(str(out).encode()).hexdigest()[:16]
 
 
+def keep_reachable(root: Path, folder: Path) -> None:
+    """Gives each finished cache in `folder`, and in the folders in it, its second name.
+
+    A cache that was pulled or checked out has none yet. The texts change before DVC deletes it: this is the moment.
+    """
+    for file in [*folder.glob("*.zarr/zarr.json"), *folder.glob("*/*.zarr/zarr.json")]:
+        place = store.Location(file.parent)
+        kept, sums = previous(root, place), store.listed_sums(place)
+        if sums is not None and sums != store.listed_sums(store.Location(kept)):
+            _link(place.path, kept)
+
+
 def _link(folder: Path, copy: Path) -> None:
     """Keeps the cache's bytes reachable under a second name: DVC deletes an output that it is about to make again.
 
-    It costs no space while nobody replaces the files; DVC does, with links to its own store, and then it is a copy.
-    Where the file system has no hard links there is no second name.
+    Shards cost no space while nobody replaces the files; DVC does, with links to its own store, and then it is a copy.
+    The small files are copied at once: damage to one leaves its copy, which says what stood where. Where the file
+    system has no hard links there is no second name.
     """
+
+    def second(file: str, place: str) -> None:
+        shard = store.shard_of_file(Path(file).relative_to(folder).as_posix())
+        (shutil.copy2 if shard is None else os.link)(file, place)
+
     shutil.rmtree(copy, ignore_errors=True)
     with suppress(OSError):
-        shutil.copytree(folder, copy, copy_function=os.link)
+        shutil.copytree(folder, copy, copy_function=second)
 
 
 def _at_once(function: Callable[[Item], T], items: Sequence[Item]) -> Iterator[T]:

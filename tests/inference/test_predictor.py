@@ -19,6 +19,7 @@ from inference import LabelPrediction, LabelSetPrediction, Predictor, ScorePredi
 from inference.capture import model_params
 from pipeline import store
 from pipeline.model.architecture import find_blocks
+from pipeline.subset import Selection, subset
 from pipeline.work.shard import load_here
 from tests.inference.conftest import Project
 from trainer.artifact import load_head
@@ -60,6 +61,15 @@ def test_so_it_is_for_every_capture(project: Build, capture: dict[str, Any], tol
     model = capture.pop("model", {"path": "llama"})["path"]
     made = project(model=model, **capture)
     compare(made, made.predictor("cayley"), "cayley", tolerance)
+
+
+def test_so_it_is_over_a_smaller_cache(project: Build, tmp_path: Path) -> None:
+    made = project()
+    for table in ("texts.parquet", "examples.parquet"):
+        shutil.copy(made.folder / table, tmp_path / table)
+    subset(str(made.cache), tmp_path / "cache.zarr", Selection(layers=("1..2",)))
+    small = Project(tmp_path, made.model, made.objective)
+    compare(small, small.predictor("weighted"), "weighted")
 
 
 def test_rows_are_rounded_as_the_cache_rounds(project: Build) -> None:

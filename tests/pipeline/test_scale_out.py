@@ -18,6 +18,7 @@ import yaml
 from pipeline import store
 from tests.pipeline.extractions import files_of, params_for, run, slowed_down
 from tests.pipeline.test_executor import Processes, processes  # noqa: F401
+from tests.s3 import bucket
 
 pytest.importorskip("moto", reason="needs the extra 'test'")
 TEXTS = 160
@@ -27,25 +28,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """URL of an empty bucket on a server of its own."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "a-key",
-        "AWS_SECRET_ACCESS_KEY": "a-secret",
-        "AWS_REGION": "us-east-1",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="caches")
-    yield "s3://caches/news/cache.zarr"
-    server.stop()
+    for url in bucket(monkeypatch, "caches"):
+        yield f"{url}/news/cache.zarr"
 
 
 def remote_files(url: str) -> dict[str, bytes]:
