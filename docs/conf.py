@@ -13,7 +13,3 @@ myst_heading_anchors = 4
 html_theme = "furo"
 html_title = f"ILSE Cache {release}"
 html_show_copyright = False
-suppress_warnings = [
-    "toc.empty_glob",  # pages that may come
-    "myst.header",  # the generated parameters go from a section to one two levels below
-]

@@ -2,8 +2,8 @@
 
 - `sh`: each line a command; `ilse` runs in this process, anything else in a shell. `a && b` and `a | ilse …` are known.
 - `python`: one namespace a page. `yaml`: keys of `params.yaml`, checked and put there.
-- `text`: what the block above printed, where `…` stands for anything in its line, or for any lines; or an error that the code has; or with
-  `title="name"` a file, which is written.
+- `text`: what the block above printed, where `…` stands for anything in its line, or for any lines; or an error that
+  the code has; or with `title="name"` a file, which is written.
 
 A block after `<!-- not run: why -->` is checked for its syntax alone: shell, options of `ilse`, keys and Python.
 """
@@ -47,7 +47,7 @@ SECTIONS: dict[str, Any] = {
 NAMED_SECTIONS: dict[str, Any] = {"fetch": FetchParams, "control_caches": ExtractParams}
 NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\s*\Z")
 TITLE = re.compile(r'title="([^"]+)"')
-_find = RawFencedCodeBlockLexer(re.compile(r"(?P<language>[a-z{}]*)(?P<more>[^\n]*)$\n", re.MULTILINE))
+_find = RawFencedCodeBlockLexer(re.compile(r"(?P<language>[a-z{}-]*)(?P<more>[^\n]*)$\n", re.MULTILINE))
 
 
 def page(path: Path) -> Document:
@@ -65,9 +65,13 @@ def evaluate(path: Path) -> int:
 
 def _blocks(document: Document) -> Iterator[Region]:
     for region in _find(document):
-        region.parsed = region.lexemes["source"]
-        # A language without an evaluator is a block that nothing checks: an error.
-        region.evaluator = EVALUATORS[region.lexemes["language"]]
+        language = region.lexemes["language"]
+        if language not in EVALUATORS:
+            place = document.line_column(region.start)
+            raise ValueError(
+                f"{document.path}, {place}: nothing checks a block of '{language}'; {', '.join(EVALUATORS)}"
+            )
+        region.parsed, region.evaluator = region.lexemes["source"], EVALUATORS[language]
         yield region
 
 
@@ -170,4 +174,11 @@ def _pattern(line: str) -> str:
     return r"(.*\n)*?" if line == "…" else re.escape(line).replace("…", ".*?") + r"\n"
 
 
-EVALUATORS = {"sh": _shell, "python": _python, "yaml": _yaml, "text": _text, "{click}": _directive, "{toctree}": _directive}
+EVALUATORS = {
+    "sh": _shell,
+    "python": _python,
+    "yaml": _yaml,
+    "text": _text,
+    "{eval-rst}": _directive,
+    "{toctree}": _directive,
+}

@@ -54,7 +54,7 @@ def document(tmp_path: Path, text: str) -> Path:
         ("<!-- not run: x -->\n```yaml\ntrain: {seed: 3}\n```\n", UserError),
         ("```sh\necho a\n```\n```text\nb…\n```\n", AssertionError),
         ("```python\nprint(1)\n```\n\n```text\n2\n```\n", AssertionError),
-        ("```\nnothing checks this\n```\n", KeyError),
+        ("```\nnothing checks this\n```\n", ValueError),
     ],
 )
 def test_a_wrong_block_is_found(
