@@ -5,7 +5,8 @@
 - `text`: what the block above printed, where `…` stands for anything in its line, or for any lines; or an error that
   the code has; or with `title="name"` a file, which is written.
 
-A block after `<!-- not run: why -->` is checked for its syntax alone: shell, options of `ilse`, keys and Python.
+A block after `<!-- not run: why -->`, and every one of a page with `<!-- nothing is run: why -->`, is checked for its
+syntax alone: shell, options of `ilse`, keys and Python.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ SECTIONS: dict[str, Any] = {
 }
 NAMED_SECTIONS: dict[str, Any] = {"fetch": FetchParams, "control_caches": ExtractParams}
 NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\s*\Z")
+NOTHING_RUN = re.compile(r"^<!-- nothing is run: [^>]+ -->$", re.MULTILINE)
 TITLE = re.compile(r'title="([^"]+)"')
 _find = RawFencedCodeBlockLexer(re.compile(r"(?P<language>[a-z{}-]*)(?P<more>[^\n]*)$\n", re.MULTILINE))
 
@@ -77,7 +79,8 @@ def _blocks(document: Document) -> Iterator[Region]:
 
 def runs(example: Example) -> bool:
     """Whether the page does not say that the block cannot be run."""
-    return not NOT_RUN.search(example.document.text[: example.region.start])
+    text = example.document.text
+    return not NOTHING_RUN.search(text) and not NOT_RUN.search(text[: example.region.start])
 
 
 def _shell(example: Example) -> None:
@@ -119,8 +122,10 @@ def _shell_says(script: str) -> str:
 
 
 def _joined(parts: list[list[str]]) -> str:
-    # Names with * are for the shell to expand.
-    return " | ".join(" ".join(word if "*" in word else shlex.quote(word) for word in part) for part in parts)
+    # For the shell to act on: names with *, and where output goes.
+    return " | ".join(
+        " ".join(word if "*" in word or word == ">" else shlex.quote(word) for word in part) for part in parts
+    )
 
 
 def check_shell(script: str) -> None:
