@@ -46,12 +46,18 @@ def start(
             )
     kept = {name: template for name, template in KEPT.items() if not (folder / name).exists()}
     for name, template in ({STAGES: STAGES} | kept).items():
-        write_text(folder / name, _template(template))
+        write_text(folder / name, _template(template) + (_ignored(model) if name == ".gitignore" else ""))
     with replacing(folder / PARAMS) as new:  # last, and whole: a folder with it has been started
         new.write_text(_template(PARAMS), encoding="utf-8")
         set_values(new, "prepare", ({"path": str(data)} if data else {}) | (columns or {}))
         set_values(new, "extract.model", {"path": str(model)} if model else {})
     return [PARAMS, STAGES, *kept]
+
+
+def _ignored(model: Path | None) -> str:
+    """The line that keeps a model in the project's folder, gigabytes often, out of git."""
+    inside = model is not None and not model.is_absolute() and ".." not in model.parts
+    return f"/{model.as_posix()}\n" if model is not None and inside else ""
 
 
 def _template(name: str) -> str:

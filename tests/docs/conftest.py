@@ -8,12 +8,9 @@ from pathlib import Path
 
 import pytest
 
-for package in ("sybil", "transformers", "lightning"):
-    pytest.importorskip(package, reason="needs the extra 'test'")
-
-from tests.docs.blocks import evaluate  # noqa: E402
-from tests.pipeline.conftest import WORDS, sentence, tiny_model  # noqa: E402
-from tests.pipeline.test_scale_out import s3  # noqa: E402
+from tests.docs.blocks import evaluate
+from tests.pipeline.conftest import WORDS, sentence, tiny_model
+from tests.pipeline.test_scale_out import s3
 
 __all__ = ["s3", "tiny_model"]  # fixtures
 DOCS = Path(__file__).parent.parent.parent / "docs"

@@ -8,10 +8,6 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("sphinx", reason="needs the extra 'docs'")
-pytest.importorskip("furo", reason="needs the extra 'docs'")
-
 from sphinx.application import Sphinx
 
 from ilse.cli import main

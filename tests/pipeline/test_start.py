@@ -47,6 +47,14 @@ def test_paths_and_columns_are_those_given(folder: Path) -> None:
     assert "# CSV, TSV, JSONL or Parquet" in (folder / "params.yaml").read_text(), "comments stay"
 
 
+@pytest.mark.parametrize(("model", "ignored"), [("model", True), ("../model", False), (None, False)])
+def test_git_ignores_a_model_in_the_folder(folder: Path, model: str | None, ignored: bool) -> None:
+    (folder / "inner").mkdir()
+    start(folder if ignored else folder / "inner", None, Path(model) if model else None)
+    (written_to,) = folder.rglob(".gitignore")
+    assert ("model\n" in written_to.read_text().replace("/models/", "")) == ignored
+
+
 def test_without_data_and_model_the_template_is_written(tmp_path: Path) -> None:
     start(tmp_path)
     assert written(tmp_path) == yaml.safe_load((TEMPLATES / "params.yaml").read_text())
