@@ -16,6 +16,8 @@ PACKAGES = ("finetune", "ilse", "inference", "pipeline", "trainer")
 LINES = re.compile(r"error: (.+)\n  expected: (.+)\n  found:    (.+)\n  next:     (.+)\n")
 FEWEST_LETTERS = 4
 """What a string of the code has beside its placeholders; a mere `{x}` says everything."""
+LONGEST = 400
+"""Longer strings are documentation."""
 
 QUOTED = [
     example.parsed for path in PAGES for example in page(path) if example.parsed.startswith("error: ")
@@ -36,7 +38,7 @@ def templates() -> Iterator[str]:
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 found = template(node)
-                if len(re.sub(r"[^A-Za-z]", "", found)) >= FEWEST_LETTERS:
+                if len(re.sub(r"[^A-Za-z]", "", found)) >= FEWEST_LETTERS and len(found) < LONGEST:
                     yield found
 
 
