@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-train lint format types audit hooks bench study clean
+.PHONY: help demo test test-train lint format types audit hooks docs bench study clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -43,6 +43,10 @@ audit: .venv-audit/.made ## ask PyPI whether a tested version has a known vulner
 hooks: $(VENV)/.dev ## run the checks before each commit
 	@$(BIN)/pre-commit install
 
+docs: $(VENV)/.docs ## build the documentation into site/; a warning is an error
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs site
+	@echo "documentation: $(CURDIR)/site/index.html"
+
 bench: $(VENV)/.bench ## run the benchmarks; each prints one JSON object as its last line (ARGS=--quick)
 	@for name in store extraction scale scale_out storage_types training faults statistics hostile; do echo "==> $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
@@ -50,7 +54,7 @@ study: $(VENV)/.demo ## run the study of docs/study.md on DATA=folder, a folder 
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.study "$(DATA)" $(ARGS)
 
 clean: ## remove the environments, scratch work and caches; data, models and results stay
-	rm -rf $(VENV) .venv-train .venv-audit data/scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-train .venv-audit site data/scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 # Of its own: what audits the tested versions is none of them.
 .venv-audit/.made:
@@ -64,10 +68,11 @@ $(VENV)/.demo: EXTRAS := extract,train,dvc
 $(VENV)/.test: EXTRAS := test
 $(VENV)/.bench: EXTRAS := bench
 $(VENV)/.dev:  EXTRAS := dev
+$(VENV)/.docs: EXTRAS := docs
 .venv-train/.train: VENV := .venv-train
 .venv-train/.train: EXTRAS := tune,check
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.dev .venv-train/.train: pyproject.toml constraints.txt
+$(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.dev $(VENV)/.docs .venv-train/.train: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); try make PYTHON=python3.12" >&2; exit 2; }
 	@test -x $(BIN)/python || { echo "==> $(VENV): making the environment"; $(PYTHON) -m venv $(VENV); }

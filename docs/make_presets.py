@@ -14,7 +14,8 @@ TOP = """# Presets
 The tasks and models of the ILSE paper (arXiv 2603.22665), and some more models, by name. Written by
 `docs/make_presets.py` from `pipeline/configs`.
 
-```
+<!-- not run: the Hub -->
+```sh
 ilse preset                                        # lists them
 ilse preset tasks/banking77 models/pythia-410m     # writes them into params.yaml, and says what changed
 ilse fetch banking77 && ilse fetch pythia-410m     # into data/raw/; `dvc repro` does it by itself

@@ -13,6 +13,7 @@ from ilse import __version__
 from ilse.errors import UserError
 
 EXTRAS = {
+    "init": "extract",
     "preset": "extract",
     "fetch": "extract",
     "prepare": "extract",
@@ -111,6 +112,27 @@ _results = click.option("--results", help="The folder of tables and figures.", *
 @click.version_option(__version__, prog_name="ilse")
 def main() -> None:
     """Cache every layer of a frozen language model once, then train heads over all layers anywhere."""
+
+
+@main.command()
+@click.option("--data", help="The data set: a table or a folder.", type=click.Path(path_type=Path))
+@click.option(
+    "--model", help="The model: a folder in Hugging Face's layout or a GGUF file.", type=click.Path(path_type=Path)
+)
+@click.option("--text-column", help="Column of the texts, if not 'text'.")
+@click.option("--pair-column", "text_pair_column", help="Column of an example's second text.")
+@click.option("--label-column", help="Column of the labels, if not 'label'.")
+@click.option("--labels-column", help="Column of label lists, read instead of labels.")
+@click.option("--score-column", help="Column of the scores, read instead of labels.")
+def init(data: Path | None, model: Path | None, **columns: str | None) -> None:
+    """Start a project in this folder: write params.yaml and dvc.yaml, and replace neither."""
+    from pipeline.start import start
+
+    written = start(Path(), data, model, {key: name for key, name in columns.items() if name})
+    click.echo(f"wrote {', '.join(written)}")
+    if data is None or model is None:
+        click.echo("next: fill in prepare.path and extract.model.path in params.yaml, or 'ilse preset'")
+    click.echo("next: ilse prepare, extract, train, control, analyse, evaluate, report; or all: dvc init && dvc repro")
 
 
 @main.command()
@@ -240,14 +262,14 @@ def subset(
 
 
 @main.command()
-@click.argument("head")
+@click.argument("heads", nargs=-1)
 @_params
 @_cache
 @_examples
 @_models
 @_results
-def train(head: str, params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
-    """Train HEAD with several seeds, from the cache alone."""
+def train(heads: tuple[str, ...], params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
+    """Train HEADS (all of train.heads) with several seeds, from the cache alone."""
     from ilse.params import load_section
     from trainer.config import TrainParams
 
@@ -255,19 +277,22 @@ def train(head: str, params: Path, cache: str, examples: Path, models: Path, res
     section = load_section("train", TrainParams, params)
     from trainer.train import train as run
 
-    run(section, head, cache, examples, models, results)
+    for head in heads or section.heads:
+        run(section, head, cache, examples, models, results)
 
 
 @main.command()
-@click.argument("name")
+@click.argument("names", nargs=-1)
 @_params
 @_cache
 @_examples
 @_texts
 @_models
 @_results
-def control(name: str, params: Path, cache: str, examples: Path, texts: Path, models: Path, results: Path) -> None:
-    """Fit control NAME (of 'controls'): what a head's figure is to be compared with."""
+def control(
+    names: tuple[str, ...], params: Path, cache: str, examples: Path, texts: Path, models: Path, results: Path
+) -> None:
+    """Fit controls NAMES (all of section 'controls'): what a head's figure is to be compared with."""
     from ilse.params import load_section
     from trainer.config import TrainParams
     from trainer.controls.config import ControlParams
@@ -275,7 +300,8 @@ def control(name: str, params: Path, cache: str, examples: Path, texts: Path, mo
     section, training = load_section("controls", ControlParams, params), load_section("train", TrainParams, params)
     from trainer.control import control as run
 
-    run(section, training, name, cache, examples, texts, models, results)
+    for name in names or [*section.names, *section.caches]:
+        run(section, training, name, cache, examples, texts, models, results)
 
 
 @main.command()

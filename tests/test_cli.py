@@ -21,7 +21,7 @@ def ilse(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProces
 
 def test_help_lists_the_stages_in_order() -> None:
     result = ilse("--help")
-    stages = ["fetch", "prepare", "plan", "extract", "train", "control", "tune", "lora", "analyse", "evaluate"]
+    stages = ["init", "fetch", "prepare", "plan", "extract", "train", "control", "tune", "lora", "analyse", "evaluate"]
     stages += ["predict", "export", "report", "compare", "inspect", "verify"]
     places = [result.stdout.index(f"\n  {stage} ") for stage in stages]
     assert result.returncode == 0

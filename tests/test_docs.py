@@ -64,3 +64,10 @@ def test_the_document_of_presets_is_up_to_date() -> None:
     found = (DOCS / "presets.md").read_text(encoding="utf-8")
     assert found == made["document"](), "run: python docs/make_presets.py"
     assert found.count("| `tasks/") + found.count("| `models/") == len(list(DOCS.parent.glob("pipeline/configs/*/*")))
+
+
+def test_the_stages_of_a_new_project_are_those_of_this_one() -> None:
+    pytest.importorskip("ruamel.yaml", reason="they are written with it")
+    made = runpy.run_path(str(DOCS / "make_template.py"))
+    found = made["OUT"].read_text(encoding="utf-8")
+    assert found == made["document"](), "run: python docs/make_template.py"
