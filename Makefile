@@ -4,6 +4,9 @@ VENV    = .venv
 BIN     = $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# Images for containers often set it: then every process compiles all that it imports again, seconds each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-train lint format types audit hooks docs bench study clean
 

@@ -12,6 +12,8 @@ import pytest
 from ilse.cli import main
 
 HEAVY = ("torch", "transformers", "dask", "distributed", "lightning", "polars", "pydantic", "zarr", "numpy")
+MEASURES = ("lightning", "torchmetrics", "scipy", "sklearn", "transformers", "altair")
+"""What trains, measures and draws: seconds, which nobody with a mistyped key waits for."""
 
 
 def ilse(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -28,8 +30,9 @@ def test_help_lists_the_stages_in_order() -> None:
     assert places == sorted(places)
 
 
-def test_help_imports_nothing_heavy() -> None:
-    code = f"import sys, ilse.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
+@pytest.mark.parametrize(("module", "absent"), [("ilse.cli", HEAVY), ("trainer.config", MEASURES)])
+def test_neither_help_nor_a_sections_check_imports_what_they_do_not_need(module: str, absent: tuple[str, ...]) -> None:
+    code = f"import sys, {module}; print([m for m in {absent!r} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 

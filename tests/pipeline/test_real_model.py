@@ -58,6 +58,17 @@ def rows_of(frozen: FrozenModel) -> torch.Tensor:
     return rows
 
 
+@pytest.fixture(scope="module")
+def whole(gguf: Path) -> FrozenModel:
+    """The model in float32; reading a GGUF file takes seconds."""
+    return load(gguf, "float32")
+
+
+@pytest.fixture(scope="module")
+def rows(whole: FrozenModel) -> torch.Tensor:
+    return rows_of(whole)
+
+
 def alone(frozen: FrozenModel, text: str) -> torch.Tensor:
     """Mean-pooled rows [layers, dim] of one text without batch, padding or hooks."""
     ids = torch.tensor([frozen.tokenizer(text)["input_ids"]])
@@ -71,15 +82,15 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
 
 
-def test_the_demo_model_is_captured_as_hugging_face_defines_it(gguf: Path) -> None:
-    frozen = load(gguf, "float32")
-    assert frozen.facts.parameters == 134_515_008
-    assert frozen.facts.bytes == 4 * 134_515_008
-    assert (frozen.facts.quantised, frozen.facts.stored_bytes) == ("GGUF", gguf.stat().st_size)
-    assert (len(frozen.facts.layers), frozen.facts.dim) == (31, 576)
-    rows = rows_of(frozen)
+def test_the_demo_model_is_captured_as_hugging_face_defines_it(
+    gguf: Path, whole: FrozenModel, rows: torch.Tensor
+) -> None:
+    assert whole.facts.parameters == 134_515_008
+    assert whole.facts.bytes == 4 * 134_515_008
+    assert (whole.facts.quantised, whole.facts.stored_bytes) == ("GGUF", gguf.stat().st_size)
+    assert (len(whole.facts.layers), whole.facts.dim) == (31, 576)
     for row, text in enumerate(HEADLINES):
-        assert relative_error(rows[row], alone(frozen, text)) < 1e-5
+        assert relative_error(rows[row], alone(whole, text)) < 1e-5
     half = rows_of(load(gguf, "bfloat16"))
     centred, centred_half = rows - rows.mean(0), half - half.mean(0)
     cosine = torch.nn.functional.cosine_similarity(centred, centred_half, dim=-1).mean(0)
@@ -88,9 +99,8 @@ def test_the_demo_model_is_captured_as_hugging_face_defines_it(gguf: Path) -> No
     assert rows.abs().max() < 65_504
 
 
-def test_compiled_blocks_agree_on_the_demo_model(gguf: Path) -> None:
-    plain = rows_of(load(gguf, "float32"))
+def test_compiled_blocks_agree_on_the_demo_model(gguf: Path, rows: torch.Tensor) -> None:
     compiled = rows_of(load(gguf, "float32", compiled=True))
-    assert not torch.equal(plain, compiled), "the blocks were compiled"
-    assert relative_error(compiled, plain) < 1e-4
+    assert not torch.equal(rows, compiled), "the blocks were compiled"
+    assert relative_error(compiled, rows) < 1e-4
     rows_of(load(gguf, "bfloat16", compiled=True))  # capture is proven there too, within what bfloat16 allows

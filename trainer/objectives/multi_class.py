@@ -5,7 +5,6 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.functional.classification import multiclass_f1_score
 
 from trainer.objectives.base import stacked
 from trainer.objectives.labelled import SingleLabel
@@ -52,6 +51,8 @@ class MultiClass(SingleLabel):
 
     def figures(self, predicted: Float[Tensor, "examples labels"], y: Int[Tensor, " examples"]) -> dict[str, float]:
         """Accuracy and macro-F1."""
+        from torchmetrics.functional.classification import multiclass_f1_score
+
         return {
             "accuracy": float((self.chosen(predicted) == y).double().mean()),
             "f1_macro": float(multiclass_f1_score(predicted, y, self.out, average="macro")),

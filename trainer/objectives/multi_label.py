@@ -8,11 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.functional.classification import (
-    multilabel_average_precision,
-    multilabel_exact_match,
-    multilabel_f1_score,
-)
 
 from trainer.objectives.base import stacked
 from trainer.objectives.labelled import Labelled
@@ -70,16 +65,20 @@ class MultiLabel(Labelled):
         self, predicted: Float[Tensor, "examples labels"], y: Float[Tensor, "examples labels"]
     ) -> dict[str, float]:
         """Micro- and macro-F1, share of examples with all labels right, and mean average precision."""
+        from torchmetrics.functional import classification as by
+
         there = y.long()
         return {
-            "f1_micro": float(multilabel_f1_score(predicted, there, self.out, average="micro")),
-            "f1_macro": float(multilabel_f1_score(predicted, there, self.out, average="macro")),
-            "exact_match": float(multilabel_exact_match(predicted, there, self.out)),
-            "average_precision": float(multilabel_average_precision(predicted, there, self.out)),
+            "f1_micro": self.figure(predicted, y),
+            "f1_macro": float(by.multilabel_f1_score(predicted, there, self.out, average="macro")),
+            "exact_match": float(by.multilabel_exact_match(predicted, there, self.out)),
+            "average_precision": float(by.multilabel_average_precision(predicted, there, self.out)),
         }
 
     def figure(self, predicted: Float[Tensor, "examples labels"], y: Float[Tensor, "examples labels"]) -> float:
         """Micro-F1."""
+        from torchmetrics.functional.classification import multilabel_f1_score
+
         return float(multilabel_f1_score(predicted, y.long(), self.out, average="micro"))
 
     def columns(

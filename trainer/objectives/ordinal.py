@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.functional.classification import multiclass_cohen_kappa
 
 from trainer.objectives.base import stacked
 from trainer.objectives.labelled import SingleLabel
@@ -76,6 +75,8 @@ class Ordinal(SingleLabel):
         return self._kappa(self.chosen(predicted), y)
 
     def _kappa(self, answers: Tensor, y: Tensor) -> float:
+        from torchmetrics.functional.classification import multiclass_cohen_kappa
+
         kappa = float(multiclass_cohen_kappa(answers, y, len(self.labels), weights="quadratic"))
         return 0.0 if kappa != kappa else kappa  # NaN where all labels and answers are one
 

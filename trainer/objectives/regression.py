@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics.functional import mean_absolute_error, pearson_corrcoef, r2_score, spearman_corrcoef
 
 from trainer.objectives.base import Objective, stacked
 from trainer.objectives.refusal import refuse, refuse_imbalance
@@ -58,6 +57,8 @@ class Regression(Objective):
 
     def figures(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> dict[str, float]:
         """R², mean absolute error (on the scores' scale), Pearson's and Spearman's correlation."""
+        from torchmetrics.functional import mean_absolute_error, pearson_corrcoef, r2_score, spearman_corrcoef
+
         predicted, y = predicted.double(), y.double()
         with warnings.catch_warnings():  # of a constant's correlation, which is none: 0
             warnings.simplefilter("ignore", UserWarning)
@@ -71,6 +72,8 @@ class Regression(Objective):
 
     def figure(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> float:
         """R²; NaN where all scores are one."""
+        from torchmetrics.functional import r2_score
+
         return math.nan if bool((y == y[0]).all()) else float(r2_score(predicted.double(), y.double()))
 
     def columns(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> dict[str, Any]:

@@ -14,10 +14,8 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
 from trainer.objectives.base import Objective, stacked
 from trainer.objectives.refusal import refuse, refuse_imbalance
@@ -64,6 +62,8 @@ class Similarity(Objective):
 
     def score(self, answers: Float[Tensor, "examples candidates kept"], y: Tensor) -> Float[Tensor, " candidates"]:
         """Spearman's correlation; 0 for a candidate whose cosines are all the same."""
+        from torchmetrics.functional import spearman_corrcoef
+
         found = [float(spearman_corrcoef(column, y.double())) for column in answers[..., 0].double().T]
         return torch.nan_to_num(torch.tensor(found, dtype=torch.float64))
 
@@ -73,6 +73,8 @@ class Similarity(Objective):
 
     def figures(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> dict[str, float]:
         """Spearman's and Pearson's correlation."""
+        from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
+
         predicted, y = predicted.double(), y.double()
         return {
             "spearman": float(torch.nan_to_num(spearman_corrcoef(predicted, y))),
@@ -81,6 +83,8 @@ class Similarity(Objective):
 
     def figure(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> float:
         """Spearman's correlation. By scipy: torchmetrics ranks ties one by one, and a resampled example is a tie."""
+        from scipy.stats import spearmanr
+
         alike = bool((predicted == predicted[0]).all() or (y == y[0]).all())
         return math.nan if alike else float(spearmanr(predicted.numpy(), y.numpy()).statistic)
 
