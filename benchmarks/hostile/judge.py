@@ -26,7 +26,7 @@ MEMORY = 600 * 2**20
 """Bytes by which opening may raise the process's peak: libraries that are loaded meanwhile, and no crafted shape."""
 ROOM = 6 * 2**30
 """Address space left to the process, so that a shape that is believed ends here and not with the machine."""
-PATIENCE = 8
+PATIENCE = 60
 """Seconds after which an opener counts as one that hangs."""
 SECRET = "outside/secret"
 """Beside the project, for links and names that lead out of it; nothing may touch it or say what is in it."""
