@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
+import yaml
 
 from docs.markdown import table
 from ilse.files import write_text
 
 OUT = Path(__file__).with_name("study.md")
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "study"
+PLAN = Path(__file__).parent.parent / "benchmarks" / "study" / "study.yaml"
 CONTROLS = ("majority", "words", "mean_probe", "lora")
 
 TOP = """# Which head, which model
@@ -88,14 +90,21 @@ class Study:
                 yield control, row
 
 
-def document(study: Study) -> str:
-    """The whole page."""
-    parts = [TOP]
+def document(study: Study, planned: list[tuple[str, str]] | None = None) -> str:
+    """The whole page. `planned` are models and tasks of the plan, all of them without it."""
+    wanted = _planned() if planned is None else planned
+    missing = [f"{model} on {task}" for model, task in wanted if task not in study.tasks(model)]
+    parts = [TOP, f"Not run yet: {_list(missing)}.\n"] if missing else [TOP]
     for model in study.models:
         parts += [f"\n## {model}\n", *_model(study, model)]
     parts += ["\n## Small embedder or larger language model\n", *_between(study)]
     parts += ["\n## What it costs\n", *_costs(study)]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _planned() -> list[tuple[str, str]]:
+    plan = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
+    return [(model, task) for model in plan["models"] for task in plan["tasks"]]
 
 
 def _model(study: Study, model: str) -> Iterator[str]:

@@ -146,7 +146,9 @@ def tables(tmp_path: Path) -> Path:
 
 
 def test_the_page_says_what_the_tables_say(tables: Path) -> None:
-    small, large = document(Study(tables)).split("\n## large\n")
+    small, large = document(Study(tables), [("small", "t"), ("large", "t"), ("large", "u")]).split("\n## large\n")
+    assert "Not run yet: large on u." in small
+    assert "Not run yet" not in document(Study(tables), [("small", "t")])
     assert "| `weighted` | **81.0** |" in small
     assert "| `best` | 80.0° |" in small
     assert "| `cayley` | 70.0 |" in small
