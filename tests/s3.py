@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -15,6 +16,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[str]:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    # All servers of a process share what they hold, with those of the tests before.
+    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
     settings = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ALLOW_HTTP": "true",

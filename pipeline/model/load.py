@@ -202,11 +202,12 @@ def _trained(params: ModelParams, config: Any, compute_type: str, device: str, p
 
 def _require_room(params: ModelParams, config: Any) -> None:
     """Whether the config's sizes are those of the files: what they do not hold, transformers would draw at random."""
-    if params.path is None:
+    stored = stored_bytes(params)
+    if params.path is None or not stored:  # transformers says better that there are none
         return
     with named_errors(params), torch.device("meta"):
         outlined = AutoModel.from_config(config, trust_remote_code=params.trust_remote_code)
-    values, most = sum(weight.numel() for weight in outlined.parameters()), 8 * stored_bytes(params)
+    values, most = sum(weight.numel() for weight in outlined.parameters()), 8 * stored
     if values > most:  # a bit a value
         raise UserError(
             f"model {params.name}",

@@ -145,7 +145,9 @@ class Location:
 
     def _own(self, name: str, check: Callable[[Path, str], Path] = own_file) -> Path:
         try:
-            return check(self.path, name)
+            path = own_path(self.path, name)
+            # A folder in a file's place is damage, which whoever reads it is told by the system.
+            return path if path.is_dir() else check(self.path, name)
         except FileNotFoundError:
             if (self.path / name).is_symlink():
                 raise _foreign(self, f"{name}, a link to nowhere") from None

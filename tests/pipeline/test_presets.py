@@ -54,7 +54,7 @@ def test_every_file_is_a_preset() -> None:
 def test_the_files_are_part_of_the_package() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["pipeline"]
     packed = {file for pattern in patterns for file in (ROOT / "pipeline").glob(pattern)}
-    assert packed == set(CONFIGS.rglob("*.yaml"))
+    assert packed == {*CONFIGS.rglob("*.yaml"), *(ROOT / "pipeline" / "templates").iterdir()}
 
 
 @pytest.mark.parametrize("name", presets())
