@@ -31,6 +31,7 @@ from ilse.errors import UserError
 from pipeline import store
 from pipeline.store import Location, location, patience
 from pipeline.verify import verify
+from tests import s3
 from tests.pipeline.caches import files_of, header, random_rows, token_states, write
 
 KEY, SECRET, TOKEN = "AKIAKEYOFTHETEST", "secret+of/the=test", "session-of-the-test"
@@ -90,15 +91,7 @@ class Stand(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    running = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
+server = pytest.fixture(scope="module")(s3.server)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from ilse.errors import UserError
 from pipeline.store import Location, location
 from pipeline.work import lock
 from pipeline.work.lock import HOLDER, LOCK, Holder, hold
+from tests import s3
 
 ROOT = Path(__file__).parent.parent.parent
 HOLD = """
@@ -33,15 +33,7 @@ with hold(Location(sys.argv[1]), "cache x"):
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    running = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
+server = pytest.fixture(scope="module")(s3.server)
 
 
 @pytest.fixture
