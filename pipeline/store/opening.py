@@ -40,7 +40,7 @@ def peek(place: str | Path | Location) -> tuple[CacheHeader, bool]:
 def _attributes(location: Location) -> dict[str, Any]:
     try:
         location.get(ROOT)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(
             f"cache {location}",
             expected="a cache written by 'ilse extract'",
