@@ -139,6 +139,7 @@ def _bring_about(
     compute, request = replace(compute_of(params), type=facts.compute_type), request_of(params, facts)
     forecast = estimate(executor, params, compute, request, header, facts, texts, ready)
     _say("\n".join(forecast.lines()))
+    # Asked anew: a cache that was too damaged to be opened lends its rows once `_is_whole` has restored its metadata.
     donors = _donors(params, header, out, scratch_root)
     name = scratch_name(header, text_ids, repr(astuple(compute)))
     scratch = open_scratch(scratch_root, out, header, text_ids, name)

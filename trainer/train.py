@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -43,7 +44,7 @@ def train(
     not, and for what `open_cache`, `open_task`, `objective_of` and `fit` refuse; the old ones then stay.
     """
     head_kind(name)  # refuses a wrong name before anything is read
-    trainer = HeadTrainer(open_task(open_cache(cache), examples), params, name)
+    trainer = HeadTrainer(open_task(open_cache(cache), examples), params, name, _say)
     metric, fits = trainer.objective.metric, []
     unfinished = models / UNFINISHED / name
     with replacing_folder(models / name) as folder:
@@ -62,11 +63,13 @@ class HeadTrainer:
     """One head of a task, to be trained with any seed; what all seeds share is read once. Writes no head.
 
     With `train.learning_rates` the first seed tries them all, and the best one on validation is that of the next ones.
-    Raises `UserError` as `train` does.
+    `say` is told a line about every fit. Raises `UserError` as `train` does.
     """
 
-    def __init__(self, task: Task, params: TrainParams, name: str) -> None:
-        self._task, self._params, self._name = task, params, name
+    def __init__(
+        self, task: Task, params: TrainParams, name: str, say: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self._task, self._params, self._name, self._say = task, params, name, say
         self._recipes, self.objective = params.recipes_of(name), objective_of(params, name, task)
         self._reads = self._head().layers_read
         self._inputs = Inputs(task, params, self._recipes[0].treatment(), self._reads)
@@ -89,10 +92,8 @@ class HeadTrainer:
             key = _progress_key(task, params, recipe, head, seed, train_rows)
             progress = Progress(unfinished / f"seed-{seed}-at-{recipe.learning_rate:g}.safetensors", key)
         result = fit(head, train_rows, validation_rows, self.objective, recipe, seed, params.device, progress)
-        if unfinished is not None:
-            rate = "" if params.learning_rates is None else f" at {recipe.learning_rate:g}"
-            line = _line(self.objective.metric, result)
-            print(f"{self._name} seed {seed}{rate}: {line}", file=sys.stderr, flush=True)
+        rate = "" if params.learning_rates is None else f" at {recipe.learning_rate:g}"
+        self._say(f"{self._name} seed {seed}{rate}: {_line(self.objective.metric, result)}")
         return treatment, result
 
     def _head(self) -> Head:
@@ -157,3 +158,7 @@ def _line(metric: str, result: Fit) -> str:
     best = result.best
     before = f", gone on with after epoch {result.epochs_before - 1}" if result.epochs_before else ""
     return f"validation {metric} {best.val_score:.4f} at epoch {best.epoch}, {result.seconds:.1f} s{before}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -225,6 +225,7 @@ MODEL = "models/model.json"
             "a tensor that is a pickle",
         ),
         (MODEL, lambda data: data.replace(b"torch.ops.aten.sub.Tensor", b"torch.hub.load", 1), "the operator"),
+        (MODEL, lambda data: data.replace(b"torch.ops.aten.sub.Tensor", b"_operator.methodcaller", 1), "the operator"),
         (MODEL, lambda data: data.replace(b"Symbol('s", b"__import__('s", 1), "the size"),
         (MODEL, lambda _: b"{", "JSONDecodeError"),
         ("data/weights/weight_0", lambda data: data[:-4], ""),
@@ -263,9 +264,31 @@ def with_a_foreign_operator(file: Path) -> None:
     onnx.save(model, file)
 
 
+def with_a_graph_within(file: Path) -> None:
+    model = onnx.load(file)
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("then_branch", onnx.GraphProto(name="inner")))
+    onnx.save(model, file)
+
+
+def with_a_function(file: Path) -> None:
+    model = onnx.load(file)
+    model.functions.append(onnx.FunctionProto(name="more"))
+    onnx.save(model, file)
+
+
+def with_a_tensor_elsewhere(file: Path) -> None:
+    model = onnx.load(file)
+    tensor = onnx.TensorProto(name="outside", data_location=onnx.TensorProto.EXTERNAL)
+    model.graph.node[0].attribute.append(onnx.AttributeProto(name="value", type=onnx.AttributeProto.TENSOR, t=tensor))
+    onnx.save(model, file)
+
+
 @pytest.mark.parametrize(
     ("damage", "found"),
     [
+        (with_a_graph_within, "a graph within the graph: 'then_branch'"),
+        (with_a_function, "a function: 'more'"),
+        (with_a_tensor_elsewhere, "weights in another file: 'outside'"),
         (with_weights_elsewhere, "weights in another file"),
         (with_a_foreign_operator, "an operator of: 'ai.evil'"),
         (lambda file: file.write_bytes(b"no model"), "DecodeError"),
