@@ -72,7 +72,7 @@ class Study:
 
     def against(self, model: str, task: str, head: str, baseline: str) -> dict[str, object] | None:
         """The comparison of two."""
-        found = self.comparisons.filter(pl.col("model").fill_null("") == model, task=task, head=head, baseline=baseline)
+        found = self.comparisons.filter(model=model, task=task, head=head, baseline=baseline)
         return None if found.is_empty() else found.row(0, named=True)
 
     def ties(self, model: str, task: str) -> list[str]:
@@ -137,14 +137,9 @@ def _win(study: Study, model: str, task: str) -> list[str]:
 def _questions(study: Study, model: str) -> Iterator[str]:
     """What users ask of the table, answered by its comparisons."""
     yield "\nOf the tasks above,\n"
-    best_of_one = [
-        task for task in study.tasks(model) if "best" in (study.chosen(model, task), *study.ties(model, task))
-    ]
-    yield f"- one well-chosen layer (`best`) is enough, as far as can be told, on: {_list(best_of_one)};"
-    enough = [
-        task for task in study.tasks(model) if "weighted" in (study.chosen(model, task), *study.ties(model, task))
-    ]
-    yield f"- a weighted sum of layers is enough, as far as can be told, on: {_list(enough)};"
+    for what, head in (("one well-chosen layer (`best`)", "best"), ("a weighted sum of layers", "weighted")):
+        enough = [task for task in study.tasks(model) if head in (study.chosen(model, task), *study.ties(model, task))]
+        yield f"- {what} is enough, as far as can be told, on: {_list(enough)};"
     sides: dict[bool | None, list[str]] = {True: [], False: [], None: []}
     for task in study.tasks(model):
         row = study.against(model, task, "cayley", "weighted")
@@ -162,16 +157,13 @@ def _questions(study: Study, model: str) -> Iterator[str]:
 
 
 def _between(study: Study) -> Iterator[str]:
+    small, large = (*study.models, "")[:2]
     rows = []
-    for task in study.runs["task"].unique(maintain_order=True):
-        names = [f"{model}/{study.chosen(model, task)}" for model in study.models if task in study.tasks(model)]
-        if len(names) < 2:
-            continue
-        small, large = names
-        row = study.against("across", task, small, large)
-        means = [_percent(study.mean(*name.split("/")[:1], task, name.split("/")[1])) for name in names]
-        rows.append([task, f"`{small.split('/')[1]}`", means[0], f"`{large.split('/')[1]}`", means[1], _gap(row)])
-    small, large = study.models if len(study.models) > 1 else (study.models[0], "")
+    for task in [task for task in study.tasks(small) if task in study.tasks(large)]:
+        of_small, of_large = study.chosen(small, task), study.chosen(large, task)
+        gap = study.against("across", task, f"{small}/{of_small}", f"{large}/{of_large}")
+        means = _percent(study.mean(small, task, of_small)), _percent(study.mean(large, task, of_large))
+        rows.append([task, f"`{of_small}`", means[0], f"`{of_large}`", means[1], _gap(gap)])
     if not rows:
         yield "Not run yet on two models.\n"
         return
