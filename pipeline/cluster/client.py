@@ -152,9 +152,11 @@ def _optional(module: str, extra: str) -> Any:
 def _connected(place: Any, params: ClusterParams) -> Iterator[Any]:
     from distributed import Client
 
+    client = Client.__new__(Client)  # held, so that it can be closed where its constructor fails
     try:
-        client = Client(place, timeout=CONNECT_SECONDS, set_as_default=False)
+        Client.__init__(client, place, timeout=CONNECT_SECONDS, set_as_default=False)
     except Exception as error:  # whatever answers at a wrong port is read as a message: even MemoryError was seen
+        _close(client)
         raise UserError(
             f"scheduler {params.address or place}",
             expected="a Dask scheduler that answers",
@@ -164,9 +166,18 @@ def _connected(place: Any, params: ClusterParams) -> Iterator[Any]:
     try:
         yield client
     finally:
-        with suppress(Exception):  # the work is done or its error is on its way; a lost scheduler can't say goodbye
-            client.close(timeout=2)
-        client.status = "closed"  # otherwise its finaliser tries once more, and prints a traceback
+        _close(client)
+
+
+def _close(client: Any) -> None:
+    """Once it is closed, its finaliser does nothing.
+
+    Otherwise that tries again, and prints a traceback. Or it runs in the thread that the next client starts, and waits
+    there for a lock that this one's constructor holds until the thread has started: an AssertionError after 10 s.
+    """
+    with suppress(Exception):  # the work is done or its error is on its way; a lost scheduler can't say goodbye
+        client.close(timeout=2)
+    client.status = "closed"
 
 
 def _require_same_versions(client: Any) -> None:

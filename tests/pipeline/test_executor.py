@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import distributed
 import psutil
 import pytest
 
@@ -276,12 +278,18 @@ def test_a_lost_scheduler_is_a_clear_error_in_time(
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "tcp://127.0.0.1", "nowhere:/x"])
 def test_an_address_where_no_scheduler_answers(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1.0)
+    before = _open_clients()
     with (
         within(5),
         pytest.raises(UserError, match=r"a Dask scheduler that answers(.|\n)*cluster.address"),
         open_executor(ClusterParams(kind="address", address=address)),
     ):
         pass
+    assert _open_clients() == before, "a finaliser would run in any later client's thread, which waits for it"
+
+
+def _open_clients() -> set[int]:
+    return {id(one) for one in gc.get_objects() if type(one) is distributed.Client and one.status != "closed"}
 
 
 def test_a_scheduler_without_workers_is_waited_for_and_then_refused(
