@@ -42,8 +42,9 @@ def test_its_parameters_are_the_pipelines(experiment: Any, tmp_path: Path) -> No
     assert (prepared.score_column is None) == (experiment.task != "stsbenchmark")
     assert str(extracted.model.path) in ("data/raw/minilm", "data/raw/model/SmolLM2-135M-Instruct.Q4_1.gguf")
     assert trained.seeds == 5
-    assert trained.learning_rates == [0.001, 0.003, 0.01]
-    left_out = {"layer", *(("exits", "gated") if experiment.task == "stsbenchmark" else ())}
+    of_scores = experiment.task == "stsbenchmark"
+    assert trained.learning_rates == ([0.0001, 0.0003, 0.001] if of_scores else [0.001, 0.003, 0.01])
+    left_out = {"layer", *(("exits", "gated") if of_scores else ())}
     assert set(trained.heads) == HEADS.keys() - left_out
     assert (controls.caches, params["control_caches"]) == ({}, {})
 
