@@ -17,7 +17,7 @@ from ilse.files import write_text
 OUT = Path(__file__).with_name("study.md")
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "study"
 PLAN = Path(__file__).parent.parent / "benchmarks" / "study" / "study.yaml"
-CONTROLS = ("majority", "words", "mean_probe", "lora")
+CONTROLS = ("majority", "words", "mean_probe", "last_probe", "lora")
 
 TOP = """# Which head, which model
 
@@ -26,13 +26,13 @@ TOP = """# Which head, which model
 about a result below is made from them. What has ended is not run again; with the figures at hand, `python -m
 benchmarks.study --collect` makes tables and page anew.
 
-**What was compared.** Every head of the project that needs no further choice of its user, on the cached activations
-of two frozen models, mean pooling of at most 128 tokens. Each head is tried at the same three learning rates with one
+**What was compared.** Every head of the project that needs no further choice of its user, on the cached activations of
+two frozen models, mean pooling of at most 128 tokens. Each head is tried at the same three learning rates with one
 seed, and the best on validation is used for all its seeds; the same epochs, batches and splits for all. Nothing was
-chosen on the test split. `majority`, `words` (TF-IDF and logistic regression, without a model) and `mean_probe`
-(logistic regression on the mean of all layers) are controls; `lora` is the model itself fine-tuned, on the one task
-that two cores bear. `dwatt` is its 256-wide variant; `layer` is left out, since it is `best` with a layer of one's
-own choice.
+chosen on the test split. Controls: `majority`, `words` (TF-IDF and logistic regression, without a model), `mean_probe`
+and `last_probe` (logistic regression on the mean of all layers, or on the last one; for `stsbenchmark` their cosine,
+with nothing trained), and `lora`, the model itself fine-tuned, on the one task that two cores bear. `dwatt` is its
+256-wide variant; `layer` is left out, since it is `best` with a layer of one's own choice.
 
 Figures are means over seeds on the test split, in per cent of accuracy; for `stsbenchmark` Spearman's correlation x
 100. Intervals are 95 %, over test examples (in pairs) and seeds. "Not told apart" means that Holm's p is above 0.05:

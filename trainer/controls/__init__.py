@@ -13,7 +13,7 @@ from __future__ import annotations
 from ilse.errors import UserError, did_you_mean
 from trainer.controls.base import ControlKind, Fitted, Given
 from trainer.controls.majority import prepare_majority
-from trainer.controls.probe import LABELLED, of_cache, prepare_mean_probe, prepare_random_labels
+from trainer.controls.probe import LABELLED, of_cache, prepare_last_probe, prepare_mean_probe, prepare_random_labels
 from trainer.controls.words import prepare_words
 from trainer.objectives import Kind
 
@@ -26,6 +26,10 @@ CONTROLS = {
         ControlKind("words", "TF-IDF of words, linear model", prepare_words, LABELLED, ("similarity",)),
         ControlKind(
             "mean_probe", "linear model on the mean of all layers", prepare_mean_probe,
+            LABELLED, (*LABELLED, "similarity"),
+        ),
+        ControlKind(
+            "last_probe", "linear model on the last layer; similarity: its cosine", prepare_last_probe,
             LABELLED, (*LABELLED, "similarity"),
         ),
         ControlKind(

@@ -35,6 +35,12 @@ def prepare_mean_probe(given: Given) -> Fit:
     return Probe(given, given.task, range(len(given.task.cache.layers)))
 
 
+def prepare_last_probe(given: Given) -> Fit:
+    """On the last layer: what most people take from a model. Its rows stay as they are where the answer is a cosine."""
+    last = len(given.task.cache.layers) - 1
+    return Probe(given, given.task, [last], standardise=given.kind != "similarity")
+
+
 def prepare_random_labels(given: Given) -> Fit:
     """The same, with the training targets in an order that the seed draws, so that there is nothing to learn."""
     return Probe(given, given.task, range(len(given.task.cache.layers)), permuted=True)

@@ -20,7 +20,7 @@ from trainer.train import train
 from trainer.tune import tune
 
 HEADS = ["last", "best", "cayley"]
-CONTROLS = ["majority", "words", "mean_probe", "random_labels"]
+CONTROLS = ["majority", "words", "mean_probe", "last_probe", "random_labels"]
 RECIPE = {"epochs": 3, "batch_size": 16, "learning_rate": 0.02}
 TIMES = ("seconds", "train_seconds")
 

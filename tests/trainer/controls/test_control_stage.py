@@ -32,7 +32,7 @@ def test_a_control_leaves_answers_and_figures(project: Project) -> None:
     assert (facts["name"], facts["seed"], facts["objective"]) == ("random_labels", 1, {"kind": "multi_class"})
 
 
-@pytest.mark.parametrize("name", ["majority", "words", "mean_probe", "random_labels"])
+@pytest.mark.parametrize("name", ["majority", "words", "mean_probe", "last_probe", "random_labels"])
 def test_fitting_again_gives_the_same_answers(project: Project, tmp_path: Path, name: str) -> None:
     for folder in ("one", "other"):
         project.fit(name, folder=tmp_path / folder)

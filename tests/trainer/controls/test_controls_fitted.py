@@ -83,30 +83,33 @@ def test_words_that_only_test_texts_have_count_for_nothing(project: Project) -> 
     torch.testing.assert_close(project.answers("words").predicted, before)
 
 
-def mean_of_layers(made: Made, split: str) -> np.ndarray:
+def mean_of_layers(made: Made, split: str, layers: slice = slice(None)) -> np.ndarray:
     """[examples, dim]: standardised by the training rows, layer by layer, then averaged."""
     rows = {
         name: np.stack([made.values[text] for text in made.table.filter(split=name)["text_id"]]).astype(np.float64)
         for name in ("train", split)
     }
     mean, deviation = rows["train"].mean(0), rows["train"].std(0)
-    return ((rows[split] - mean) / deviation).mean(1)  # type: ignore[no-any-return]
+    return ((rows[split] - mean) / deviation)[:, layers].mean(1)  # type: ignore[no-any-return]
 
 
-def test_the_probe_is_a_direct_fit_whose_penalty_validation_chooses(both: tuple[Made, Project]) -> None:
+@pytest.mark.parametrize(("name", "layers"), [("mean_probe", slice(None)), ("last_probe", slice(-1, None))])
+def test_the_probe_is_a_direct_fit_whose_penalty_validation_chooses(
+    both: tuple[Made, Project], name: str, layers: slice
+) -> None:
     made, project = both
-    figures = project.fit("mean_probe", grid=GRID)
+    figures = project.fit(name, grid=GRID)
     y = {split: made.table.filter(split=split)["label_index"].to_numpy() for split in ("train", "validation")}
-    fits = [LogisticRegression(C=c, max_iter=1000).fit(mean_of_layers(made, "train"), y["train"]) for c in GRID]
-    x = mean_of_layers(made, "validation")
+    fits = [LogisticRegression(C=c, max_iter=1000).fit(mean_of_layers(made, "train", layers), y["train"]) for c in GRID]
+    x = mean_of_layers(made, "validation", layers)
     losses = [-np.log(fit.predict_proba(x)[np.arange(45), y["validation"]]).mean() for fit in fits]
     merits = [(fit.score(x, y["validation"]), -loss) for fit, loss in zip(fits, losses, strict=True)]
     best = max(range(len(GRID)), key=lambda i: merits[i])
     assert figures["val_score"] == pytest.approx(merits[best][0])
     assert figures["val_loss"] == pytest.approx(losses[best], rel=1e-3)
-    expected = fits[best].predict_proba(mean_of_layers(made, "test"))
-    np.testing.assert_allclose(project.answers("mean_probe").predicted, expected, atol=1e-3)
-    facts = project.answers("mean_probe").facts
+    expected = fits[best].predict_proba(mean_of_layers(made, "test", layers))
+    np.testing.assert_allclose(project.answers(name).predicted, expected, atol=1e-3)
+    facts = project.answers(name).facts
     assert (facts.parameters, facts.model_parameters) == (3 * 8 + 3, 1000)
 
 
@@ -183,7 +186,10 @@ def test_every_kind_of_task_is_answered_or_refused_with_what_there_is(tmp_path: 
         assert project.answers(name).facts.val_score <= 1
         assert (figures["val_loss"] is None) == (kind == "similarity")
     else:
-        there = {"pairs": "majority, mean_probe, random_labels", "similarity": "words, mean_probe"}[kind]
+        there = {
+            "pairs": "majority, mean_probe, last_probe, random_labels",
+            "similarity": "words, mean_probe, last_probe",
+        }[kind]
         with pytest.raises(
             UserError, match=rf"control '{name}'\n(.|\n)*two texts an example\n.*these examples there are {there}"
         ):
@@ -210,6 +216,9 @@ def test_a_cosine_of_rows_is_that_of_the_mean_layers(tmp_path: Path) -> None:
     mean = ((test - rows.mean(0)) / rows.std(0, correction=0)).mean(2)
     expected = torch.nn.functional.cosine_similarity(mean[:, 0], mean[:, 1], dim=-1)
     np.testing.assert_allclose(project.answers("mean_probe").predicted, expected, atol=1e-4)
+    project.fit("last_probe")
+    raw = torch.nn.functional.cosine_similarity(*test[:, :, -1].unbind(1), dim=-1)
+    np.testing.assert_allclose(project.answers("last_probe").predicted, raw, atol=1e-4)
 
 
 def test_a_label_without_training_examples_has_no_probability(project: Project) -> None:
