@@ -33,7 +33,8 @@ name is `_` in its key: `ilse fetch pythia-1_4b`.
   another, for data sets too.
 - **Tasks to test on** have `path: {test: …}`: their other splits are not read. Heads are trained on STSBenchmark and
   tested on them. DVC takes no such path for a dependency: list it in `dvc.yaml` by hand. All rows are kept. Many pairs
-  of STS12-16 stand in STSBenchmark's training split too, which was made from the same sources; nothing filters them.
+  of STS12-16 stand in STSBenchmark's training split too, which was made from the same sources:
+  `prepare.exclude_train_of` leaves those out ([Pairs](guides/pairs.md)).
 - **MTOP**: the files of English alone are fetched; the folder `en` is how `datasets` writes that configuration.
 
 Data sets and models come under the terms of those who publish them; each task's file says what MTEB states.

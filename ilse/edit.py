@@ -45,10 +45,10 @@ def edited(path: Path) -> Iterator[Any]:
 
 
 def merge(place: Any, values: dict[str, Any]) -> None:
-    """Puts `values` into the mapping `place`, and mappings in it into those that are there."""
+    """Puts `values` into the mapping `place`, and mappings in it into those that are there, or in place of a value."""
     for key, value in values.items():
         if isinstance(value, dict):
-            if place.get(key) is None:
+            if not isinstance(place.get(key), dict):
                 place[key] = CommentedMap()
             merge(place[key], value)
         else:

@@ -1,8 +1,8 @@
 """`ilse prepare`: reads a data set and writes two tables, every distinct text once and every example with its split.
 
 What is done to the rows, in this order: normalise the text, drop empty texts and rows without a target, give each row
-its split (a text stands in one split only), drop texts with contradictory targets. Each is counted. Where examples are
-pairs of texts, a pair counts as a text does here.
+its split (a text stands in one split only), drop those that another data set trains on where that is asked for, drop
+texts with contradictory targets. Each is counted. Where examples are pairs of texts, a pair counts as a text does here.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from ilse.tables import (
 from pipeline.dataset.columns import TARGET, Columns
 from pipeline.dataset.counts import counted, note, notes
 from pipeline.dataset.readers import Decoder
+from pipeline.dataset.seen import unseen
 from pipeline.dataset.sources import Format, read_source
 from pipeline.dataset.splits import SplitFractions, assign, split_name
 from pipeline.dataset.targets import Conflicts, Kind, as_label_sets, as_labels, as_scores, label_names, settle
@@ -80,6 +81,11 @@ class PrepareParams(Section):
         SplitFractions(train=0.7, validation=0.1, test=0.2), description="Expected shares in drawn splits, 0 to 1."
     )
     seed: int = Field(0, ge=0, description="Seed of the drawn splits.")
+    exclude_train_of: str | None = Field(
+        None,
+        description="Folder of another prepared data set, the one that heads are trained on: examples of its train "
+        "split are left out, in whatever case and punctuation.",
+    )
     conflicts: Conflicts = Field(
         "drop", description="What to do with a text or pair that has several labels, label sets or scores."
     )
@@ -170,7 +176,8 @@ def prepare_rows(params: PrepareParams, source: pl.DataFrame, out: Path, fallen_
     # text out of the middle, and shift every row of the cache behind it.
     texts = distinct_texts(in_reading_order(usable))
     assigned = assign(identified(usable, texts), unit.split_by, params.splits, params.seed)
-    settled = settle(assigned.rows, unit, params.conflicts, where)
+    new = assigned.rows if params.exclude_train_of is None else unseen(assigned.rows, Path(params.exclude_train_of))
+    settled = settle(new, unit, params.conflicts, where)
     _check_splits(settled.rows, params.needed_splits, where)
     names = None if kind == "score" else _checked_names(settled.rows[TARGET], kind, where)
     write_tables(out, texts, _examples(settled.rows, names))
@@ -180,6 +187,7 @@ def prepare_rows(params: PrepareParams, source: pl.DataFrame, out: Path, fallen_
         "empty_texts": rows.height - full.height,
         "missing_targets": full.height - usable.height,
         "leaks": assigned.leaks,
+        "seen_elsewhere": assigned.rows.height - new.height,
         "conflicting_rows": settled.conflicting_rows,
         f"conflicting_{unit.noun}s": settled.conflicting_units,
         "duplicates": settled.rows.height - settled.rows.select(*unit.same_by, TARGET).unique().height,

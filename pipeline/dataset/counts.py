@@ -62,6 +62,7 @@ def notes(counts: Mapping[str, Any], unit: Unit, kind: Kind, conflicts: Conflict
         "rows dropped for an empty text": counts["empty_texts"],
         f"rows dropped for want of a {kind}": counts["missing_targets"],
         f"rows dropped whose {noun} stands in another split (test keeps it, then validation)": counts["leaks"],
+        "rows dropped that the data set of exclude_train_of trains on": counts["seen_elsewhere"],
         "texts that stand in several splits, in other pairs": counts.get("texts_in_several_splits", 0),
         f"rows {fate} whose {noun} has several {kind}s": counts["conflicting_rows"],
         f"{noun}s with several {kind}s": counts[f"conflicting_{noun}s"],

@@ -1,7 +1,8 @@
 """The code blocks of a page of the documentation, found by Sybil and run in order, as a reader would run them.
 
 - `sh`: each line a command; `ilse` runs in this process, anything else in a shell. `a && b` and `a | ilse …` are known.
-- `python`: one namespace a page. `yaml`: keys of `params.yaml`, checked and put there.
+- `python`: one namespace a page. `yaml`: keys of `params.yaml`, checked and put there; with `title="name"` such a file
+  of its own, which is written.
 - `text`: what the block above printed, where `…` stands for anything in its line, or for any lines; or an error that
   the code has; or with `title="name"` a file, which is written.
 
@@ -148,7 +149,8 @@ def _python(example: Example) -> None:
 
 def _yaml(example: Example) -> None:
     changes, file = yaml.safe_load(example.parsed), Path("params.yaml")
-    document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    title = TITLE.search(example.region.lexemes["more"])
+    document = {} if title else yaml.safe_load(file.read_text(encoding="utf-8"))
     merge(document, changes)
     for name in changes:
         if name in NAMED_SECTIONS:
@@ -156,7 +158,9 @@ def _yaml(example: Example) -> None:
                 validate(f"{name}.{key}", NAMED_SECTIONS[name], values, "the page")
         else:
             validate(name, SECTIONS[name], document[name], "the page")
-    if runs(example):
+    if title:
+        Path(title[1]).write_text(example.parsed, encoding="utf-8")
+    elif runs(example):
         for name, values in changes.items():
             set_values(file, name, values)
 

@@ -1,0 +1,16 @@
+"""Values of a parameter file are changed in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ilse.edit import set_values
+
+
+def test_a_mapping_takes_the_place_of_a_value_and_the_rest_stays(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("prepare:\n  path: news.csv\n  use: whole # all of it\n\n# next\nextract: {}\n")
+    set_values(file, "prepare", {"path": {"test": "other.csv"}})
+    assert file.read_text() == (
+        "prepare:\n  path:\n    test: other.csv\n  use: whole # all of it\n\n# next\nextract: {}\n"
+    )
