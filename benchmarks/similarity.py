@@ -127,11 +127,11 @@ def raw(task: Task) -> dict[str, Ran]:
     validation, test = task.training_split(VALIDATION), task.held_out()
     assert isinstance(validation, PairRows)
     assert isinstance(test, PairRows)
-    layers = {layer: _of_layer(validation, layer) for layer in range(len(task.cache.layers))}
+    layers = {layer: of_layer(validation, layer) for layer in range(len(task.cache.layers))}
     best = max(layers, key=lambda layer: layers[layer][1]["spearman"])
     found = {}
     for name, layer in (("raw last", len(layers) - 1), ("raw best", best)):
-        cosine, figures = _of_layer(test, layer)
+        cosine, figures = of_layer(test, layer)
         found[name] = Ran(
             [layers[layer][1]["spearman"]],
             [figures["spearman"]],
@@ -143,7 +143,8 @@ def raw(task: Task) -> dict[str, Ran]:
     return found
 
 
-def _of_layer(rows: PairRows, layer: int) -> tuple[Tensor, dict[str, float]]:
+def of_layer(rows: PairRows, layer: int) -> tuple[Tensor, dict[str, float]]:
+    """The pairs' cosines of one layer, and their figures."""
     objective = Similarity(rows.x.shape[2])
     cosine = torch.cat([objective.predict(x[:, layer]) for x, _ in rows.chunks(256)])
     return cosine, objective.figures(cosine, rows.y)

@@ -103,7 +103,8 @@ def _cluster(params: ClusterParams, stack: ExitStack) -> Any:
             f"cluster of kind '{params.kind}'",
             expected="workers that start" + (f" with the options {sorted(params.options)}" if params.options else ""),
             found=f"{type(error).__name__}: {error}",
-            next_step="check 'extract.cluster' in the parameter file",
+            next_step="check 'extract.cluster' in the parameter file; a script of your own has to run its work under "
+            "if __name__ == '__main__', since workers import it",
         ) from error
 
 
