@@ -9,10 +9,9 @@ import pytest
 import yaml
 
 from pipeline.store import Location
-from tests.pipeline.caches import files_of
 from tests.s3 import bucket
 from tests.trainer.conftest import write_task
-from tests.without import ONLY_TO_EXTRACT, ilse_without
+from tests.without import ONLY_TO_EXTRACT, ilse_without, predictions_without
 
 for package in ("lightning", "moto", "obstore"):
     pytest.importorskip(package, reason="needs the extra 'test'")
@@ -38,15 +37,10 @@ def test_training_and_evaluation_from_object_storage_without_the_packages_of_ext
     remote = Location(url)
     for name, _ in Location(made.cache).list():
         remote.put(name, Location(made.cache).get(name))
-    commands = []
-    for place, out in ((url, "remote"), (str(made.cache), "local")):
-        places = ["--cache", place, "--examples", str(made.examples)]
-        places += ["--models", f"{out}/models", "--results", f"{out}/results"]
-        commands += [["train", "last", *places], ["evaluate", *places]]
-    ilse_without(ONLY_TO_EXTRACT, tmp_path, *commands)
-    remote_files, local_files = (files_of(tmp_path / out / "results" / "predictions") for out in ("remote", "local"))
-    assert remote_files
-    assert remote_files == local_files
+    data = {"remote": (url, made.examples), "local": (made.cache, made.examples)}
+    predictions = predictions_without(ONLY_TO_EXTRACT, tmp_path, data)
+    assert predictions["remote"]
+    assert predictions["remote"] == predictions["local"]
 
 
 def test_the_packages_are_hidden(tmp_path: Path) -> None:

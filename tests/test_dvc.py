@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -20,7 +20,9 @@ pytest.importorskip("transformers", reason="needs the extra 'extract'")
 
 from tests.pipeline.conftest import sentence, tiny_model  # noqa: E402, F401
 from tests.pipeline.extractions import files_of  # noqa: E402
-from tests.without import ONLY_TO_EXTRACT, ilse_without  # noqa: E402
+from tests.s3 import bucket  # noqa: E402
+from tests.trainer.conftest import write_task  # noqa: E402
+from tests.without import ONLY_TO_EXTRACT, ilse_without, predictions_without, site_without  # noqa: E402
 
 PARAMS = {
     "prepare": {"path": "news.csv", "splits": {"train": 0.5, "validation": 0.25, "test": 0.25}},
@@ -55,21 +57,32 @@ PARAMS = {
     },
     "lora": {"run": []},
 }
+ONE_HEAD = {
+    "train": {**PARAMS["train"], "heads": ["last"]},
+    "controls": {**PARAMS["controls"], "names": [], "caches": {}},
+    "control_caches": {},
+}
 
 
 class Project:
     """A git and DVC repository with the project's own stages and code."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hidden: Sequence[str] = ()) -> None:
         self.folder = folder
+        hiding = [site_without(hidden, folder)] if hidden else []
+        self.sources = os.pathsep.join(str(path) for path in (*hiding, folder))
 
-    def run(self, *command: str) -> str:
-        """What the command printed; it must succeed. Python keeps what it compiles, as mostly."""
+    def done(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """The command when it has ended. Python keeps what it compiles, as mostly."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(self.folder), "DVC_NO_ANALYTICS": "1"}
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": self.sources, "DVC_NO_ANALYTICS": "1"}
         for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"):
             environment.pop(name, None)
-        result = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+
+    def run(self, *command: str) -> str:
+        """What the command printed; it must succeed."""
+        result = self.done(*command)
         assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
         return result.stdout + result.stderr
 
@@ -192,11 +205,7 @@ def test_two_versions_of_a_data_set(tmp_path: Path, tiny_model: Callable[[str], 
     extract = {**PARAMS["extract"], "model": {"path": "data/raw/model"}}
     extract |= {"shard_rows": SHARD_ROWS, "storage_type": "float32"}
     prepare = {**PARAMS["prepare"], "path": "news", "format": "folder"}
-    train = {**PARAMS["train"], "heads": ["last"]}
-    controls = {**PARAMS["controls"], "names": [], "caches": {}}
-    project = new_project(
-        here, tiny_model("llama"), prepare=prepare, extract=extract, train=train, controls=controls, control_caches={}
-    )
+    project = new_project(here, tiny_model("llama"), prepare=prepare, extract=extract, **ONE_HEAD)
     project.run("dvc", "remote", "add", "-d", "disk", str(remote))
     project.run("dvc", "repro", "extract")
     project.commit("v1")
@@ -226,8 +235,62 @@ def test_two_versions_of_a_data_set(tmp_path: Path, tiny_model: Callable[[str], 
     assert files_of(here / "data" / "cache.zarr") == second
 
     project.run("git", "clone", "-q", str(here), str(there))
-    colleague = Project(there)
+    colleague = Project(there, ONLY_TO_EXTRACT)
     colleague.run("dvc", "pull", "-q", "data/cache.zarr", "data/examples.parquet")
     assert not (there / "data" / "raw" / "model").exists()
     ilse_without(ONLY_TO_EXTRACT, there, ("train", "last"), ("evaluate",))
     assert "\nlast," in (there / "results" / "runs.csv").read_text()
+
+
+@pytest.fixture
+def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for package in ("dvc_s3", "moto"):
+        pytest.importorskip(package, reason="needs the extra 'test'")
+    for found in bucket(monkeypatch, "ours"):
+        yield f"{found}/dvc"
+
+
+@pytest.mark.slow
+def test_a_cache_pulled_from_a_bucket(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clone that knows the bucket by the repository alone; files stand where the stages would have written them."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    project = new_project(here, here, extract={"model": {"path": "params.yaml"}}, **ONE_HEAD)
+    made = write_task(here / "data")
+    for name in ("news.csv", "data/texts.parquet", "data/prepare.json", "data/extract.json"):
+        (here / name).write_text("{}")
+    project.run("dvc", "commit", "-q", "-f", "prepare", "extract")
+    project.run("dvc", "remote", "add", "-d", "bucket", url)
+    project.run("dvc", "remote", "modify", "bucket", "endpointurl", os.environ["AWS_ENDPOINT_URL"])
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    project.commit("a cache")
+    project.run("dvc", "push", "-q", "prepare", "extract")
+
+    project.run("git", "clone", "-q", str(here), str(there))
+    pulled = there / "data" / "cache.zarr", there / "data" / "examples.parquet"
+    assert not any(path.exists() for path in pulled)
+    Project(there, ONLY_TO_EXTRACT).run("dvc", "pull", "-q", *(str(path.relative_to(there)) for path in pulled))
+    data = {"pulled": pulled, "original": (made.cache, made.examples)}
+    predictions = predictions_without(ONLY_TO_EXTRACT, there, data)
+    assert predictions["pulled"]
+    assert predictions["pulled"] == predictions["original"]
+
+
+def test_what_dvc_says_of_a_bucket_stands_in_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without credentials, and without the package."""
+    pytest.importorskip("dvc_s3", reason="needs the extra 'dvc-s3'")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    project = Project(tmp_path)
+    project.run("dvc", "init", "-q", "--no-scm")
+    project.run("dvc", "remote", "add", "-q", "-d", "bucket", "s3://ours/dvc")
+    (tmp_path / "table.csv").write_text("text,label\n")
+    project.run("dvc", "add", "-q", "table.csv")
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    for hidden in ((), ("dvc_s3",)):
+        ended = Project(tmp_path, hidden).done("dvc", "push")
+        said = [line for line in ended.stderr.splitlines() if line.startswith("ERROR: ")]
+        assert ended.returncode
+        assert said
+        assert f"```text\n{said[0]}\n```" in page

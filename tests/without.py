@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from tests.pipeline.caches import files_of
 
 ROOT = Path(__file__).parent.parent
 ONLY_TO_EXTRACT = ("transformers", "tokenizers", "dask", "distributed", "gguf", "accelerate", "huggingface_hub")
@@ -27,14 +29,19 @@ importlib.metadata.distribution = installed
 """
 
 
-def ilse_without(packages: Sequence[str], folder: Path, *commands: Sequence[str]) -> str:
-    """What these `ilse` commands print, one after the other in one process that works in `folder`."""
+def site_without(packages: Sequence[str], folder: Path) -> Path:
+    """Where Python finds what hides them, when it stands first on its path; in `folder`."""
     site = folder / ".site"
     site.mkdir(exist_ok=True)
     (site / "sitecustomize.py").write_text(HIDING.format(hidden=tuple(packages)))
+    return site
+
+
+def ilse_without(packages: Sequence[str], folder: Path, *commands: Sequence[str]) -> str:
+    """What these `ilse` commands print, one after the other in one process that works in `folder`."""
     words = [list(command) for command in commands]
     code = f"from ilse.cli import main\nfor words in {words!r}: main(words, standalone_mode=False)"
-    path = os.pathsep.join([str(site), str(ROOT)])
+    path = os.pathsep.join([str(site_without(packages, folder)), str(ROOT)])
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,
@@ -44,3 +51,16 @@ def ilse_without(packages: Sequence[str], folder: Path, *commands: Sequence[str]
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def predictions_without(
+    packages: Sequence[str], folder: Path, data: Mapping[str, tuple[str | Path, Path]]
+) -> dict[str, dict[str, bytes]]:
+    """Name → the files of predictions, of a head trained and evaluated in `folder` from this cache and its examples."""
+    commands: list[list[str]] = []
+    for name, (cache, examples) in data.items():
+        places = ["--cache", str(cache), "--examples", str(examples)]
+        places += ["--models", f"{name}/models", "--results", f"{name}/results"]
+        commands += [["train", "last", *places], ["evaluate", *places]]
+    ilse_without(packages, folder, *commands)
+    return {name: files_of(folder / name / "results" / "predictions") for name in data}

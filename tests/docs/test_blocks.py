@@ -90,6 +90,6 @@ def test_few_blocks_are_not_run() -> None:
 def test_commands_and_extras_in_the_prose_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = {name for group in re.findall(r"ilse-cache\[([\w,]+)\]", text) for name in group.split(",")}
+    named = {name for group in re.findall(r"ilse-cache\[([\w,-]+)\]", text) for name in group.split(",")}
     assert named <= extras.keys()
     assert set(re.findall(r"`ilse ([a-z]+)", text)) <= main.commands.keys()
