@@ -39,6 +39,11 @@ Figures are means over seeds on the test split, in per cent of accuracy; for `st
 with more examples or seeds there may be a difference.
 """
 
+ELSEWHERE = """The heads of `stsbenchmark` on STS12-16: Spearman's correlation x 100 on the pairs that STS-B's train
+split does not hold, in whatever case and punctuation, and the mean over all pairs. `raw` is the cosine of the last layer
+as it is. **Bold**: chosen on STS-B's validation split. Differences to `raw` have 95 % intervals over pairs and seeds.
+"""
+
 
 def write(results: Path = RESULTS, out: Path = OUT) -> None:
     """Makes the page."""
@@ -51,6 +56,8 @@ class Study:
     def __init__(self, folder: Path) -> None:
         self.runs, self.extraction = (pl.read_csv(folder / f"{name}.csv") for name in ("runs", "extraction"))
         self.comparisons = pl.read_csv(folder / "comparisons.csv", schema_overrides={"better": pl.Boolean})
+        transfer = folder / "transfer.csv"
+        self.transfer = pl.read_csv(transfer, schema_overrides={"better": pl.Boolean}) if transfer.exists() else None
 
     @property
     def models(self) -> list[str]:
@@ -98,6 +105,8 @@ def document(study: Study, planned: list[tuple[str, str]] | None = None) -> str:
     for model in study.models:
         parts += [f"\n## {model}\n", *_model(study, model)]
     parts += ["\n## Small embedder or larger language model\n", *_between(study)]
+    if study.transfer is not None:
+        parts += ["\n## On data that nothing was trained on\n", *_transfer(study.transfer)]
     parts += ["\n## What it costs\n", *_costs(study)]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -169,6 +178,28 @@ def _between(study: Study) -> Iterator[str]:
         return
     yield f"The chosen head on each, and what {small} gains over {large} in points.\n"
     yield table(["task", f"head on {small}", "test", f"head on {large}", "test", "gain"], rows)
+
+
+def _transfer(rows: pl.DataFrame) -> Iterator[str]:
+    """Of each model that was tried on other data: every head on the pairs that its training data does not hold."""
+    yield ELSEWHERE
+    for (model,), of_model in rows.group_by("model", maintain_order=True):
+        sets = of_model.select("data", "pairs", "pairs_unseen").unique(maintain_order=True)
+        names = [f"{name} ({unseen:,} of {pairs:,})" for name, pairs, unseen in sets.iter_rows()]
+        lines = [_transferred(head, of_head) for (head,), of_head in of_model.group_by("head", maintain_order=True)]
+        yield f"**{model}**\n"
+        yield table(["head", *names, "mean", "mean, all pairs"], lines)
+        sides: dict[bool | None, list[str]] = {True: [], False: [], None: []}
+        for row in of_model.filter("chosen").iter_rows(named=True):
+            sides[row["better"]].append(f"{row['data']} ({_gap(row)})")
+        said = f"better than `raw` on: {_list(sides[True])}; worse on: {_list(sides[False])}"
+        yield f"The chosen head is {said}; not told apart on: {_list(sides[None])}.\n"
+
+
+def _transferred(head: object, rows: pl.DataFrame) -> list[str]:
+    chosen = rows["chosen"][0]
+    means = [*rows["score_unseen"], rows["score_unseen"].mean(), rows["score"].mean()]
+    return [f"`{head}`", *(f"**{100 * mean:.1f}**" if chosen else f"{100 * mean:.1f}" for mean in means)]
 
 
 def _costs(study: Study) -> Iterator[str]:

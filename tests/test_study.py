@@ -166,6 +166,22 @@ def test_the_page_says_what_the_tables_say(tables: Path) -> None:
     assert "| `cayley` | 1,234 | 2.0 |" in large
 
 
+def test_the_page_tells_how_far_heads_get_elsewhere(tables: Path) -> None:
+    assert "nothing was trained on" not in document(Study(tables))
+    rows = [
+        {"model": "small", "task": "t", "data": data, "head": head, "pairs": 1000, "pairs_unseen": 900, "score": score,
+         "score_unseen": score - 0.1, "chosen": head == "best", "difference_points": 5.0 if head == "best" else None,
+         "low_points": 4.0, "high_points": 6.0, "better": better if head == "best" else None}
+        for data, score, better in (("x", 0.5, True), ("y", 0.7, None)) for head in ("best", "raw")
+    ]  # fmt: skip
+    pl.DataFrame(rows).write_csv(tables / "transfer.csv")
+    page = document(Study(tables))
+    assert "| head | x (900 of 1,000) | y (900 of 1,000) | mean | mean, all pairs |" in page
+    assert "| `best` | **40.0** | **60.0** | **50.0** | **60.0** |" in page
+    assert "| `raw` | 40.0 | 60.0 | 50.0 | 60.0 |" in page
+    assert "better than `raw` on: x (+5.0 (+4.0 to +6.0)); worse on: none; not told apart on: y (+5.0" in page
+
+
 def test_the_committed_page_is_that_of_the_committed_tables() -> None:
     assert (ROOT / "docs" / "study.md").read_text(encoding="utf-8") == document(Study(RESULTS)), (
         "run: python -m docs.make_study"

@@ -16,6 +16,7 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks.study import transfer
 from benchmarks.study.experiments import experiments, run
 from benchmarks.study.results import RESULTS, collect
 from docs.make_study import write
@@ -34,11 +35,14 @@ def main() -> None:
         parser.error("a folder of data, or --collect")
     everything = list(experiments(given.data or Path()))
     if not given.collect:
-        chosen = [one for one in everything if one.task in (given.tasks or [one.task])]
-        code = run([one for one in chosen if one.model in (given.models or [one.model])], given.jobs)
+        of_tasks = [one for one in everything if one.task in (given.tasks or [one.task])]
+        chosen = [one for one in of_tasks if one.model in (given.models or [one.model])]
+        code = run(chosen, given.jobs)
         if code:
             sys.exit(code)
     found = collect(everything)
+    if not given.collect:
+        transfer.collect(chosen, given.data)
     write(RESULTS)
     print(json.dumps({"ended": found, "of": len(everything)}))
 

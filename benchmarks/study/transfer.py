@@ -7,16 +7,18 @@ with 95 % intervals over pairs and seeds, are those of the chosen head and of `C
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import yaml
 from dvc.api import DVCFileSystem
+from dvc.repo import Repo
 
 from benchmarks.similarity import of_layer
-from benchmarks.study.experiments import Experiment
-from benchmarks.study.results import compared, placed
+from benchmarks.study.experiments import STUDY, Experiment, ended
+from benchmarks.study.results import RESULTS, compared, placed, write_table
 from ilse.params import validate
 from ilse.tables import EXAMPLES_FILE, TEXTS_FILE
 from pipeline.config import ExtractParams
@@ -29,6 +31,21 @@ from trainer.task import open_task
 
 RAW = "raw"
 COMPARED = ("weighted", "cayley")
+
+
+def collect(experiments: list[Experiment], data: Path, results: Path = RESULTS, study: Path = STUDY) -> None:
+    """Makes the table of the experiments that have ended here; rows of others stay."""
+    sets: dict[str, list[str]] = yaml.safe_load(study.read_text(encoding="utf-8"))["transfer"]
+    with Repo() as repo:
+        commits = ended(repo)
+    tables = []
+    for one in experiments:
+        if one.name in commits and one.task in sets:
+            with tempfile.TemporaryDirectory() as work:
+                files = DVCFileSystem(rev=commits[one.name])
+                tables.append(transferred(one, sets[one.task], files, data, Path(work)))
+    if tables:
+        write_table(results / "transfer.csv", tables, [(one.model, one.task) for one in experiments])
 
 
 def transferred(one: Experiment, sets: list[str], files: DVCFileSystem, data: Path, work: Path) -> pl.DataFrame:
