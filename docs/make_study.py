@@ -40,8 +40,9 @@ with more examples or seeds there may be a difference.
 """
 
 ELSEWHERE = """The heads of `stsbenchmark` on STS12-16: Spearman's correlation x 100 on the pairs that STS-B's train
-split does not hold, in whatever case and punctuation, and the mean over all pairs. `raw` is the cosine of the last layer
-as it is. **Bold**: chosen on STS-B's validation split. Differences to `raw` have 95 % intervals over pairs and seeds.
+split does not hold, in whatever case and punctuation, and the mean over all pairs. `raw` is the cosine of the last
+layer as it is. **Bold**: chosen on STS-B's validation split. Differences to `raw` have 95 % intervals over pairs and
+seeds.
 """
 
 
