@@ -30,6 +30,7 @@ from pipeline.forecast.estimate import Estimate
 from pipeline.forecast.machines import MACHINES
 from pipeline.forecast.quote import aligned, duration, parse_count, size
 from pipeline.forecast.shapes import from_config
+from pipeline.forecast.todo import ToDo, to_do_of
 from pipeline.plan import plan
 
 TEXTS = 300
@@ -114,6 +115,25 @@ def test_time_by_hand(forecast: Estimate) -> None:
     assert slow_disk.parts["tokenising and writing"] == pytest.approx(16 + 2000 - 1606)
 
 
+def test_texts_that_an_earlier_cache_holds_take_no_passes(forecast: Estimate) -> None:
+    """A quarter of 16 times the sample: four times its passes and twice its shapes; all texts are still written."""
+    work = replace(forecast.work, texts=16_000, tokens=160_000)
+    whole = replace(forecast, work=work, calibration=measured(), speed=1.0)
+    part = replace(whole, to_do=ToDo(texts=100, share=0.25))
+    assert part.compute_seconds == pytest.approx(400 + 4 * 0.5)
+    assert part.beside_seconds == whole.beside_seconds
+    assert "; 100 texts to compute, an earlier cache holds the others" in part.lines()[-1]
+    assert "texts to compute" not in whole.lines()[-1]
+    assert (part.document()["texts_to_compute"], whole.document()["texts_to_compute"]) == (100, 16_000)
+
+
+def test_what_is_to_do_goes_by_the_texts_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "texts.parquet"
+    pl.DataFrame({"text_id": list("abcd"), "text": ["a" * 10, "é" * 10, "c" * 10, "d" * 60]}).write_parquet(path)
+    assert to_do_of(path, np.array([1, 3])) == ToDo(texts=2, share=0.8)
+    assert to_do_of(path, np.array([3, 1, 0, 2])) is None
+
+
 @pytest.mark.parametrize(
     ("cluster", "device", "threads", "speed"),
     [
@@ -145,6 +165,11 @@ def test_the_estimate_says_what_matters_in_five_lines(forecast: Estimate) -> Non
     json.dumps(forecast.document())
     disk = forecast.document()["disk_bytes_by_type"]
     assert disk["float16"] == forecast.document()["disk_bytes"] < disk["float32"]
+
+
+@pytest.mark.parametrize(("spread", "said"), [(0.0021, "± 0.4 %"), (0.057, "± 10 %"), (0.7, "± 100 %")])
+def test_the_error_is_said_in_plain_digits(forecast: Estimate, spread: float, said: str) -> None:
+    assert f"({said}, from" in replace(forecast, calibration=measured(spread=spread)).lines()[1]
 
 
 def test_a_calibration_beside_other_work_says_so(forecast: Estimate) -> None:
