@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.capture.reader import Request
 from pipeline.cluster.executor import Executor
 from pipeline.config import ClusterParams, ExtractParams
-from pipeline.forecast.calibration import SECONDS, Calibration, calibrate, sample_texts
+from pipeline.forecast.calibration import SAMPLE_TEXTS, SECONDS, Calibration, calibrate, sample_texts
 from pipeline.forecast.costs import Memory, Workload, disk_bytes, peak_memory
 from pipeline.forecast.machines import CHECK_RATE
 from pipeline.forecast.quote import duration, size, storage_line, workload_document
@@ -139,6 +139,8 @@ def estimate(
     `ready_seconds`: from the start of the run until now; `to_do`: what is computed, None for all texts.
     """
     sample = sample_texts(texts, header.texts)
+    if to_do is not None:  # a calibration is no longer than the work is worth; one batch is always run
+        seconds *= min(1.0, to_do.texts / SAMPLE_TEXTS)
     found = executor.call(calibrate, params.model, compute, request, header, sample, seconds)
     work = _workload(header, facts, request, found)
     memory = peak_memory(work, compute.batch_tokens)
