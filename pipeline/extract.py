@@ -24,8 +24,9 @@ from pipeline.capture.reader import Request
 from pipeline.cluster.executor import Executor, open_executor, threads_of
 from pipeline.config import ExtractParams
 from pipeline.forecast.estimate import estimate
+from pipeline.forecast.todo import to_do_of
 from pipeline.model.load import Compute, ModelFacts
-from pipeline.work.donors import usable
+from pipeline.work.donors import unlent, usable
 from pipeline.work.lock import Lock, hold
 from pipeline.work.order import in_order, row_order
 from pipeline.work.scratch import Scratch, move_into_place, open_scratch, previous, scratch_name
@@ -137,10 +138,14 @@ def _bring_about(
         return []
     # `auto` was decided by the first worker's hardware; the others follow it.
     compute, request = replace(compute_of(params), type=facts.compute_type), request_of(params, facts)
-    forecast = estimate(executor, params, compute, request, header, facts, texts, ready)
-    _say("\n".join(forecast.lines()))
     # Asked anew: a cache that was too damaged to be opened lends its rows once `_is_whole` has restored its metadata.
     donors = _donors(params, header, out, scratch_root)
+    new = order[unlent(donors, header, text_ids)]
+    if len(new):
+        forecast = estimate(executor, params, compute, request, header, facts, texts, ready, to_do_of(texts, new))
+        _say("\n".join(forecast.lines()))
+    else:
+        _say(f"an earlier cache holds all {header.texts:,} texts: nothing runs through the model")
     name = scratch_name(header, text_ids, repr(astuple(compute)))
     scratch = open_scratch(scratch_root, out, header, text_ids, name)
     table = in_order(texts, order, scratch_root / name / TEXTS_FILE)

@@ -11,10 +11,11 @@ from typing import Any
 from pipeline.capture.reader import Request
 from pipeline.cluster.executor import Executor
 from pipeline.config import ClusterParams, ExtractParams
-from pipeline.forecast.calibration import SECONDS, Calibration, calibrate, sample_texts
+from pipeline.forecast.calibration import SAMPLE_TEXTS, SECONDS, Calibration, calibrate, sample_texts
 from pipeline.forecast.costs import Memory, Workload, disk_bytes, peak_memory
 from pipeline.forecast.machines import CHECK_RATE
 from pipeline.forecast.quote import duration, size, storage_line, workload_document
+from pipeline.forecast.todo import ToDo
 from pipeline.model.load import COMPUTE_TYPES, Compute, ModelFacts
 from pipeline.store import CacheHeader
 
@@ -40,14 +41,21 @@ class Estimate:
     """How many times as fast as one worker all of them are."""
     ready_seconds: float
     """From the start until the model is loaded; measured."""
+    to_do: ToDo | None = None
+    """The texts that are computed, where earlier caches lend the rows of the others; None: all."""
+
+    @property
+    def share(self) -> float:
+        """Of all tokens, those that run through the model; 0 to 1."""
+        return self.to_do.share if self.to_do else 1.0
 
     @property
     def compute_seconds(self) -> float:
         """The forward passes, padding included, and what shapes cost that come for the first time."""
-        sample, repeats = self.calibration, self.work.texts / self.calibration.texts
+        sample, repeats = self.calibration, self.share * self.work.texts / self.calibration.texts
         passes = sample.padded_tokens * repeats / sample.padded_rate
         # Twice the texts bring fewer than twice the shapes; a square root is what headlines showed.
-        new = max(0.0, sample.shapes * math.sqrt(max(1.0, repeats)) - sample.shapes_seen)
+        new = max(0.0, sample.shapes * math.sqrt(repeats) - sample.shapes_seen)
         return passes / self.speed + new * sample.first_seconds
 
     @property
@@ -77,8 +85,10 @@ class Estimate:
     def lines(self) -> list[str]:
         """What the first lines of a run say."""
         work, facts, sample = self.work, self.facts, self.calibration
-        about = f" (± {200 * sample.spread:.1g} %, from {sample.texts:,} of them)" if sample.spread else ""
-        rate = work.tokens / self.compute_seconds
+        error = float(f"{200 * sample.spread:.1g}")
+        about = f" (± {error:g} %, from {sample.texts:,} of them)" if sample.spread else ""
+        rate = self.share * work.tokens / self.compute_seconds
+        lent = f"; {self.to_do.texts:,} texts to compute, an earlier cache holds the others" if self.to_do else ""
         memory = self.memory
         return [
             f"model    {facts.name}: {facts.architecture}, {facts.parameters / 1e6:,.1f} M parameters, "
@@ -91,6 +101,7 @@ class Estimate:
             f"time     about {duration(self.seconds)}: "
             + ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.parts.items())
             + f"; {rate:,.0f} tokens/s"
+            + lent
             + (BUSY if sample.cpu_share < BUSY_SHARE else ""),
         ]
 
@@ -103,6 +114,7 @@ class Estimate:
             "device": self.facts.device,
             "memory_bytes": self.memory.total,
             "workers": self.workers,
+            "texts_to_compute": self.to_do.texts if self.to_do else self.work.texts,
             "tokens_standard_error": self.calibration.spread,
             "seconds": round(self.seconds, 2),
             "seconds_by_part": {name: round(seconds, 2) for name, seconds in self.parts.items()},
@@ -119,18 +131,21 @@ def estimate(
     facts: ModelFacts,
     texts: Path,
     ready_seconds: float,
+    to_do: ToDo | None = None,
     seconds: float = SECONDS,
 ) -> Estimate:
     """The estimate of a run whose workers have loaded the model, from `seconds` of computing on one of them.
 
-    `ready_seconds`: from the start of the run until now.
+    `ready_seconds`: from the start of the run until now; `to_do`: what is computed, None for all texts.
     """
     sample = sample_texts(texts, header.texts)
+    if to_do is not None:  # a calibration is no longer than the work is worth; one batch is always run
+        seconds *= min(1.0, to_do.texts / SAMPLE_TEXTS)
     found = executor.call(calibrate, params.model, compute, request, header, sample, seconds)
     work = _workload(header, facts, request, found)
     memory = peak_memory(work, compute.batch_tokens)
     workers, speed = _speed(params.cluster, facts.device, compute.threads)
-    return Estimate(work, memory, facts, found, workers, speed, ready_seconds)
+    return Estimate(work, memory, facts, found, workers, speed, ready_seconds, to_do)
 
 
 def _workload(header: CacheHeader, facts: ModelFacts, request: Request, sample: Calibration) -> Workload:

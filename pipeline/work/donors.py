@@ -56,17 +56,39 @@ def borrow(donors: Sequence[str], run: str, text_ids: store.TextIds) -> Loan | N
     return None
 
 
+def unlent(donors: Sequence[str], header: store.CacheHeader, text_ids: store.TextIds) -> npt.NDArray[np.bool_]:
+    """Which texts the model will run on because no donor lends their rows; [texts], in the order of the rows.
+
+    By the donors' lists of texts alone: damage that a shard's reading finds later adds to them.
+    """
+    lenders = [_open(donor) for donor in donors]
+    missing = np.ones(len(text_ids), bool)
+    for shard in range(header.shards if lenders else 0):
+        place = header.rows_of(shard)
+        held = (lender.places(text_ids[place]) for lender in lenders)
+        first = next((places for places in held if places is not None), None)
+        if first is not None:
+            missing[place] = first < 0
+    return missing
+
+
 @dataclass(frozen=True)
 class _Lender:
     cache: store.Cache
     index: TextIndex
 
-    def lend(self, text_ids: store.TextIds) -> Loan | None:
+    def places(self, text_ids: store.TextIds) -> npt.NDArray[np.int64] | None:
+        """The row here of each text of one shard, −1 for one that is not here; None where nothing is lent."""
         places = self.index.places(text_ids)
+        rows = places[places >= 0]
+        return places if len(rows) and self._may_lend(rows, len(places)) else None
+
+    def lend(self, text_ids: store.TextIds) -> Loan | None:
+        places = self.places(text_ids)
+        if places is None:
+            return None
         found = places >= 0
         rows = places[found]
-        if not found.any() or not self._may_lend(rows, len(places)):
-            return None
         capture = self.cache.header.capture
         try:
             pooled = {pooling: self.cache.gather(rows, pooling=pooling) for pooling in capture.poolings}
@@ -89,5 +111,9 @@ class _Lender:
 
 @functools.lru_cache(maxsize=4)
 def _lender(donor: str, run: str) -> _Lender:
+    return _open(donor)
+
+
+def _open(donor: str) -> _Lender:
     cache = store.open_cache(donor)
     return _Lender(cache, TextIndex(cache.text_id_rows()))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ilse.errors import UserError
 from pipeline import store
-from pipeline.work.donors import borrow, usable
+from pipeline.work.donors import borrow, unlent, usable
 from tests.pipeline.caches import header, ids_of, random_rows, token_states, write
 
 _runs = itertools.count()
@@ -150,3 +150,22 @@ def test_what_is_no_cache_is_refused_when_it_was_named_and_passed_over_when_not(
     assert usable([str(tmp_path / "none"), same], header(), named=False) == [same]
     with pytest.raises(UserError, match="nothing there"):
         usable([str(tmp_path / "none"), same], header(), named=True)
+
+
+@pytest.mark.parametrize("storage_type", ["float32", "int8"])
+def test_what_no_donor_lends_is_known_beforehand(
+    donor: Callable[..., tuple[str, store.FloatRows]], storage_type: str
+) -> None:
+    """What is borrowed shard by shard is the slow twin."""
+    few, _ = donor("few", texts=5, storage_type=storage_type)
+    many, _ = donor("many", texts=10, storage_type=storage_type)
+    wanted = ids([0, 1, 2, 3, 20, 9, 8, 7, 6, 21, 22, 5, 23])
+    head = header(texts=len(wanted), storage_type=storage_type)
+    for donors in ([], [few], [few, many], [many, few]):
+        name, twin = run(), np.ones(len(wanted), bool)
+        for shard in range(head.shards):
+            place = head.rows_of(shard)
+            if (loan := borrow(donors, name, wanted[place])) is not None:
+                twin[place] = ~loan.found
+        assert unlent(donors, head, wanted).tolist() == twin.tolist()
+    assert 0 < unlent([few, many], head, wanted).sum() < len(wanted)

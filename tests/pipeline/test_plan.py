@@ -20,8 +20,9 @@ import torch
 from transformers import AutoConfig, AutoModel, LlamaConfig, MixtralConfig, T5Config
 
 from ilse.errors import UserError
+from pipeline.cluster.executor import Serial
 from pipeline.config import ClusterParams, ExtractParams
-from pipeline.extract import extract
+from pipeline.extract import compute_of, extract, header_of, request_of
 from pipeline.forecast import calibration, estimate
 from pipeline.forecast.calibration import SAMPLE_TEXTS, Calibration, sample_texts
 from pipeline.forecast.costs import disk_bytes
@@ -30,6 +31,7 @@ from pipeline.forecast.estimate import Estimate
 from pipeline.forecast.machines import MACHINES
 from pipeline.forecast.quote import aligned, duration, parse_count, size
 from pipeline.forecast.shapes import from_config
+from pipeline.forecast.todo import ToDo, to_do_of
 from pipeline.plan import plan
 
 TEXTS = 300
@@ -114,6 +116,44 @@ def test_time_by_hand(forecast: Estimate) -> None:
     assert slow_disk.parts["tokenising and writing"] == pytest.approx(16 + 2000 - 1606)
 
 
+def test_texts_that_an_earlier_cache_holds_take_no_passes(forecast: Estimate) -> None:
+    """A quarter of 16 times the sample: four times its passes and twice its shapes; all texts are still written."""
+    work = replace(forecast.work, texts=16_000, tokens=160_000)
+    whole = replace(forecast, work=work, calibration=measured(), speed=1.0)
+    part = replace(whole, to_do=ToDo(texts=100, share=0.25))
+    assert part.compute_seconds == pytest.approx(400 + 4 * 0.5)
+    assert part.beside_seconds == whole.beside_seconds
+    assert "; 100 texts to compute, an earlier cache holds the others" in part.lines()[-1]
+    assert "texts to compute" not in whole.lines()[-1]
+    assert (part.document()["texts_to_compute"], whole.document()["texts_to_compute"]) == (100, 16_000)
+
+
+class Noting(Serial):
+    """An executor that notes how long a calibration may take."""
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        assert function is calibration.calibrate
+        self.seconds = args[-1]
+        return measured()
+
+
+def test_few_new_texts_are_worth_no_long_calibration(forecast: Estimate, texts_table: Callable[..., Path]) -> None:
+    params, executor = params_for(Path("model")), Noting()
+    request, header = request_of(params, forecast.facts), header_of(params, forecast.facts, TEXTS)
+    arguments = (params, compute_of(params), request, header, forecast.facts, texts_table(TEXTS), 0.0)
+    few, many = ToDo(200, 0.5), ToDo(10 * SAMPLE_TEXTS, 0.5)
+    for to_do, part in ((None, 1.0), (few, 200 / SAMPLE_TEXTS), (many, 1.0)):
+        assert estimate.estimate(executor, *arguments, to_do).to_do == to_do
+        assert executor.seconds == pytest.approx(part * calibration.SECONDS)
+
+
+def test_what_is_to_do_goes_by_the_texts_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "texts.parquet"
+    pl.DataFrame({"text_id": list("abcd"), "text": ["a" * 10, "é" * 10, "c" * 10, "d" * 60]}).write_parquet(path)
+    assert to_do_of(path, np.array([1, 3])) == ToDo(texts=2, share=0.8)
+    assert to_do_of(path, np.array([3, 1, 0, 2])) is None
+
+
 @pytest.mark.parametrize(
     ("cluster", "device", "threads", "speed"),
     [
@@ -145,6 +185,11 @@ def test_the_estimate_says_what_matters_in_five_lines(forecast: Estimate) -> Non
     json.dumps(forecast.document())
     disk = forecast.document()["disk_bytes_by_type"]
     assert disk["float16"] == forecast.document()["disk_bytes"] < disk["float32"]
+
+
+def test_the_error_is_said_in_plain_digits(forecast: Estimate) -> None:
+    for spread, said in ((0.0021, "± 0.4 %"), (0.057, "± 10 %"), (0.7, "± 100 %")):
+        assert f"({said}, from" in replace(forecast, calibration=measured(spread=spread)).lines()[1]
 
 
 def test_a_calibration_beside_other_work_says_so(forecast: Estimate) -> None:

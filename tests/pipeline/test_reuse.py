@@ -24,7 +24,9 @@ def test_added_texts_are_the_only_ones_computed(
     old = read_all(tmp_path / "cache.zarr")
     figures = run(params, texts_table(TEXTS + 20), tmp_path)
     assert (figures["texts_computed"], figures["texts_reused"]) == (20, TEXTS)
-    assert "20 texts computed, 50 reused" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "20 texts computed, 50 reused" in said
+    assert "; 20 texts to compute, an earlier cache holds the others" in said
     np.testing.assert_array_equal(read_all(tmp_path / "cache.zarr")[:TEXTS], old)
     run(params, texts_table(TEXTS + 20), tmp_path / "afresh")
     tolerance = 1e-5 if storage_type == "float32" else 0.02
@@ -51,6 +53,17 @@ def test_rows_stay_where_the_tables_order_changes(
     figures = run(params_for(llama), texts_table(0, [*texts[::-1], "a new film"]), tmp_path)
     assert figures["texts_computed"] == 1
     np.testing.assert_array_equal(read_all(tmp_path / "cache.zarr")[:TEXTS], old)
+
+
+def test_where_nothing_is_new_nothing_is_measured(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(params_for(llama), texts_table(TEXTS), tmp_path)
+    capsys.readouterr()
+    assert run(params_for(llama), texts_table(TEXTS - 5), tmp_path)["texts_computed"] == 0
+    said = capsys.readouterr().err
+    assert "an earlier cache holds all 45 texts: nothing runs through the model" in said
+    assert "calibration" not in said
 
 
 def test_a_named_donor_gives_rows_and_another_capture_does_not(

@@ -1,0 +1,29 @@
+"""What part of the texts a run computes, where an earlier cache holds the rows of the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from ilse.tables import TEXT
+
+
+@dataclass(frozen=True)
+class ToDo:
+    """The texts that run through the model."""
+
+    texts: int
+    share: float
+    """Of all the texts' bytes, 0 to 1: new texts may be much longer than the old ones, and tokens go by length."""
+
+
+def to_do_of(texts: Path, new: np.ndarray[tuple[int], np.dtype[np.int64]]) -> ToDo | None:
+    """What the texts at the positions `new` of the table are of it all; None where they are all."""
+    table = pl.scan_parquet(texts).select(pl.col(TEXT).str.len_bytes())
+    sizes = table.collect()[TEXT].to_numpy()
+    if len(new) == len(sizes):
+        return None
+    return ToDo(len(new), float(sizes[new].sum() / sizes.sum()))
