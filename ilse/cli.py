@@ -322,6 +322,10 @@ def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Pa
 @click.option("--encoding", help="Encoding of text files.", default="utf-8", show_default=True)
 @click.option("--top-k", help="So many of the likeliest labels.", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--model", type=click.Path(path_type=Path), help="The head's model; else that of section 'extract'.")
+@click.option(
+    "--device", help="Of the model.", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+@click.option("--threads", help="CPU threads; 0 for all cores.", type=click.IntRange(0), default=0, show_default=True)
 @_params
 def predict(
     head: Path,
@@ -331,6 +335,8 @@ def predict(
     top_k: int,
     model: Path | None,
     params: Path,
+    device: str,
+    threads: int,
     **fields: Any,
 ) -> None:
     """Predict new texts with HEAD, a folder such as models/cayley/seed-0, and the model it was trained over.
@@ -340,7 +346,7 @@ def predict(
     from inference.command import predict as run
     from inference.inputs import Fields
 
-    run(head, source, out, read_as, Fields(**fields), top_k, model, params)
+    run(head, source, out, read_as, Fields(**fields), top_k, model, params, device, threads)
 
 
 @main.command()

@@ -38,12 +38,15 @@ def predict(
     top_k: int,
     model: Path | None,
     params: Path,
+    device: str = "auto",
+    threads: int = 0,
 ) -> None:
     """Predicts every row of `source`, a file, a folder or `-`, into `out` or, as CSV, to standard output.
 
-    A run that was killed leaves its finished parts beside `out`, and the next one with the same head, input and options
-    goes on from there, to the same bytes; what came from standard input is not kept. Without `model` a head over a
-    local model takes that of section `extract`, if it is the one. Raises `UserError` for whatever the user can mend.
+    A run that was killed leaves its finished parts beside `out`, and the next one with the same head, input and
+    options goes on from there, to the same bytes; what came from standard input is not kept. Without `model` a head
+    over a local model takes that of section `extract`, if it is the one. `device` and `threads` as there. Raises
+    `UserError` for whatever the user can mend.
     """
     write_as, kind = _out_format(out, source), read_as or format_of(source)
     trained = load_head(head)
@@ -53,7 +56,7 @@ def predict(
     if first is None:
         raise _refused(f"input {source}", "at least one row", "none", "name another input")
     quieten()
-    answers = Answers(Predictor.load(head, model or configured(trained, params)), top_k)
+    answers = Answers(Predictor.load(head, model or configured(trained, params), device=device, threads=threads), top_k)
     parts = chain([first], parts)
     if out is None:
         _write(map(answers.table, parts), write_as, sys.stdout, answers.top_k)

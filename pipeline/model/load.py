@@ -117,7 +117,7 @@ def choose_device(requested: str) -> str:
             "extract.device",
             expected="a device that this machine has",
             found="cuda, and no CUDA device",
-            next_step="set extract.device to auto or cpu",
+            next_step="choose auto or cpu",
         )
     return requested
 

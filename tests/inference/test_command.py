@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 from click.testing import CliRunner
 
 from ilse.cli import main
@@ -55,6 +56,16 @@ def test_the_same_answers_from_every_format(project: Build, texts: list[str], tm
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["label"] for row in rows] == expected
     assert f"{len(texts)}text" in found.stderr.replace(" ", "")
+
+
+def test_it_runs_where_it_is_told_to(project: Build, texts: list[str], tmp_path: Path) -> None:
+    made = project()
+    given = {"input": "\n".join(texts[:8])}
+    assert run(made, "--device", "cpu", "--threads", "1", **given).stdout == run(made, **given).stdout
+    if not torch.cuda.is_available():
+        found = run(made, "--device", "cuda", **given)
+        assert found.exit_code == 2
+        assert "a device that this machine has" in found.output
 
 
 def test_the_three_outputs_say_the_same(project: Build, texts: list[str], tmp_path: Path) -> None:
