@@ -45,6 +45,11 @@ layer as it is. **Bold**: chosen on STS-B's validation split. Differences to `ra
 seeds.
 """
 
+COSTS = """Seconds on a machine of two cores that did other work too, so rough: extraction's tokens per second tell how
+much of it. Training is one seed's fit at one rate, on one core. Extraction serves all heads and seeds, and every later
+task on the same texts.
+"""
+
 
 def write(results: Path = RESULTS, out: Path = OUT) -> None:
     """Makes the page."""
@@ -204,16 +209,14 @@ def _transferred(head: object, rows: pl.DataFrame) -> list[str]:
 
 
 def _costs(study: Study) -> Iterator[str]:
-    yield (
-        "Seconds on one core of a machine that did other work too, so rough; training is one seed's fit at one rate. "
-        "Extraction serves all heads and seeds, and every later task on the same texts.\n"
-    )
+    yield COSTS
     for model in study.models:
         tasks = study.tasks(model)
         spent = study.extraction.filter(model=model)
         extraction = [_seconds(spent.filter(task=task)["seconds"][0]) for task in tasks]
         heads = study.runs.filter(model=model)["head"].unique(maintain_order=True)
-        rows = [["extraction", "", *extraction]]
+        speed = [f"{spent.filter(task=task)['tokens_per_second'][0]:,.0f}" for task in tasks]
+        rows = [["extraction", "", *extraction], ["its tokens per second", "", *speed]]
         rows += [[f"`{head}`", _most(study, model, head), *_trained(study, model, head, tasks)] for head in heads]
         yield f"**{model}**\n"
         yield table(["", "most parameters", *tasks], rows)

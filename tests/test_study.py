@@ -142,6 +142,7 @@ def tables(tmp_path: Path) -> Path:
     ]  # fmt: skip
     pl.DataFrame(comparisons).write_csv(tmp_path / "comparisons.csv")
     extraction = {"model": ["small", "large"], "task": ["t", "t"], "seconds": [3.25, 40.0]}
+    extraction["tokens_per_second"] = [1234.4, 99.0]
     pl.DataFrame(extraction).write_csv(tmp_path / "extraction.csv")
     return tmp_path
 
@@ -162,7 +163,7 @@ def test_the_page_says_what_the_tables_say(tables: Path) -> None:
     assert "A control is better than the chosen head on: none." in small
     assert "A control is better than the chosen head on: t (`words` +3.0 (+2.0 to +4.0))." in large
     assert "| t | `weighted` | 81.0 | `cayley` | 90.0 | -9.0 (-10.0 to -8.0) |" in large
-    assert "| extraction |  | 3.2 |" in large
+    assert "| extraction |  | 3.2 |\n| its tokens per second |  | 1,234 |" in large
     assert "| `cayley` | 1,234 | 2.0 |" in large
 
 
