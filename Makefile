@@ -53,7 +53,7 @@ docs: $(VENV)/.docs ## build the documentation into site/; a warning is an error
 bench: $(VENV)/.bench ## run the benchmarks; each prints one JSON object as its last line (ARGS=--quick)
 	@for name in store extraction scale scale_out storage_types training faults versioning statistics hostile; do echo "==> $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
-study: $(VENV)/.demo ## run the study of docs/study.md on DATA=folder, a folder a task (hours)
+study: $(VENV)/.study ## run the study of docs/study.md on DATA=folder, a folder a task (hours)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.study "$(DATA)" $(ARGS)
 
 clean: ## remove the environments, scratch work and caches; data, models and results stay
@@ -68,6 +68,7 @@ clean: ## remove the environments, scratch work and caches; data, models and res
 # An environment is made once and brought up to date when its list of packages changes. Only what is imported gets
 # compiled, when it is: compiling all packages takes a third of the time.
 $(VENV)/.demo: EXTRAS := extract,train,dvc
+$(VENV)/.study: EXTRAS := extract,train,dvc,lora
 $(VENV)/.test: EXTRAS := test
 $(VENV)/.bench: EXTRAS := bench
 $(VENV)/.dev:  EXTRAS := dev
@@ -75,7 +76,7 @@ $(VENV)/.docs: EXTRAS := docs
 .venv-train/.train: VENV := .venv-train
 .venv-train/.train: EXTRAS := tune,check
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.dev $(VENV)/.docs .venv-train/.train: pyproject.toml constraints.txt
+$(VENV)/.demo $(VENV)/.study $(VENV)/.test $(VENV)/.bench $(VENV)/.dev $(VENV)/.docs .venv-train/.train: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); try make PYTHON=python3.12" >&2; exit 2; }
 	@test -x $(BIN)/python || { echo "==> $(VENV): making the environment"; $(PYTHON) -m venv $(VENV); }
