@@ -162,6 +162,7 @@ def test_the_page_says_what_the_tables_say(tables: Path) -> None:
     assert "- a weighted sum of layers is enough, as far as can be told, on: none;" in large
     assert "A control is better than the chosen head on: none." in small
     assert "A control is better than the chosen head on: t (`words` +3.0 (+2.0 to +4.0))." in large
+    assert "A control is not told apart from it on: t (`words` +3.0 (+2.0 to +4.0))." in small
     assert "| t | `weighted` | 81.0 | `cayley` | 90.0 | -9.0 (-10.0 to -8.0) |" in large
     assert "| extraction |  | 3.2 |\n| its tokens per second |  | 1,234 |" in large
     assert "| `cayley` | 1,234 | 2.0 |" in large
