@@ -117,7 +117,7 @@ def document(study: Study, planned: list[tuple[str, str]] | None = None) -> str:
         parts += [f"\n## {model}\n", *_model(study, model)]
     parts += ["\n## Small embedder or larger language model\n", *_between(study)]
     if study.transfer is not None:
-        parts += ["\n## On data that nothing was trained on\n", *_transfer(study.transfer)]
+        parts += ["\n## On data that nothing was trained on\n", *_transfer(study.transfer, study.models)]
     parts += ["\n## What it costs\n", *_costs(study)]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -189,9 +189,11 @@ def _between(study: Study) -> Iterator[str]:
     yield table(["task", f"head on {small}", "test", f"head on {large}", "test", "gain"], rows)
 
 
-def _transfer(rows: pl.DataFrame) -> Iterator[str]:
+def _transfer(rows: pl.DataFrame, models: list[str]) -> Iterator[str]:
     """Of each model that was tried on other data: every head on the pairs that its training data does not hold."""
     yield ELSEWHERE
+    if missing := [model for model in models if model not in rows["model"]]:
+        yield f"Not run yet: {_list(missing)}.\n"
     for (model,), of_model in rows.group_by("model", maintain_order=True):
         sets = of_model.select("data", "pairs", "pairs_unseen").unique(maintain_order=True)
         names = [f"{name} ({unseen:,} of {pairs:,})" for name, pairs, unseen in sets.iter_rows()]

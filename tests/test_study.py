@@ -178,6 +178,7 @@ def test_the_page_tells_how_far_heads_get_elsewhere(tables: Path) -> None:
     ]  # fmt: skip
     pl.DataFrame(rows).write_csv(tables / "transfer.csv")
     page = document(Study(tables))
+    assert "and\nseeds.\n\nNot run yet: large.\n" in page
     assert "| head | x (900 of 1,000) | y (900 of 1,000) | mean | mean, all pairs |" in page
     assert "| `best` | **40.0** | **60.0** | **50.0** | **60.0** |" in page
     assert "| `raw` | 40.0 | 60.0 | 50.0 | 60.0 |" in page
