@@ -25,7 +25,7 @@ test: $(VENV)/.test ## run the whole test suite
 	@echo "==> pytest"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-train: .venv-train/.train ## run the trainer's tests where only the extras 'train' and 'tune' are installed
+test-train: .venv-train/.train ## run the trainer's tests where only the extras 'train', 'tune' and 'export' are installed
 	@echo "==> the trainer's tests, without transformers, dask and tokenizers"
 	@.venv-train/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/trainer tests/test_imports.py $(ARGS)
 
@@ -74,7 +74,7 @@ $(VENV)/.bench: EXTRAS := bench
 $(VENV)/.dev:  EXTRAS := dev
 $(VENV)/.docs: EXTRAS := docs
 .venv-train/.train: VENV := .venv-train
-.venv-train/.train: EXTRAS := tune,check
+.venv-train/.train: EXTRAS := tune,export,check
 
 $(VENV)/.demo $(VENV)/.study $(VENV)/.test $(VENV)/.bench $(VENV)/.dev $(VENV)/.docs .venv-train/.train: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
