@@ -15,6 +15,7 @@ pytest.importorskip("dvc", reason="the study is a queue of DVC experiments")
 
 from dvc.utils.hydra import apply_overrides
 
+from benchmarks.study import transfer
 from benchmarks.study.experiments import experiments
 from benchmarks.study.results import ACROSS, compared, extraction_of, placed, runs_of, write_table
 from docs.make_study import RESULTS, Study, document
@@ -204,3 +205,17 @@ def test_rows_of_other_experiments_stay(tmp_path: Path) -> None:
     assert found["score"].to_list() == [0.5, 0.4, 0.1, 0.2]
     with pytest.raises(SystemExit, match="no experiment of the study has ended"):
         write_table(tmp_path / "other.csv", [], order)
+
+
+def test_other_models_stay_in_the_table_of_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured is made up here: this is about which rows a run for one model leaves."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(transfer, "ended", lambda repo: {one.name: "HEAD" for one in EXPERIMENTS})
+    monkeypatch.setattr(
+        transfer, "transferred", lambda one, *rest: placed(one.model, one.task, pl.DataFrame({"head": ["last"]}))
+    )
+    models = list(dict.fromkeys(one.model for one in EXPERIMENTS))
+    for model in reversed(models):
+        transfer.collect([one for one in EXPERIMENTS if one.model == model], EXPERIMENTS, Path("/data"), tmp_path)
+    found = pl.read_csv(tmp_path / "transfer.csv")
+    assert found.rows() == [(model, "stsbenchmark", "last") for model in models]

@@ -5,8 +5,8 @@
 
 DATA has a folder a task with a Parquet file a split. Each experiment (`study.yaml`) is the pipeline that a user runs,
 up to `evaluate`, in a copy of the repository that DVC makes; one that has ended at this commit is not run again, so a
-study that was stopped goes on. Tables stand in `benchmarks/results/study/`; the last line is JSON, with what has
-ended.
+study that was stopped goes on. Then the named experiments' heads for similarity are tried on other data (`transfer`).
+Tables stand in `benchmarks/results/study/`; the last line is JSON, with what has ended.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
             sys.exit(code)
     found = collect(everything)
     if not given.collect:
-        transfer.collect(chosen, given.data)
+        transfer.collect(chosen, everything, given.data)
     write(RESULTS)
     print(json.dumps({"ended": found, "of": len(everything)}))
 

@@ -33,19 +33,21 @@ RAW = "raw"
 COMPARED = ("weighted", "cayley")
 
 
-def collect(experiments: list[Experiment], data: Path, results: Path = RESULTS, study: Path = STUDY) -> None:
-    """Makes the table of the experiments that have ended here; rows of others stay."""
+def collect(
+    chosen: list[Experiment], everything: list[Experiment], data: Path, results: Path = RESULTS, study: Path = STUDY
+) -> None:
+    """Makes the rows of the `chosen` that have ended here; those of the study's others, `everything`, stay."""
     sets: dict[str, list[str]] = yaml.safe_load(study.read_text(encoding="utf-8"))["transfer"]
     with Repo() as repo:
         commits = ended(repo)
     tables = []
-    for one in experiments:
+    for one in chosen:
         if one.name in commits and one.task in sets:
             with tempfile.TemporaryDirectory() as work:
                 files = DVCFileSystem(rev=commits[one.name])
                 tables.append(transferred(one, sets[one.task], files, data, Path(work)))
     if tables:
-        write_table(results / "transfer.csv", tables, [(one.model, one.task) for one in experiments])
+        write_table(results / "transfer.csv", tables, [(one.model, one.task) for one in everything])
 
 
 def transferred(one: Experiment, sets: list[str], files: DVCFileSystem, data: Path, work: Path) -> pl.DataFrame:

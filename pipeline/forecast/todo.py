@@ -22,8 +22,8 @@ class ToDo:
 
 def to_do_of(texts: Path, new: np.ndarray[tuple[int], np.dtype[np.int64]]) -> ToDo | None:
     """What the texts at the positions `new` of the table are of it all; None where they are all."""
-    table = pl.scan_parquet(texts).select(pl.col(TEXT).str.len_bytes())
-    sizes = table.collect()[TEXT].to_numpy()
-    if len(new) == len(sizes):
+    table = pl.scan_parquet(texts)
+    if len(new) == table.select(pl.len()).collect().item():  # the file's own count: a first run reads no text for this
         return None
+    sizes = table.select(pl.col(TEXT).str.len_bytes()).collect()[TEXT].to_numpy()
     return ToDo(len(new), float(sizes[new].sum() / sizes.sum()))
