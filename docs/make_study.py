@@ -199,7 +199,7 @@ def _transfer(rows: pl.DataFrame, models: list[str]) -> Iterator[str]:
         names = [f"{name} ({unseen:,} of {pairs:,})" for name, pairs, unseen in sets.iter_rows()]
         lines = [_transferred(head, of_head) for (head,), of_head in of_model.group_by("head", maintain_order=True)]
         yield f"**{model}**\n"
-        yield table(["head", *names, "mean", "mean, all pairs"], lines)
+        yield table(["head", "mean", "mean, all pairs", *names], lines)
         sides: dict[bool | None, list[str]] = {True: [], False: [], None: []}
         for row in of_model.filter("chosen").iter_rows(named=True):
             sides[row["better"]].append(f"{row['data']} ({_gap(row)})")
@@ -209,7 +209,7 @@ def _transfer(rows: pl.DataFrame, models: list[str]) -> Iterator[str]:
 
 def _transferred(head: object, rows: pl.DataFrame) -> list[str]:
     chosen = rows["chosen"][0]
-    means = [*rows["score_unseen"], rows["score_unseen"].mean(), rows["score"].mean()]
+    means = [rows["score_unseen"].mean(), rows["score"].mean(), *rows["score_unseen"]]
     return [f"`{head}`", *(f"**{100 * mean:.1f}**" if chosen else f"{100 * mean:.1f}" for mean in means)]
 
 
