@@ -44,10 +44,10 @@ from torch.nn import functional
 from pipeline import store
 from trainer.config import Recipe
 from trainer.fit import fit
+from trainer.flat import FlatParameters
 from trainer.heads import EncoderHead, Head, build_head
 from trainer.heads.cayley import cayley_adjacency, smallest_modulus
 from trainer.heads.graph import GraphEncoder
-from trainer.loop import clip_gradients
 from trainer.objectives import MultiClass
 from trainer.rows import IndexBatches, Rows
 from trainer.stored import gather
@@ -131,15 +131,16 @@ def bare(name: str, options: dict[str, Any], rows: Rows) -> float:
     torch.manual_seed(0)
     recipe = Recipe(batch_size=BATCH)
     head = build_head(name, options, layers=LAYERS, dim=DIM, out=CLASSES)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
+    flat = FlatParameters(head)
+    optimizer = torch.optim.AdamW([flat.vector], lr=1e-3, weight_decay=1e-2, fused=True)
     batches, objective = IndexBatches(rows, BATCH, 0), classes()
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=len(batches))
     started = time.perf_counter()
     for x, y in batches:
         loss = objective.losses(head(x), y, recipe.label_smoothing).sum()
-        optimizer.zero_grad()
+        flat.zero_gradients()
         loss.backward()
-        clip_gradients(head, 1, recipe.gradient_clip)
+        flat.gather_gradients(1, recipe.gradient_clip)
         optimizer.step()
         schedule.step()
     return time.perf_counter() - started

@@ -20,6 +20,7 @@ from torch import Tensor
 from ilse.errors import UserError
 from trainer.best import BestStates
 from trainer.config import Recipe
+from trainer.flat import FlatParameters
 from trainer.heads import Head
 from trainer.losses import training_losses, validate
 from trainer.objectives import Objective
@@ -138,7 +139,8 @@ class Training(pl.LightningModule):
         """The optimizer; the schedule is ours, since it steps with every batch or epoch."""
         kind = torch.optim.AdamW if self.recipe.optimizer == "adamw" else torch.optim.Adam
         rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
-        self.optimizer = kind(self.head.parameters(), lr=rate, weight_decay=decay, fused=True)
+        self.flat = FlatParameters(self.head)  # Lightning has put the head on its device before
+        self.optimizer = kind([self.flat.vector], lr=rate, weight_decay=decay, fused=True)
         self.schedule = self._schedule()
         if self._earlier is not None:
             self._take_up(self._earlier)
@@ -185,10 +187,10 @@ class Training(pl.LightningModule):
                     outputs, y.to(device, non_blocking=True), self.objective, self.recipe.label_smoothing
                 )
             self._losses.append(losses.detach())
-            self.optimizer.zero_grad()
+            self.flat.zero_gradients()
             # The sum, so that each candidate's gradient is what it would be alone.
             losses.sum().backward()
-            clip_gradients(self.head, self.head.candidates, self.recipe.gradient_clip)
+            self.flat.gather_gradients(self.head.candidates, self.recipe.gradient_clip)
             self.optimizer.step()
             if isinstance(self.schedule, torch.optim.lr_scheduler.OneCycleLR):
                 self.schedule.step()
@@ -214,23 +216,6 @@ class Training(pl.LightningModule):
         self.trainer.should_stop = self.finished
         if self._progress is not None:
             self._progress.offer(self.state(), self.finished)
-
-
-def clip_gradients(head: Head, candidates: int, largest: float) -> None:
-    """Scales each candidate's gradient down to the norm `largest`; 0 leaves all as they are.
-
-    By candidate, because a joint norm would couple `LayerProbes` that are trained as if alone.
-    """
-    if largest == 0:
-        return
-    if candidates == 1:
-        torch.nn.utils.clip_grad_norm_(head.parameters(), largest, foreach=True)
-        return
-    gradients = [p.grad.view(candidates, -1) for p in head.parameters() if p.grad is not None]
-    norms = torch.stack([gradient.norm(dim=1) for gradient in gradients]).norm(dim=0)
-    scale = (largest / (norms + 1e-6)).clamp(max=1)  # 1e-6 as torch.nn.utils.clip_grad_norm_ has it
-    for gradient in gradients:
-        gradient.mul_(scale[:, None])
 
 
 def _refuse_nan(what: str, losses: Float[Tensor, "steps candidates"], place: str) -> None:

@@ -19,6 +19,8 @@ from trainer.task import Task
 
 SAVE_SECONDS = 10.0
 """Least time between two writes: what a killed fit computes again."""
+LOOP = 2
+"""Counts up when the state or the random numbers of a fit change, so that one of an older release starts anew."""
 
 
 @dataclass
@@ -84,4 +86,4 @@ def fit_key(task: Task, params: TrainParams, own: dict[str, Any]) -> str:
 
 def progress_key(parts: dict[str, Any]) -> str:
     """The SHA-256 of what a fit follows from, as JSON holds it."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts | {"loop": LOOP}, sort_keys=True).encode()).hexdigest()

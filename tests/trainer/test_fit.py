@@ -24,8 +24,8 @@ from tests.trainer.conftest import LAYERS, TELLING, head_of, of_labels, recipe_o
 from trainer.best import BestStates
 from trainer.config import Recipe
 from trainer.fit import fit
+from trainer.flat import FlatParameters
 from trainer.heads import HEADS, Head, LayerProbes
-from trainer.loop import clip_gradients
 from trainer.losses import validate
 from trainer.objectives import MultiClass, Objective
 from trainer.rows import IndexBatches, Rows
@@ -188,8 +188,10 @@ def test_probes_train_as_each_layers_head_does_alone(rows: MakeRows, clip: float
 def test_clipping_is_torchs_for_each_candidate(seed: int, largest: float) -> None:
     torch.manual_seed(seed)
     probes = head_of("best", seed)
+    flat = FlatParameters(probes)
     for parameter in probes.parameters():
-        parameter.grad = torch.randn(parameter.shape) * torch.rand(len(LAYERS)).view(-1, *[1] * (parameter.ndim - 1))
+        scales = torch.rand(len(LAYERS)).view(-1, *[1] * (parameter.ndim - 1))
+        parameter.grad = torch.randn(parameter.shape) * scales
     expected = copy.deepcopy([p.grad for p in probes.parameters()])
     for layer in range(len(LAYERS)):
         views = [nn.Parameter(gradient[layer]) for gradient in expected]
@@ -197,8 +199,8 @@ def test_clipping_is_torchs_for_each_candidate(seed: int, largest: float) -> Non
             view.grad = view.data
         if largest:
             nn.utils.clip_grad_norm_(views, largest)
-    clip_gradients(probes, len(LAYERS), largest)
-    torch.testing.assert_close([p.grad for p in probes.parameters()], expected)
+    flat.gather_gradients(len(LAYERS), largest)
+    torch.testing.assert_close(flat.vector.grad, torch.cat([gradient.flatten() for gradient in expected]))
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -84,7 +84,7 @@ class Mixing(nn.Module):
         """The sums of the first `self.rows` nodes, or one row where all nodes would receive the same."""
         if self.epsilon is None:
             return torch.bmm(self.weights.expand(h.shape[0], -1, -1), h)
-        mixed: Tensor = _Mix.apply(self.weights, self.epsilon, h)
+        mixed: Tensor = _Mix.apply(self.weights, self.epsilon, h)[0]
         return mixed
 
 
@@ -94,21 +94,29 @@ class _Mix(torch.autograd.Function):
     @staticmethod
     def forward(
         weights: Float[Tensor, "rows nodes"], epsilon: Float[Tensor, ""], h: Float[Tensor, "batch nodes hidden"]
-    ) -> Float[Tensor, "batch rows hidden"]:
-        weights = weights + epsilon * torch.eye(*weights.shape, dtype=h.dtype, device=h.device)
-        return torch.bmm(weights.expand(h.shape[0], -1, -1), h)
+    ) -> tuple[Float[Tensor, "batch rows hidden"], Float[Tensor, "rows nodes"]]:
+        weights = weights.clone()
+        weights.diagonal().add_(epsilon)
+        # Before it is repeated for every example. Under autocast the product may come in bfloat16 all the same.
+        weights = weights.to(h.dtype)
+        mixed = torch.bmm(weights.expand(h.shape[0], -1, -1), h)
+        return mixed, weights.to(mixed.dtype)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        mixed, weights = output
+        ctx.mark_non_differentiable(weights)
+        ctx.save_for_backward(weights, inputs[2])
+        ctx.epsilon_type = inputs[1].dtype
 
     @staticmethod
-    def backward(ctx: Any, grad: Float[Tensor, "batch rows hidden"]) -> tuple[None, Tensor | None, Tensor]:
-        weights, epsilon, h = ctx.saved_tensors
-        # Under autocast the product came in bfloat16, and autograd calls back without autocast.
-        turned = (weights + epsilon * torch.eye(*weights.shape, dtype=h.dtype, device=h.device)).mT.to(grad.dtype)
-        by_epsilon = (grad * h[:, : len(weights)]).sum().to(epsilon.dtype) if ctx.needs_input_grad[1] else None
-        return None, by_epsilon, torch.bmm(turned.expand(len(grad), -1, -1), grad).to(h.dtype)
+    def backward(
+        ctx: Any, grad: Float[Tensor, "batch rows hidden"], _: Tensor | None
+    ) -> tuple[None, Tensor | None, Tensor]:
+        weights, h = ctx.saved_tensors
+        # Products of whole rows at a time: no tensor of the states' size is made for them.
+        by_epsilon = torch.linalg.vecdot(grad, h[:, : len(weights)].to(grad.dtype)).sum(dtype=ctx.epsilon_type)
+        return None, by_epsilon, torch.bmm(weights.mT.expand(len(grad), -1, -1), grad).to(h.dtype)
 
 
 class Block(nn.Module):

@@ -9,21 +9,31 @@ from trainer.heads.dense import Dropout, dense_stack
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9])
-def test_rate_scale_and_mean(rate: float) -> None:
+def test_a_pass_drops_as_much_as_its_scale_makes_up_for(rate: float) -> None:
     torch.manual_seed(0)
     y = Dropout(rate)(torch.ones(1000, 999))
     kept = y != 0
-    assert kept.float().mean().item() == pytest.approx(1 - rate, abs=0.002)
-    assert torch.allclose(y[kept], torch.tensor(1 / (1 - rate)), rtol=1e-3)
+    assert kept.float().mean().item() == pytest.approx(1 - rate, abs=1 / 256 + 0.002)
+    assert len(y[kept].unique()) == 1
+    assert kept.float().mean().item() == pytest.approx(1 / y.max().item(), abs=0.002)
     assert y.mean().item() == pytest.approx(1, abs=0.01)
 
 
-def test_each_sixteenth_of_a_word_is_drawn_alike() -> None:
-    """Four elements share a 64-bit draw: each position drops at the rate, and no two move together."""
+@pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.998])
+def test_passes_drop_the_rate_on_average(rate: float) -> None:
+    torch.manual_seed(0)
+    dropout, x = Dropout(rate), torch.ones(4096)
+    passes = torch.tensor([(dropout(x) == 0).float().mean() for _ in range(2000)])
+    assert passes.mean().item() == pytest.approx(min(rate, 255 / 256), abs=3e-4)
+    assert passes.std() < 0.01
+
+
+def test_each_byte_of_a_word_is_drawn_alike() -> None:
+    """Eight elements share a 64-bit draw: each position drops at the rate, and no two move together."""
     torch.manual_seed(1)
-    dropped = (Dropout(0.3)(torch.ones(100_000, 4)) == 0).float()
-    assert torch.allclose(dropped.mean(0), torch.full((4,), 0.3), atol=0.006)
-    assert (torch.corrcoef(dropped.T) - torch.eye(4)).abs().max() < 0.015
+    dropped = (Dropout(77 / 256)(torch.ones(100_000, 8)) == 0).float()
+    assert torch.allclose(dropped.mean(0), torch.full((8,), 77 / 256), atol=0.006)
+    assert (torch.corrcoef(dropped.T) - torch.eye(8)).abs().max() < 0.015
 
 
 def test_a_shared_row_is_dropped_apart_for_each_node() -> None:
