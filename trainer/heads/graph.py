@@ -95,8 +95,7 @@ class _Mix(torch.autograd.Function):
     def forward(
         weights: Float[Tensor, "rows nodes"], epsilon: Float[Tensor, ""], h: Float[Tensor, "batch nodes hidden"]
     ) -> tuple[Float[Tensor, "batch rows hidden"], Float[Tensor, "rows nodes"]]:
-        weights = weights.clone()
-        weights.diagonal().add_(epsilon)
+        weights = weights + epsilon * torch.eye(*weights.shape, dtype=h.dtype, device=h.device)
         # Before it is repeated for every example. Under autocast the product may come in bfloat16 all the same.
         weights = weights.to(h.dtype)
         mixed = torch.bmm(weights.expand(h.shape[0], -1, -1), h)
@@ -104,7 +103,7 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-        mixed, weights = output
+        _, weights = output
         ctx.mark_non_differentiable(weights)
         ctx.save_for_backward(weights, inputs[2])
         ctx.epsilon_type = inputs[1].dtype

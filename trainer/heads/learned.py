@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -53,7 +54,8 @@ class Weighted(Encoder):
             x = functional.layer_norm(x, x.shape[-1:])
         weights = self.scores.softmax(0)
         if weights.ndim == 1:  # as a product of matrices: einsum would copy x to turn it round
-            mixed = torch.bmm(weights.expand(x.shape[0], 1, -1), x).squeeze(1)
+            with _as_it_is(x):
+                mixed = torch.bmm(weights.expand(x.shape[0], 1, -1), x).squeeze(1)
         else:
             mixed = torch.einsum("ld,bld->bd", weights, x)
         return mixed if self.gamma is None else self.gamma * mixed
@@ -62,6 +64,13 @@ class Weighted(Encoder):
         """softmax(w); the mean over coordinates where each has its own."""
         weights = self.scores.softmax(0)
         return weights if weights.ndim == 1 else weights.mean(1)
+
+
+def _as_it_is(x: Tensor) -> AbstractContextManager[None]:
+    """For a single pass over x: autocast would copy it to bfloat16 first, which takes longer than the pass."""
+    kind = x.device.type
+    # Asked, because a head that is exported may hold no such context.
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 class Bottleneck(Encoder):

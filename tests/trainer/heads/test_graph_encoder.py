@@ -100,6 +100,21 @@ def test_equals_the_slow_twin_and_so_do_gradients(name: str, layers: int, blocks
     torch.testing.assert_close(ours, theirs, **close)
 
 
+def test_under_autocast_gradients_are_nearly_those_of_float32() -> None:
+    """Its messages have a gradient of their own, which has to follow the types that autocast chose."""
+    head, x = make("cayley", 7)
+    head, x = head.float().eval(), x.float()
+
+    def gradients(mixed: bool) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            loss = head(x).float().square().sum()
+        return list(torch.autograd.grad(loss, list(head.parameters())))
+
+    for rough, exact in zip(gradients(mixed=True), gradients(mixed=False), strict=True):
+        assert rough.dtype == torch.float32
+        assert (rough - exact).norm() <= 0.05 * exact.norm()
+
+
 def test_needed_nodes_are_those_within_reach() -> None:
     adjacency = cayley_adjacency(4)
     sizes = needed_nodes(adjacency, 25, 2)
