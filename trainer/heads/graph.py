@@ -95,7 +95,7 @@ class _Mix(torch.autograd.Function):
     def forward(
         weights: Float[Tensor, "rows nodes"], epsilon: Float[Tensor, ""], h: Float[Tensor, "batch nodes hidden"]
     ) -> tuple[Float[Tensor, "batch rows hidden"], Float[Tensor, "rows nodes"]]:
-        weights = weights + epsilon * torch.eye(*weights.shape, dtype=h.dtype, device=h.device)
+        weights = weights + epsilon * torch.eye(*weights.shape, dtype=weights.dtype, device=h.device)
         # Before it is repeated for every example. Under autocast the product may come in bfloat16 all the same.
         weights = weights.to(h.dtype)
         mixed = torch.bmm(weights.expand(h.shape[0], -1, -1), h)
