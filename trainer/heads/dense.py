@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -30,22 +32,21 @@ class Dropout(nn.Module):
         """`x` with elements zeroed at random, independently of one another."""
         if not self.training or self.rate == 0:
             return x
+        return x * self.mask(x.shape, x.dtype, x.device)
+
+    def mask(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Float[Tensor, "*shape"]:
+        """0 for what a pass drops, and elsewhere what makes up for it."""
         dropped = min(int(STEPS * self.rate + float(torch.rand(()))), STEPS - 1)
-        return x * _mask(x, dropped) if dropped else x
+        kept = torch.full((), STEPS / (STEPS - dropped), dtype=dtype, device=device).expand(shape)
+        draws = _words(-(-kept.numel() // 8), device).view(torch.int8)[: kept.numel()].view(shape)
+        # By its name what ReLU does to gradients: the first where the second is above a number, else 0. A comparison
+        # would make booleans, whose conversion takes longer than all the rest; that of bytes is quick, and exact.
+        drawn: Tensor = torch.ops.aten.threshold_backward(kept, draws.to(dtype), dropped - STEPS // 2 - 1)
+        return drawn
 
     def extra_repr(self) -> str:
         """The rate, for printing."""
         return f"rate={self.rate:.4g}"
-
-
-def _mask(x: Float[Tensor, "*shape"], dropped: int) -> Float[Tensor, "*shape"]:
-    """0 for `dropped` of `STEPS` elements, and what makes up for them elsewhere."""
-    draws = _words(-(-x.numel() // 8), x.device).view(torch.int8)[: x.numel()].view(x.shape)
-    kept = torch.full((), STEPS / (STEPS - dropped), dtype=x.dtype, device=x.device)
-    # By its name what ReLU does to gradients: the first where the second is above a number, else 0. A comparison would
-    # make booleans, whose conversion takes longer than all the rest; from bytes to floats it is quick, and exact.
-    mask: Tensor = torch.ops.aten.threshold_backward(kept.expand(x.shape), draws.to(x.dtype), dropped - STEPS // 2 - 1)
-    return mask
 
 
 def _words(count: int, device: torch.device) -> Int[Tensor, " count"]:

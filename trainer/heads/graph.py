@@ -24,6 +24,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from trainer.heads import quick
 from trainer.heads.base import Encoder, EncoderHead, HeadSpec
 from trainer.heads.cayley import cayley_adjacency, complete_adjacency, smallest_modulus
 from trainer.heads.controls import random_regular_adjacency, shuffled_layers
@@ -132,9 +133,14 @@ class Block(nn.Module):
             body = [module for pair in pairs for module in pair] + [norm]
         self.body = nn.Sequential(*body)
         self.dropout = Dropout(options.dropout)
+        self.linear_layers = options.mlp_layers
 
     def forward(self, h: Float[Tensor, "batch nodes hidden"]) -> Float[Tensor, "batch rows hidden"]:
         """The nodes' next states. Nodes that share one sum part here, at their own dropout."""
+        epsilon = self.mixing.epsilon
+        if self.training and epsilon is not None and self.linear_layers == 1 and quick.applies(h):
+            mask = self.dropout.mask((h.shape[0], self.mixing.rows, h.shape[2]), h.dtype, h.device)
+            return quick.message(h, self.mixing.weights, epsilon, self.body, mask)
         mixed = self.body(self.mixing(h))
         updated: Tensor = self.dropout(mixed.expand(-1, self.mixing.rows, -1))
         return updated
@@ -181,14 +187,14 @@ class GraphEncoder(Encoder):
 
     def forward(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch hidden"]:
         """The pooled nodes of the real layers."""
-        h = self.dropout(self._nodes(x))
+        h = self._nodes(x)
         for block in self.blocks:
             h = block(h)
         return self._pooled(h)
 
     def with_states(self, x: Float[Tensor, "batch layers dim"]) -> tuple[Tensor, list[Tensor]]:
         """The pooled nodes, and what pooling gives before each block."""
-        h, states = self.dropout(self._nodes(x)), []
+        h, states = self._nodes(x), []
         for block in self.blocks:
             states.append(self._pooled(h[:, : self.layers]))
             h = block(h)
@@ -199,12 +205,17 @@ class GraphEncoder(Encoder):
         return h.sum(1) / h.shape[1] if self.pool == "mean" else h.sum(1)
 
     def _nodes(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch nodes hidden"]:
+        if self.training and quick.applies(x):
+            shape = x.shape[0], self.layers + self.virtual, self.width
+            mask = self.dropout.mask(shape, quick.compute_type(x), x.device)
+            return quick.nodes(x, self.project, self.virtual, mask)
         real = self.project(x)
-        if self.virtual == 0:
-            return torch.relu(real)
-        # In the type of the others, which autocast may have made bfloat16: else all nodes would be float32 again.
-        virtual = self.project.bias.to(real.dtype).expand(x.shape[0], self.virtual, -1)
-        return torch.cat([real, virtual], dim=1).relu_()
+        if self.virtual:
+            # In the type of the others, which autocast may have made bfloat16: else all would be float32 again.
+            virtual = self.project.bias.to(real.dtype).expand(x.shape[0], self.virtual, -1)
+            real = torch.cat([real, virtual], dim=1)
+        entered: Tensor = self.dropout(real.relu_())
+        return entered
 
 
 def gcn_weights(adjacency: Float[Tensor, "nodes nodes"]) -> Float[Tensor, "nodes nodes"]:

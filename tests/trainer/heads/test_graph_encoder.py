@@ -173,7 +173,7 @@ def test_virtual_nodes_are_dropped_apart() -> None:
     torch.manual_seed(0)
     head = build_head("cayley", {"dropout": 0.5, "hidden": 64}, layers=25, dim=DIM, out=3)
     entered: list[Tensor] = []
-    head.encoder.dropout.register_forward_hook(lambda module, args, output: entered.append(output))
+    head.encoder.blocks[0].register_forward_pre_hook(lambda module, args: entered.append(args[0]))
     nn.init.constant_(head.encoder.project.bias, 1.0)
     head(torch.zeros(2, 25, DIM))
     virtual = entered[0][:, 25:].flatten(0, 1)
