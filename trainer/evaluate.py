@@ -160,7 +160,7 @@ def _write_significance(
         by_head.setdefault(prediction.run.head, []).append(prediction.predicted)
     y = predictions[0].y
     tables = {
-        "comparison.csv": pl.concat(comparison(objective, by_head, y, one, paired_seeds) for one in baselines),
+        "comparison.csv": comparison(objective, by_head, y, baselines, paired_seeds),
         "calibration.csv": calibration_table(objective, by_head, y),
         "classes.csv": class_table(objective, by_head, y),
     }

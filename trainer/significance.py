@@ -20,9 +20,9 @@ Predicted = Mapping[str, Sequence[Float[Tensor, "rows ..."]]]
 
 
 def comparison(
-    objective: Objective, predicted: Predicted, y: Tensor, baseline: str, paired_seeds: bool = False
+    objective: Objective, predicted: Predicted, y: Tensor, baselines: list[str], paired_seeds: bool = False
 ) -> pl.DataFrame:
-    """Every head against `baseline`: a row a head, columns as `trainer.statistics.comparison.SCHEMA`.
+    """Every head against each of `baselines`: a row a head, columns as `trainer.statistics.comparison.SCHEMA`.
 
     `paired_seeds` says that a seed drew the same training examples for every head. A head without a figure, such as
     the correlation of predictions that are all the same, is named on stderr and left out. Raises `UserError` for a
@@ -30,7 +30,7 @@ def comparison(
     """
     right = right_answers(objective, predicted, y)
     if objective.metric == "accuracy" and right is not None:
-        return compare_accuracy(right, baseline, paired_seeds)
+        return compare_accuracy(right, baselines, paired_seeds)
     stacked = {name: torch.stack(list(seeds)).numpy() for name, seeds in predicted.items()}
 
     def figure(some: Shaped[np.ndarray, "rows ..."], targets: Shaped[np.ndarray, "rows ..."]) -> float:
@@ -38,10 +38,10 @@ def comparison(
 
     targets = y.numpy()
     for name in [name for name, seeds in stacked.items() if not np.isfinite([figure(s, targets) for s in seeds]).all()]:
-        if name != baseline:  # of which the error tells more
+        if name not in baselines:  # of which the error tells more
             print(f"{name}: no {objective.metric}, its predictions are all the same; not compared", file=sys.stderr)
             del stacked[name]
-    return compare_figure(stacked, targets, figure, baseline, right, paired_seeds=paired_seeds)
+    return compare_figure(stacked, targets, figure, baselines, right, paired_seeds=paired_seeds)
 
 
 def right_answers(objective: Objective, predicted: Predicted, y: Tensor) -> dict[str, Bool[np.ndarray, "_ _"]] | None:

@@ -134,11 +134,11 @@ def compared(predictions: Predictions, baseline: str) -> pl.DataFrame:
             raise SystemExit(f"{name} answered other test examples")
     if "label" in first.columns:
         right = {name: by_seed(table, table["label"] == table["prediction"]) for name, table in predictions.items()}
-        return compare_accuracy(right, baseline)
+        return compare_accuracy(right, [baseline])
     cosines = {name: by_seed(table, table["prediction"]) for name, table in predictions.items()}
     scores = of_seed(first, 0)["score"].to_numpy()
     return compare_figure(
-        cosines, scores, lambda some, y: float(spearmanr(some, y).statistic), baseline, resamples=RESAMPLES
+        cosines, scores, lambda some, y: float(spearmanr(some, y).statistic), [baseline], resamples=RESAMPLES
     )
 
 

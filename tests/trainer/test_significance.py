@@ -45,9 +45,9 @@ def scores(objective: Objective, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def test_accuracies_are_compared_by_right_answers() -> None:
-    table = comparison(make("multi_class", LABELS, 0, "cosent"), HEADS, Y, "last")
+    table = comparison(make("multi_class", LABELS, 0, "cosent"), HEADS, Y, ["last"])
     right = {name: np.stack([one.numpy().argmax(1) == Y.numpy() for one in seeds]) for name, seeds in HEADS.items()}
-    assert table.equals(compare_accuracy(right, "last"))
+    assert table.equals(compare_accuracy(right, ["last"]))
     row = table.row(0, named=True)
     assert (row["head"], row["baseline"], row["seeds"], row["rows"], row["better"]) == ("mlp", "last", 3, ROWS, True)
     gap = 100 * (right["mlp"].mean() - right["last"].mean())
@@ -71,7 +71,7 @@ def test_other_figures_are_resampled() -> None:
     y = torch.arange(ROWS).float()
     noise = torch.Generator().manual_seed(0)
     heads = {name: [y + by * torch.randn(ROWS, generator=noise)] for name, by in (("last", 40.0), ("mlp", 10.0))}
-    row = comparison(objective, heads, y, "last").row(0, named=True)
+    row = comparison(objective, heads, y, ["last"]).row(0, named=True)
     gap = 100 * (objective.figure(heads["mlp"][0], y) - objective.figure(heads["last"][0], y))
     assert row["difference_points"] == pytest.approx(gap)
     drawn = np.random.default_rng(5)
@@ -85,15 +85,15 @@ def test_predictions_that_are_all_the_same_are_named_and_left_out(capsys: pytest
     objective = make("similarity", (), 4, "cosent")
     y = torch.arange(ROWS).float()
     heads = {"last": [y + torch.arange(ROWS) % 7], "flat": [torch.ones(ROWS)], "mlp": [y]}
-    assert comparison(objective, heads, y, "last")["head"].to_list() == ["mlp"]
+    assert comparison(objective, heads, y, ["last"])["head"].to_list() == ["mlp"]
     assert "flat: no spearman, its predictions are all the same; not compared" in capsys.readouterr().err
     with pytest.raises(UserError, match="undefined for seed 0"):
-        comparison(objective, heads, y, "flat")
+        comparison(objective, heads, y, ["flat"])
 
 
 def test_a_baseline_that_is_not_there_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'last'"):
-        comparison(make("multi_class", LABELS, 0, "cosent"), HEADS, Y, "lasst")
+        comparison(make("multi_class", LABELS, 0, "cosent"), HEADS, Y, ["lasst"])
 
 
 def test_calibration_and_classes_count_every_seed_s_answers() -> None:

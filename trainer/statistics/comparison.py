@@ -1,4 +1,4 @@
-"""The table of a comparison: every head against one baseline."""
+"""The table of a comparison: every head against a baseline, or against each of several."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ Right = Mapping[str, Bool[np.ndarray, "_ _"]]
 """Head → which answers are right, [seeds, rows]."""
 
 
-def compare_accuracy(right: Right, baseline: str, paired_seeds: bool = False) -> pl.DataFrame:
-    """Accuracies of all heads against the baseline's: a row a head but the baseline, columns as `SCHEMA`.
+def compare_accuracy(right: Right, baselines: list[str], paired_seeds: bool = False) -> pl.DataFrame:
+    """Accuracies of all heads against each baseline's: a row a head but the baseline, columns as `SCHEMA`.
 
-    `paired_seeds`: see `difference`. Raises `UserError` for a baseline that is no head, and heads with other numbers of
-    examples, or fewer than two.
+    Holm's correction is for the heads against one baseline. `paired_seeds`: see `difference`. Raises `UserError` for a
+    baseline that is no head, and heads with other numbers of examples, or fewer than two.
     """
-    _require(right, baseline)
+    _require(right, baselines)
     estimates = {name: of_rows(of_head, f"head '{name}'") for name, of_head in right.items()}
-    return _table(estimates, baseline, right, paired_seeds)
+    return pl.concat(_table(estimates, baseline, right, paired_seeds) for baseline in baselines)
 
 
 def compare_figure(
     predicted: Mapping[str, Shaped[np.ndarray, "_ _ ..."]],
     y: Shaped[np.ndarray, "rows ..."],
     figure: Figure,
-    baseline: str,
+    baselines: list[str],
     right: Right | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -63,20 +63,21 @@ def compare_figure(
 ) -> pl.DataFrame:
     """The same of any figure. `predicted` is head → predictions [seeds, rows, …]; `right` is for McNemar's test.
 
-    `figure` is called `resamples` times for each seed of each head. Raises `UserError` as `compare_accuracy` and
-    `of_figure` do.
+    `figure` is called `resamples` times for each seed of each head, however many baselines there are. Raises
+    `UserError` as `compare_accuracy` and `of_figure` do.
     """
-    _require(predicted, baseline)
+    _require(predicted, baselines)
     estimates = {
         name: of_figure(of_head, y, figure, f"head '{name}'", resamples, seed) for name, of_head in predicted.items()
     }
-    return _table(estimates, baseline, right, paired_seeds)
+    return pl.concat(_table(estimates, baseline, right, paired_seeds) for baseline in baselines)
 
 
-def _require(heads: Mapping[str, Shaped[np.ndarray, "_ _ ..."]], baseline: str) -> None:
-    require_name(baseline, heads)
-    for name, of_head in heads.items():
-        require_same("predictions", heads[baseline].shape[1], of_head.shape[1], f"head '{name}'")
+def _require(heads: Mapping[str, Shaped[np.ndarray, "_ _ ..."]], baselines: list[str]) -> None:
+    for baseline in baselines:
+        require_name(baseline, heads)
+        for name, of_head in heads.items():
+            require_same("predictions", heads[baseline].shape[1], of_head.shape[1], f"head '{name}'")
 
 
 def _table(estimates: Mapping[str, Estimate], baseline: str, right: Right | None, paired: bool) -> pl.DataFrame:
