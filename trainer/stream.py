@@ -11,11 +11,10 @@ they: `benchmarks/training.py` says how much.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import cycle
+from itertools import cycle, zip_longest
 
 import numpy as np
 import torch
@@ -68,7 +67,7 @@ class StreamedRows:
     treat
         What is done to the rows of a batch, which are its own to change; None for nothing.
     ahead
-        Whether a block is read while the one before it is trained on.
+        Whether a thread reads a block while the one before it is trained on.
     """
 
     cache: Cache
@@ -178,17 +177,25 @@ class StreamedBatches:
         blocks = np.array_split(shards[order], -(-len(shards) // self._rows.block_shards))
         if not self._rooms:
             self._rooms = [self._rows.room(len(blocks[0])) for _ in blocks[: BLOCKS if self._rows.ahead else 1]]
-        rooms = cycle(self._rooms)
-        reads = (partial(self._rows.read, block.tolist(), next(rooms)) for block in blocks)
-        yield from _ahead(reads) if self._rows.ahead else (read() for read in reads)
+        reading = _ahead if self._rows.ahead else _in_turn
+        return reading(self._rows, [block.tolist() for block in blocks], self._rooms)
 
 
-def _ahead(reads: Iterable[Callable[[], Block]]) -> Iterator[Block]:
-    """What each gives, while a thread does the next."""
+def _in_turn(rows: StreamedRows, blocks: list[list[int]], rooms: list[Room]) -> Iterator[Block]:
+    """Each block in the same room, while the disk gets at the next one."""
+    for shards, following in zip_longest(blocks, blocks[1:], fillvalue=()):
+        block = rows.read(shards, rooms[0])
+        for shard in following:
+            rows.cache.announce(shard, rows.layers, rows.pooling)
+        yield block
+
+
+def _ahead(rows: StreamedRows, blocks: list[list[int]], rooms: list[Room]) -> Iterator[Block]:
+    """Each block in the next room, while a thread reads the one after it."""
     with ThreadPoolExecutor(1) as reader:
-        coming: deque[Future[Block]] = deque()
-        for read in reads:
-            coming.append(reader.submit(read))
+        coming = deque[Future[Block]]()
+        for shards, room in zip(blocks, cycle(rooms)):
+            coming.append(reader.submit(rows.read, shards, room))
             if len(coming) == BLOCKS:
                 yield coming.popleft().result()
         while coming:

@@ -55,6 +55,14 @@ def read_chunks(location: Location, header: CacheHeader, name: str, layers: Sequ
     return intact and not missing(rows_in(out, header)[:, 0, 0], header.capture.storage_type).any()
 
 
+def announce_chunks(location: Location, header: CacheHeader, name: str, layers: Sequence[int]) -> None:
+    """Has the system fetch these layers of a shard's file, to be read later; as `Location.announce`."""
+    size, every = chunk_bytes(header), len(header.capture.layers)
+    # A call a layer takes as long as to read it, where the system has it.
+    whole = len(layers) == every
+    location.announce(name, [(0, every * size)] if whole else [(layer * size, size) for layer in layers])
+
+
 def _is_intact(chunk: npt.NDArray[np.uint8]) -> bool:
     return chunk[-CHECKSUM_BYTES:].tobytes() == _checksum(chunk[:-CHECKSUM_BYTES])
 

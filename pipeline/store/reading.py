@@ -13,7 +13,7 @@ import numpy.typing as npt
 import zarr
 
 from ilse.errors import UserError
-from pipeline.store.chunks import ChunkBytes, read_chunks, rows_in
+from pipeline.store.chunks import ChunkBytes, announce_chunks, read_chunks, rows_in
 from pipeline.store.encoding import FloatRows, Scales, StoredRows, missing
 from pipeline.store.layout import STATISTICS, TEXT_ID_BYTES, TextIds, is_as_laid_out, shard_file, tokens_name
 from pipeline.store.location import Location
@@ -111,6 +111,11 @@ class Cache:
             stored = self._values(array, rows, wanted)
             rows_in(out, self.header)[:, : rows.stop - rows.start] = stored.values.swapaxes(0, 1)
         return self._scales(rows, wanted, pooling) if self.header.capture.storage_type == "int8" else None
+
+    def announce(self, shard: int, layers: Sequence[int] | None = None, pooling: str = "mean") -> None:
+        """Has the system fetch what `read_chunks` of a shard will read, where it can."""
+        wanted = range(len(self.layers)) if layers is None else layers
+        announce_chunks(self.location, self.header, shard_file(pooling, shard), wanted)
 
     def token_states(self, text: int, layers: Sequence[int] | None = None) -> FloatRows:
         """The states of one text's tokens in their order, float32 [tokens, layers, dim].

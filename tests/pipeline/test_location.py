@@ -157,6 +157,13 @@ def test_parts_of_a_file_are_read_into_place(place: Location) -> None:
         place.read_into("a/none", [(0, np.zeros(3, np.uint8))])
 
 
+def test_to_announce_what_is_or_is_not_there_changes_nothing(place: Location) -> None:
+    place.put("a/b", b"0123")
+    for name in ("a/b", "a/none", "../outside"):
+        place.announce(name, [(0, 2), (3, 100)])
+    assert place.get("a/b") == b"0123"
+
+
 def test_what_is_not_there_is_said_to_be_missing(place: Location) -> None:
     with pytest.raises(FileNotFoundError):
         place.get("none")

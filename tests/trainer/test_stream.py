@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,18 @@ def test_blocks_are_of_much_the_same_size_and_their_memory_is_kept_until_the_end
         assert sizes == [-(-len(source.shards()) // 2)] * rooms  # and not nine and the rest
     batches.close()
     assert not batches._rooms
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no such hint")
+@pytest.mark.parametrize("layers", [(0, 1, 2, 3), (2, 0)])
+def test_what_is_read_next_is_announced(made: Made, layers: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    source = replace(streamed(made, blocks=1), layers=layers)
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _file, start, length, _advice: asked.append((start, length)))
+    list(source.shuffled(4, seed=0))
+    size = SHARD // len(LAYERS)
+    each = [(0, SHARD)] if len(layers) == len(LAYERS) else [(2 * size, size), (0, size)]
+    assert asked == each * (len(source.shards()) - 1)
 
 
 def test_what_goes_wrong_while_reading_ahead_is_told(made: Made) -> None:
