@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import trainer.train
 from ilse.errors import UserError
-from pipeline.store import open_cache
+from pipeline.store import Location, open_cache
 from pipeline.store.layout import shard_file
 from tests.trainer.conftest import DIM, LAYERS, Made, of_labels, write_task
 from trainer.artifact import load_head
@@ -108,6 +108,22 @@ def test_what_is_read_next_is_announced(made: Made, layers: tuple[int, ...], mon
     size = SHARD // len(LAYERS)
     each = [(0, SHARD)] if len(layers) == len(LAYERS) else [(2 * size, size), (0, size)]
     assert asked == each * (len(source.shards()) - 1)
+
+
+@pytest.mark.parametrize("layers", [(0, 1, 2, 3), (2, 0)])
+def test_an_object_store_is_read_ahead_and_gives_the_same_batches(made: Made, layers: tuple[int, ...]) -> None:
+    pytest.importorskip("obstore", reason="needs the extra 'remote'")
+    local, remote = Location(made.cache), Location(f"memory://{made.cache}")
+    for name, _ in local.list():
+        remote.put(name, local.get(name))
+    one, other = (
+        open_task(open_cache(place), made.examples).streamed_split("train", layers, memory_budget=9 * SHARD)
+        for place in (local, remote)
+    )
+    assert (one.ahead, other.ahead) == (False, True)
+    for (x, y), (x_far, y_far) in zip(one.shuffled(16, seed=0), other.shuffled(16, seed=0), strict=True):
+        assert torch.equal(x, x_far)
+        assert torch.equal(y, y_far)
 
 
 def test_what_goes_wrong_while_reading_ahead_is_told(made: Made) -> None:
