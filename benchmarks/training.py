@@ -17,7 +17,7 @@ over b), `roofline_fraction_float32` (the encoder's matrix products per second o
 head, `streaming_megabytes` (peak resident memory of streaming, libraries and all) and `libraries_megabytes` (what the
 libraries take alone).
 
-(a) needs torch-geometric: pip install -e '.[bench]', which brings zarrs too.
+(a) needs torch-geometric: pip install -e '.[bench]'.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def from_cache(path: str, name: str, budget: int) -> dict[str, float]:
     rows: Rows | StreamedRows
     if budget:
         source = StreamedRows(cache, layers, "mean", places, y, [], shards_in(budget, cache, LAYERS))
-        rows = source.treated(Treatment(TreatmentOptions(), LAYERS, DIM))
+        rows = source.treated(Treatment(TreatmentOptions(), LAYERS, DIM).in_place)
     else:
         rows = Rows(gather(cache, places), y, [])
     seconds = ours(name, PUBLISHED if name == "cayley" else {}, rows, "auto")

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STORE_MAY_IMPORT = {
     "numpy",
+    "google_crc32c",
     "zarr",
     "obstore",
     "tenacity",

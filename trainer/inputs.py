@@ -53,7 +53,7 @@ class Inputs:
     def _treated(self, rows: InMemory | StreamedRows) -> InMemory | StreamedRows:
         """Treats rows once and not once a batch, in place, because a second copy might not fit; or as they are read."""
         if isinstance(rows, StreamedRows):
-            return rows.treated(self._treatment)
+            return rows.treated(self._treatment.in_place)
         x = rows.x[..., : self._treatment.width]
         for place in range(0, len(x), TREATED_ROWS):
             part = slice(place, place + TREATED_ROWS)

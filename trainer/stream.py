@@ -1,16 +1,20 @@
 """A split's examples that stay in the cache: whole shards are read in random order into a shuffle buffer.
 
-Rows are shuffled within a block of shards, and the shards of a block are drawn anew every epoch. While one block is
-trained on, a thread reads the next. Blocks keep rows as they are stored, half of float32 as a rule; a batch is widened
-and treated when it is taken. The memory budget sizes the blocks; what the process takes beside them (libraries, the
-head) is more than they: `benchmarks/training.py` says how much.
+Rows are shuffled within a block of shards, and the shards of a block are drawn anew every epoch. Blocks keep rows as
+they are stored, half of float32 as a rule; a batch is gathered, widened and treated when it is taken. From an object
+store a thread reads the next block while one is trained on; to read a folder takes less than such a thread costs the
+training. The memory budget sizes the blocks, and alike in both cases: the order of the rows does not depend on where
+the cache lies. A folder's rows take half of it. What the process takes beside them (libraries, the head) is more than
+they: `benchmarks/training.py` says how much.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import cycle, zip_longest
 
 import numpy as np
 import torch
@@ -21,29 +25,28 @@ from torch import Tensor
 from ilse.errors import UserError
 from pipeline.store import Cache
 from trainer.rows import Batch, Rows
-from trainer.stored import compact_type, gather, read_into, widened
+from trainer.stored import Room, gather, shard_room
 
 Treat = Callable[[Float[Tensor, "rows layers dim"]], Float[Tensor, "rows layers width"]]
 
 BLOCKS = 2
-"""One that is trained on, one that is read."""
-LOOSE_SHARDS = 3
-"""Memory beside the blocks: a shard's bytes, the layers read from it, and those layers side by side."""
+"""Parts of the budget, each for a block: one that is trained on, and one that is read."""
+LOOSE_SHARDS = 1
+"""Memory beside the blocks: a shard of validation rows, or the answer of an object store."""
 
 
 @dataclass(frozen=True)
 class Block:
     """Some shards as they are stored, which of their rows are examples, and how to treat those."""
 
-    values: Float[Tensor, "stored layers dim"]
-    places: Int[Tensor, " rows"]
+    room: Room
+    starts: Int[Tensor, " rows"]
     y: Tensor
     treat: Treat | None
 
     def batch(self, chosen: Tensor | slice) -> Batch:
         """The examples at these positions, float32 and treated."""
-        # `index_select` copies whole rows at a time; indexing goes element by element.
-        x = widened(self.values.index_select(0, self.places[chosen]))
+        x = self.room.rows(self.starts[chosen])
         return (x if self.treat is None else self.treat(x)), self.y[chosen]
 
 
@@ -62,7 +65,9 @@ class StreamedRows:
     block_shards
         Shards of a block.
     treat
-        What is done to the rows of a batch; None for nothing.
+        What is done to the rows of a batch, which are its own to change; None for nothing.
+    ahead
+        Whether a thread reads a block while the one before it is trained on.
     """
 
     cache: Cache
@@ -73,6 +78,7 @@ class StreamedRows:
     text_ids: list[str]
     block_shards: int
     treat: Treat | None = None
+    ahead: bool = False
 
     def treated(self, treat: Treat) -> StreamedRows:
         """The same examples, treated as they are taken."""
@@ -111,26 +117,22 @@ class StreamedRows:
         found: list[int] = np.unique(self.places // self.cache.header.shard_rows).tolist()
         return found
 
-    def read(self, shards: Sequence[int], into: Tensor | None = None) -> Block:
+    def read(self, shards: Sequence[int], into: Room | None = None) -> Block:
         """The examples of these shards, shard after shard; in the memory of `into`, which must hold them."""
-        values, size = self.room(len(shards)) if into is None else into, self.cache.header.shard_rows
+        room, size = self.room(len(shards)) if into is None else into, self.cache.header.shard_rows
         shard_of = self.places // size
-        chosen = [np.flatnonzero(shard_of == shard) for shard in shards]
-        inside, start = [], 0
-        for shard, examples in zip(shards, chosen, strict=True):
-            rows = self.cache.header.rows_of(shard)  # the last shard has fewer
-            stop = start + rows.stop - rows.start
-            # Whole shards, since to copy the examples' rows out of them would take as long again as to read them.
-            read_into(values[start:stop], self.cache, shard, self.layers, self.pooling)
-            inside.append(self.places[examples] - rows.start + start)
-            start = stop
-        places, kept = (torch.from_numpy(np.concatenate(parts)) for parts in (inside, chosen))
-        return Block(values, places, self.y[kept], self.treat)
+        kept = []
+        for slot, shard in enumerate(shards):
+            room.read(slot, shard)
+            kept.append(np.flatnonzero(shard_of == shard))
+        slots = np.repeat(np.arange(len(shards)), [len(examples) for examples in kept])
+        chosen = np.concatenate(kept)
+        starts = room.starts(torch.from_numpy(slots), torch.from_numpy(self.places[chosen] % size))
+        return Block(room, starts, self.y[torch.from_numpy(chosen)], self.treat)
 
-    def room(self, shards: int) -> Float[Tensor, "stored layers dim"]:
-        """Memory for so many shards as they are stored."""
-        rows = min(shards * self.cache.header.shard_rows, self.cache.header.texts)
-        return torch.empty(rows, len(self.layers), self.cache.dim, dtype=compact_type(self.cache))
+    def room(self, shards: int) -> Room:
+        """Memory for so many shards."""
+        return Room.of(self.cache, self.layers, self.pooling, shards)
 
 
 class StreamedBatches:
@@ -141,7 +143,7 @@ class StreamedBatches:
         self._batch_size = batch_size
         self.generator = torch.Generator().manual_seed(seed)
         # For all epochs: the kernel takes longer to map and zero new memory than a disk's cache to fill it.
-        self._places: list[Tensor] = []
+        self._rooms: list[Room] = []
 
     def __len__(self) -> int:
         return -(-len(self._rows.y) // self._batch_size)
@@ -166,23 +168,38 @@ class StreamedBatches:
 
     def close(self) -> None:
         """Frees the blocks' memory: Lightning's references to a fit outlive it."""
-        self._places.clear()
+        self._rooms.clear()
 
     def _blocks(self) -> Iterator[Block]:
-        """Blocks of shards in a new order, each read while the one before is used, in two places in turn."""
-        shards = self._rows.shards()
-        order = torch.randperm(len(shards), generator=self.generator).tolist()
-        size = self._rows.block_shards
-        blocks = [[shards[place] for place in order[start : start + size]] for start in range(0, len(order), size)]
-        if not self._places:
-            self._places = [self._rows.room(len(blocks[0])) for _ in blocks[:BLOCKS]]
-        with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(self._rows.read, blocks[0], self._places[0])
-            for number, following in enumerate([*blocks[1:], None], 1):
-                block = ahead.result()
-                if following is not None:
-                    ahead = reader.submit(self._rows.read, following, self._places[number % BLOCKS])
-                yield block
+        """Blocks of shards in a new order, of much the same size."""
+        shards = np.array(self._rows.shards())
+        order = torch.randperm(len(shards), generator=self.generator).numpy()
+        blocks = np.array_split(shards[order], -(-len(shards) // self._rows.block_shards))
+        if not self._rooms:
+            self._rooms = [self._rows.room(len(blocks[0])) for _ in blocks[: BLOCKS if self._rows.ahead else 1]]
+        reading = _ahead if self._rows.ahead else _in_turn
+        return reading(self._rows, [block.tolist() for block in blocks], self._rooms)
+
+
+def _in_turn(rows: StreamedRows, blocks: list[list[int]], rooms: list[Room]) -> Iterator[Block]:
+    """Each block in the same room, while the disk gets at the next one."""
+    for shards, following in zip_longest(blocks, blocks[1:], fillvalue=()):
+        block = rows.read(shards, rooms[0])
+        for shard in following:
+            rows.cache.announce(shard, rows.layers, rows.pooling)
+        yield block
+
+
+def _ahead(rows: StreamedRows, blocks: list[list[int]], rooms: list[Room]) -> Iterator[Block]:
+    """Each block in the next room, while a thread reads the one after it."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = deque[Future[Block]]()
+        for shards, room in zip(blocks, cycle(rooms)):
+            coming.append(reader.submit(rows.read, shards, room))
+            if len(coming) == BLOCKS:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def _joined(one: Batch, other: Batch) -> Batch:
@@ -191,7 +208,7 @@ def _joined(one: Batch, other: Batch) -> Batch:
 
 def shards_in(budget: int, cache: Cache, layers: int) -> int:
     """Shards of a block so that streaming stays within `budget` bytes; `UserError` where not even single ones do."""
-    shard = min(cache.header.shard_rows, cache.header.texts) * layers * cache.dim * compact_type(cache).itemsize
+    shard = shard_room(cache, layers)
     fitting = (budget // shard - LOOSE_SHARDS) // BLOCKS
     if fitting < 1:
         least = (BLOCKS + LOOSE_SHARDS) * shard

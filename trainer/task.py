@@ -125,7 +125,8 @@ class Task:
         places = chosen[ROW].to_numpy().astype(np.int64)
         shards = shards_in(memory_budget, self.cache, len(layers))
         ids = chosen[TEXT_ID].to_list()
-        return StreamedRows(self.cache, tuple(layers), pooling, places, self.targets.tensor(chosen), ids, shards)
+        y, ahead = self.targets.tensor(chosen), not self.cache.location.is_local
+        return StreamedRows(self.cache, tuple(layers), pooling, places, y, ids, shards, ahead=ahead)
 
     def _load(self, split: str, layers: Sequence[int] | None, pooling: str) -> Rows | PairRows:
         chosen = self._examples_of(split)

@@ -1,9 +1,11 @@
 """The cache format: the one seam that the pipeline, which writes caches, and the trainer, which reads them, share.
 
-`spec` says what a cache is, `encoding` how a value stands in it, `layout` which files it has, `location` where they
-lie; `writing`, `opening`, `reading` and `verification` are what one does with it.
+`spec` says what a cache is, `encoding` how a value stands in it, `layout` which files it has, `chunks` how the bytes of
+the large ones follow one another, `location` where they lie; `writing`, `opening`, `reading` and `verification` are
+what one does with it.
 """
 
+from pipeline.store.chunks import chunk_bytes
 from pipeline.store.encoding import STORAGE_TYPES, FloatRows, StoredRows, value_bytes
 from pipeline.store.layout import STATISTICS, TEXT_ID_BYTES, TextIds, shard_of_file, text_id_rows
 from pipeline.store.location import Location
@@ -42,6 +44,7 @@ __all__ = [
     "StoredRows",
     "TextIds",
     "as_stored",
+    "chunk_bytes",
     "create",
     "finish",
     "has_checksum",

@@ -96,13 +96,22 @@ def shard_files(
             if values is not None:
                 form = _form(header, name)
                 rows = values if name.startswith("pooled/") else values[None]
-                files[f"{name}/c/{shard}/0/0"] = _one_shard(form, rows)
+                files[_chunk_file(name, shard)] = _one_shard(form, rows)
     if tokens is not None:
         memory: dict[str, Any] = {}
         name = tokens_name(shard)
         _create(zarr.create_group(MemoryStore(memory)), name, _form(header, name, len(tokens)))[...] = tokens
         files |= _content(memory, without=(ROOT, "tokens/zarr.json"))
     return files
+
+
+def shard_file(pooling: str, shard: int) -> str:
+    """The file of a shard's pooled rows."""
+    return _chunk_file(f"pooled/{pooling}", shard)
+
+
+def _chunk_file(name: str, shard: int) -> str:
+    return f"{name}/c/{shard}/0/0"
 
 
 def tokens_name(shard: int) -> str:

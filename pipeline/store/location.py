@@ -11,7 +11,7 @@ import functools
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
+import numpy.typing as npt
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
@@ -89,6 +91,48 @@ class Location:
             return self._own(name).read_bytes()
         except NotADirectoryError as error:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename) from error
+
+    def read_into(self, name: str, parts: Iterable[tuple[int, npt.NDArray[np.uint8]]]) -> None:
+        """Fills each array with the bytes of a file from its start on; raises as `get` does.
+
+        Raises `EOFError` where the file ends before.
+        """
+        if not self.is_local:
+            self._fetch_into(name, list(parts))
+            return
+        with self._own(name).open("rb", buffering=0) as file:
+            for start, place in parts:
+                file.seek(start)
+                if file.readinto(place) < len(place):  # type: ignore[arg-type]
+                    raise _ends_before(name, start + len(place))
+
+    def announce(self, name: str, parts: Iterable[tuple[int, int]]) -> None:
+        """Has the system fetch parts of a file, (start, bytes), into its memory while this process does other things.
+
+        A hint, for a folder alone: what is wrong with the file is for whoever reads it.
+        """
+        if not self.is_local or not hasattr(os, "posix_fadvise"):
+            return
+        with suppress(OSError, UserError), self._own(name).open("rb", buffering=0) as file:
+            for start, length in parts:
+                os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_WILLNEED)
+
+    def _fetch_into(self, name: str, parts: Sequence[tuple[int, npt.NDArray[np.uint8]]]) -> None:
+        starts, lengths = [start for start, _ in parts], [len(place) for _, place in parts]
+        end = max(map(sum, zip(starts, lengths, strict=True)))
+        with self._asking(f"reading {name}") as (obstore, patiently):
+            store = self._store()
+            if sum(lengths) == end:  # the whole file, in one request
+                data = memoryview(patiently(lambda: obstore.get(store, name).bytes()))
+                found = [data[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+            else:
+                if patiently(lambda: obstore.head(store, name)["size"]) < end:  # obstore 0.12 panics when asked
+                    raise _ends_before(name, end)
+                found = patiently(lambda: obstore.get_ranges(store, name, starts=starts, lengths=lengths))
+        for (start, place), data in zip(parts, found, strict=True):
+            if len(data) < len(place):
+                raise _ends_before(name, start + len(place))
+            place[:] = np.frombuffer(data, np.uint8)
 
     def put(self, name: str, data: bytes, create: bool = False) -> None:
         """Puts `data` at `name` in one step; with `create`, raises `FileExistsError` where there is one already."""
@@ -228,6 +272,10 @@ def _object_store(url: str, prefix: str, environment: tuple[tuple[str, str], ...
     given = {name.removeprefix(prefix).lower(): value for name, value in environment}
     options: Any = _CLIENT | {name: given[name] for name in _CLIENT_SETTINGS if name in given}
     return from_url(url, retry_config=_RETRIES, client_options=options)
+
+
+def _ends_before(name: str, byte: int) -> EOFError:
+    return EOFError(f"{name} ends before byte {byte:,}")
 
 
 def _foreign(location: Location, found: str) -> UserError:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import store
+from pipeline.store.chunks import chunk_bytes, rows_in
 
 
 def header(texts: int = 10, shard_rows: int = 4, layers: int = 3, dim: int = 5, **capture: Any) -> store.CacheHeader:
@@ -76,6 +77,17 @@ def write(
     }
     store.finish(location, head, ids, (written[shard] for shard in sorted(written)))
     return store.open_cache(location)
+
+
+def chunks_of(
+    cache: store.Cache, shard: int, layers: Sequence[int] | None = None, pooling: str = "mean"
+) -> store.FloatRows:
+    """A shard by its chunks, decoded; `Cache.read` has zarr do the same."""
+    out = np.empty((len(layers or cache.layers), chunk_bytes(cache.header)), np.uint8)
+    scales = cache.read_chunks(shard, out, layers, pooling)
+    place = cache.header.rows_of(shard)
+    values = rows_in(out, cache.header)[:, : place.stop - place.start].swapaxes(0, 1)
+    return store.StoredRows(values, cache.header.capture.storage_type, scales).decoded()
 
 
 def files_of(place: Path | str) -> dict[str, bytes]:

@@ -29,10 +29,10 @@ from tenacity import wait_none
 
 from ilse.errors import UserError
 from pipeline import store
-from pipeline.store import Location, location, patience
+from pipeline.store import Location, chunk_bytes, location, patience
 from pipeline.verify import verify
 from tests import s3
-from tests.pipeline.caches import files_of, header, random_rows, token_states, write
+from tests.pipeline.caches import chunks_of, files_of, header, random_rows, token_states, write
 
 KEY, SECRET, TOKEN = "AKIAKEYOFTHETEST", "secret+of/the=test", "session-of-the-test"
 QUICK = {
@@ -140,6 +140,28 @@ def test_what_is_put_is_got(place: Location) -> None:
         assert place.get(name) == data
     place.put("a", b"another")
     assert place.get("a") == b"another"
+
+
+def test_parts_of_a_file_are_read_into_place(place: Location) -> None:
+    place.put("a/b", bytes(range(100)))
+    parts = [(90, np.zeros(10, np.uint8)), (0, np.zeros(3, np.uint8)), (3, np.zeros(4, np.uint8))]
+    place.read_into("a/b", parts)
+    assert [part.tolist() for _, part in parts] == [list(range(90, 100)), [0, 1, 2], [3, 4, 5, 6]]
+    for start in (98, 100, 200):
+        with pytest.raises(EOFError, match="a/b ends before byte"):
+            place.read_into("a/b", [(0, np.zeros(3, np.uint8)), (start, np.zeros(3, np.uint8))])
+    place.put("a/empty", b"")
+    with pytest.raises(EOFError, match="a/empty ends before byte 3"):
+        place.read_into("a/empty", [(0, np.zeros(3, np.uint8))])
+    with pytest.raises(FileNotFoundError):
+        place.read_into("a/none", [(0, np.zeros(3, np.uint8))])
+
+
+def test_to_announce_what_is_or_is_not_there_changes_nothing(place: Location) -> None:
+    place.put("a/b", b"0123")
+    for name in ("a/b", "a/none", "../outside"):
+        place.announce(name, [(0, 2), (3, 100)])
+    assert place.get("a/b") == b"0123"
 
 
 def test_what_is_not_there_is_said_to_be_missing(place: Location) -> None:
@@ -331,6 +353,9 @@ def test_a_remote_cache_is_the_local_one_byte_for_byte(bucket: Location, tmp_pat
             np.testing.assert_array_equal(
                 remote.read(slice(1, 9), layers, pooling), local.read(slice(1, 9), layers, pooling)
             )
+            np.testing.assert_array_equal(
+                chunks_of(remote, 2, layers, pooling), local.read(slice(8, 10), layers, pooling)
+            )
     np.testing.assert_array_equal(remote.gather(np.array([9, 0, 4])), local.gather(np.array([9, 0, 4])))
     np.testing.assert_array_equal(remote.token_states(6), local.token_states(6))
     assert len(remote.token_states(6)) == len(token_states(head)[6])
@@ -339,13 +364,16 @@ def test_a_remote_cache_is_the_local_one_byte_for_byte(bucket: Location, tmp_pat
 
 def test_damage_of_a_remote_cache_is_found(bucket: Location) -> None:
     cache = write(str(bucket), header(), random_rows(header()))
-    shard = bucket.get("pooled/mean/c/1/0/0")
+    whole, shard = (bucket.get(f"pooled/mean/c/{number}/0/0") for number in range(2))
     bucket.put("pooled/mean/c/1/0/0", shard[:9] + b"~" + shard[10:])
     bucket.delete("pooled/mean/c/2/0/0")
-    with pytest.raises(UserError, match="rows 4 to 8"):
-        cache.read(slice(4, 8))
-    with pytest.raises(UserError, match=r"rows 8 to 10(.|\n)*missing"):
-        cache.read(slice(8, 10))
+    bucket.put("pooled/mean/c/0/0/0", shard[:-30])
+    for shard_number, found in enumerate(("rows 0 to 4", "rows 4 to 8", r"rows 8 to 10(.|\n)*missing")):
+        with pytest.raises(UserError, match=found):
+            cache.read(header().rows_of(shard_number))
+        with pytest.raises(UserError, match=found):
+            chunks_of(cache, shard_number)
+    bucket.put("pooled/mean/c/0/0/0", whole)
     with pytest.raises(UserError, match=r"shard 1 \(rows 4 to 8\)(.|\n)*shard 2 \(rows 8 to 10\).*missing"):
         verify(str(bucket))
 
@@ -413,6 +441,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(
         (lambda: bucket.get("zarr.json"), local.location.get("zarr.json")),
         (lambda: sorted(bucket.list()), sorted(local.location.list())),
         (lambda: remote.read(slice(0, 10)).tolist(), local.read(slice(0, 10)).tolist()),
+        (lambda: chunks_of(remote, 0).tolist(), local.read(slice(0, 4)).tolist()),
         (lambda: store.open_cache(bucket).text_ids(), local.text_ids()),
         (lambda: list(store.verify(bucket)), []),
     ):
@@ -425,7 +454,12 @@ def test_an_answer_that_breaks_off_is_asked_for_again(
 def test_answers_that_always_break_off_end_in_an_error(stand: type[Stand], bucket: Location) -> None:
     cache = write(str(bucket), header(), random_rows(header()))
     stand.cuts = 10_000
-    for call in (lambda: bucket.get("zarr.json"), lambda: cache.read(slice(0, 4)), lambda: store.open_cache(bucket)):
+    for call in (
+        lambda: bucket.get("zarr.json"),
+        lambda: cache.read(slice(0, 4)),
+        lambda: cache.read_chunks(0, np.empty((3, chunk_bytes(cache.header)), np.uint8)),
+        lambda: store.open_cache(bucket),
+    ):
         with pytest.raises(UserError, match=r"an object store that answers(.|\n)*what is finished is kept"):
             call()
     assert stand.cuts > 0

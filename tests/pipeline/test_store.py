@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 
 from ilse.errors import UserError
 from pipeline import store
-from tests.pipeline.caches import files_of, header, ids_of, random_rows, shard_rows, token_counts, token_states, write
+from tests.pipeline.caches import (
+    chunks_of,
+    files_of,
+    header,
+    ids_of,
+    random_rows,
+    shard_rows,
+    token_counts,
+    token_states,
+    write,
+)
 
 ALL = {"poolings": ("mean", "last"), "token_states": True}
 
@@ -372,7 +382,7 @@ def everything(cache: store.Cache) -> list[bytes]:
     for pooling in cache.header.capture.poolings:
         found += [cache.read(place, pooling=pooling) for place in cache.shards()]
         shards = range(cache.header.shards)
-        found += [cache.read_shard(shard, pooling=pooling).decoded() for shard in shards]
+        found += [chunks_of(cache, shard, pooling=pooling) for shard in shards]
         found += [cache.read(slice(2, 9), [1], pooling), cache.gather(np.array([9, 0, 5]), pooling=pooling)]
         found += list(cache.statistics(pooling).values())
     if cache.header.capture.token_states:

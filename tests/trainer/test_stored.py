@@ -8,20 +8,34 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.store import STORAGE_TYPES, open_cache
-from tests.trainer.conftest import LAYERS, write_task
-from trainer.stored import compact, compact_type, gather, widened
+from pipeline.store import STORAGE_TYPES, open_cache, value_bytes
+from tests.trainer.conftest import DIM, LAYERS, write_task
+from trainer.stored import Room, gather, shard_room
 
 
-@pytest.mark.parametrize("layers", [None, (2, 0), (1,)])
+@pytest.mark.parametrize("layers", [tuple(range(len(LAYERS))), (2, 0), (1,)])
 @pytest.mark.parametrize("kind", STORAGE_TYPES)
-def test_they_are_what_the_store_decodes(tmp_path: Path, kind: str, layers: tuple[int, ...] | None) -> None:
+def test_rows_of_several_shards_are_what_the_store_decodes(tmp_path: Path, kind: str, layers: tuple[int, ...]) -> None:
     cache = open_cache(write_task(tmp_path, storage_type=kind).cache)
-    for shard, rows in enumerate(cache.shards()):
-        values = compact(cache.read_shard(shard, layers))
-        assert values.dtype == compact_type(cache)
-        assert values.shape[1] == len(layers or LAYERS)
-        np.testing.assert_array_equal(widened(values).numpy(), cache.read(rows, layers))
+    room, last = Room.of(cache, layers, "mean", 3), cache.header.shards - 1
+    for slot, shard in enumerate((5, last, 0)):
+        room.read(slot, shard)
+    slots, inside = torch.tensor([2, 0, 1, 0, 2]), torch.tensor([15, 3, 1, 3, 0])
+    found = room.rows(room.starts(slots, inside))
+    assert found.dtype == torch.float32
+    rows = np.array([15, 5 * 16 + 3, last * 16 + 1, 5 * 16 + 3, 0])
+    np.testing.assert_array_equal(found.numpy(), cache.gather(rows, layers))
+    found.zero_()  # they are a copy
+    np.testing.assert_array_equal(room.rows(room.starts(slots, inside)).numpy(), cache.gather(rows, layers))
+
+
+@pytest.mark.parametrize("kind", STORAGE_TYPES)
+def test_the_room_of_a_shard_is_that_of_its_stored_values(tmp_path: Path, kind: str) -> None:
+    cache = open_cache(write_task(tmp_path, storage_type=kind).cache)
+    room = Room.of(cache, (0, 2), "mean", 3)
+    scales = 0 if room.scales is None else room.scales.nbytes
+    assert room.values.nbytes + scales == 3 * shard_room(cache, 2)
+    assert room.values.nbytes == 3 * 2 * (16 * DIM * value_bytes(kind) + 4)
 
 
 @pytest.mark.parametrize("kind", STORAGE_TYPES)

@@ -68,6 +68,7 @@ def test_steps(given: dict[str, Any], chunk: int) -> None:
     treatment = Treatment(options, LAYERS, DIM).fit(x, chunk)
     found = treatment(x)
     assert torch.equal(x, before), "the rows themselves stay as they are"
+    assert torch.equal(treatment.in_place(before), found)
     assert found.shape == (ROWS, LAYERS, options.pca or DIM)
     assert treatment.width == found.shape[2]
     expected = slow(x, options)

@@ -87,8 +87,11 @@ def test_half_precision_gives_single() -> None:
 def test_input_is_left_alone() -> None:
     x = torch.randn(50, 2, 3)
     before = x.clone()
-    Standardise(2, 3).fit(x)(x)
+    fitted = Standardise(2, 3).fit(x)
+    standardised = fitted(x)
     assert torch.equal(x, before)
+    assert fitted.in_place(x).data_ptr() == x.data_ptr()
+    assert torch.equal(x, standardised)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -63,10 +63,11 @@ class Treatment(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers width"]:
         """All steps that are on."""
-        treated = self._before_pca(x)
-        if self.pca is not None:
-            treated = self.pca(treated)
-        return functional.layer_norm(treated, treated.shape[-1:]) if self.options.layer_norm else treated
+        return self._after_standardising(self.standardise(x))
+
+    def in_place(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers width"]:
+        """The same, bit for bit, in the memory of `x` as far as its shape stays: `x` is not to be used afterwards."""
+        return self._after_standardising(self.standardise.in_place(x))
 
     def fit(self, x: Float[Tensor, "rows layers dim"], chunk: int = 256) -> Treatment:
         """Takes the statistics of `x`, the training rows and no others, `chunk` rows at a time. See `fit_chunks`."""
@@ -89,6 +90,14 @@ class Treatment(nn.Module):
         part.load_state_dict({name: value[list(kept)] for name, value in self.state_dict().items()})
         return part
 
+    def _after_standardising(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers width"]:
+        treated = self._clipped(x)
+        if self.pca is not None:
+            treated = self.pca(treated)
+        return functional.layer_norm(treated, treated.shape[-1:]) if self.options.layer_norm else treated
+
     def _before_pca(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers dim"]:
-        standardised: Tensor = self.standardise(x)
+        return self._clipped(self.standardise(x))
+
+    def _clipped(self, standardised: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers dim"]:
         return standardised if self.options.clip is None else standardised.clamp_(-self.options.clip, self.options.clip)

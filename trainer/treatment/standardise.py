@@ -38,6 +38,10 @@ class Standardise(nn.Module):
         """`x` standardised; subtracting first keeps the digits of a coordinate whose mean dwarfs its spread."""
         return (x - self.mean).div_(self.scale)
 
+    def in_place(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers dim"]:
+        """The same, bit for bit, in the memory of `x`."""
+        return x.sub_(self.mean).div_(self.scale)
+
     def fit(self, x: Float[Tensor, "rows layers dim"]) -> Standardise:
         """Take the statistics of `x`, the training rows and no others. See `fit_chunks`."""
         rows = max(1, CHUNK_VALUES // max(1, self.mean.numel()))
