@@ -80,7 +80,7 @@ def main() -> None:
         "weighted_bare": lambda: bare("weighted", {}, rows),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(1 if quick else 3):
+    for _ in range(1 if quick else 5):
         for name, way in ways.items():
             seconds[name] += [way() for _ in range(5 if name.startswith("weighted") else 1)]
     found = {name: median(values) for name, values in seconds.items()}
