@@ -19,7 +19,7 @@ MakeRows = Callable[..., Rows]
 
 @pytest.mark.parametrize("name", ["concat", "cayley", "exits"])
 def test_equals_replacing_a_layer_of_one_example(rows: MakeRows, name: str) -> None:
-    train, held = rows(120), rows(40, seed=1)
+    train, held = rows(400), rows(40, seed=1)
     trained = trained_head(name, train)
     mean = trained.treatment(train.x).mean(0)
     found = drops(trained, held, mean)
