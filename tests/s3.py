@@ -7,6 +7,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+KEY, SECRET, TOKEN = "AKIAKEYOFTHETEST", "secret+of/the=test", "session-of-the-test"
+"""Credentials that must not show anywhere."""
+
 
 def server() -> Iterator[str]:
     """URL of an empty server. For a fixture to yield from."""

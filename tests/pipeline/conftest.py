@@ -1,8 +1,11 @@
-"""Tiny models with a real tokenizer, built from their configurations, and tables of texts."""
+"""Tiny models with a real tokenizer, built from their configurations, tables of texts, and a bucket to write to."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,12 @@ from transformers import (
     RobertaConfig,
     T5Config,
 )
+
+from pipeline.store import Location
+from tests import s3
+from tests.s3 import KEY, SECRET, TOKEN
+
+_buckets = itertools.count()
 
 WORDS = [
     "the",
@@ -138,3 +147,21 @@ def texts_table(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def llama(tiny_model: Callable[[str], Path]) -> Path:
     return tiny_model("llama")
+
+
+server = pytest.fixture(scope="module")(s3.server)
+
+
+@pytest.fixture
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> Location:
+    for name in [name for name in os.environ if name.startswith("AWS_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    name = f"locations-{next(_buckets)}"
+    urllib.request.urlopen(urllib.request.Request(f"{server}/{name}", method="PUT"))
+    return Location(f"s3://{name}/some/cache.zarr")

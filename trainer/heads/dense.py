@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+above = torch.ops.aten.threshold_backward
+"""By its name what ReLU does to gradients: the first where the second is above a number, else 0; in one pass."""
+
 STEPS = 256
 """Of a byte of random bits, which decides one element."""
 
@@ -38,10 +41,12 @@ class Dropout(nn.Module):
         """0 for what a pass drops, and elsewhere what makes up for it."""
         dropped = min(int(STEPS * self.rate + float(torch.rand(()))), STEPS - 1)
         kept = torch.full((), STEPS / (STEPS - dropped), dtype=dtype, device=device).expand(shape)
+        if dropped == 0:
+            return kept
         draws = _words(-(-kept.numel() // 8), device).view(torch.int8)[: kept.numel()].view(shape)
-        # By its name what ReLU does to gradients: the first where the second is above a number, else 0. A comparison
-        # would make booleans, whose conversion takes longer than all the rest; that of bytes is quick, and exact.
-        drawn: Tensor = torch.ops.aten.threshold_backward(kept, draws.to(dtype), dropped - STEPS // 2 - 1)
+        # A comparison would make booleans, whose conversion takes longer than all the rest; that of bytes is quick, and
+        # exact.
+        drawn: Tensor = above(kept, draws.to(dtype), dropped - STEPS // 2 - 1)
         return drawn
 
     def extra_repr(self) -> str:

@@ -15,10 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ilse.linear import pays
-
-# What ReLU does to gradients: the first where the second is above a number, else 0.
-_above = torch.ops.aten.threshold_backward
+from ilse.linear import pays, product
+from trainer.heads.dense import above
 
 
 def applies(x: Float[Tensor, "batch rows width"]) -> bool:
@@ -59,7 +57,7 @@ class _Nodes(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, virtual: int, mask: Tensor) -> Tensor:
         x, bias = x.to(mask.dtype), bias.to(mask.dtype)
-        real = _product(x, weight.to(mask.dtype), bias, "relu")
+        real = product(x, weight.to(mask.dtype), bias, "relu")
         ctx.save_for_backward(x, bias, real, mask)
         return torch.cat([real, bias.relu().expand(len(x), virtual, -1)], dim=1).mul_(mask)
 
@@ -68,7 +66,7 @@ class _Nodes(torch.autograd.Function):
         x, bias, real, mask = ctx.saved_tensors
         grad = grad * mask
         by_virtual = grad[:, x.shape[1] :].sum((0, 1), dtype=torch.float32) * (bias > 0)
-        by_real = _above(grad[:, : x.shape[1]], real, 0).flatten(0, 1)
+        by_real = above(grad[:, : x.shape[1]], real, 0).flatten(0, 1)
         return None, _by_weight(by_real, x), by_real.sum(0, dtype=torch.float32) + by_virtual, None, None
 
 
@@ -89,7 +87,7 @@ class _Message(torch.autograd.Function):
         weights = (weights + epsilon * torch.eye(*weights.shape)).to(h.dtype)
         weight = weight.to(h.dtype)
         mixed = torch.bmm(weights.expand(len(h), -1, -1), h)
-        active = _product(mixed, weight, bias.to(h.dtype), "relu")
+        active = product(mixed, weight, bias.to(h.dtype), "relu")
         normed, mean, spread = torch.native_layer_norm(active, norm.normalized_shape, scale, shift, norm.eps)
         ctx.save_for_backward(h, weights, mixed, weight, active, mean, spread, scale, shift, mask)
         ctx.shape = norm.normalized_shape
@@ -101,23 +99,18 @@ class _Message(torch.autograd.Function):
         by_active, by_scale, by_shift = torch.ops.aten.native_layer_norm_backward(
             grad * mask, active, ctx.shape, mean, spread, scale, shift, [True, True, True]
         )
-        _above.grad_input(by_active, active, 0, grad_input=by_active)
+        above.grad_input(by_active, active, 0, grad_input=by_active)
         rows = by_active.flatten(0, 1)
-        by_mixed = _product(by_active, weight.T, None, "none") if h.dtype == torch.float32 else by_active @ weight
+        by_mixed = product(by_active, weight.T) if h.dtype == torch.float32 else by_active @ weight
         by_epsilon = torch.linalg.vecdot(by_mixed, h[:, : len(weights)]).sum(dtype=torch.float32)
         by_h = torch.bmm(weights.mT.expand(len(h), -1, -1), by_mixed)
         by_bias = rows.sum(0, dtype=torch.float32)
         return by_h, None, by_epsilon, _by_weight(rows, mixed), by_bias, by_scale, by_shift, None, None
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, then: str) -> Tensor:
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "")
-    return out
-
-
 def _by_weight(grads: Float[Tensor, "rows out"], x: Float[Tensor, "batch nodes in"]) -> Float[Tensor, "out in"]:
     """The weight's gradient, in float32 as the weight is."""
     inputs = x.flatten(0, 1)
     if x.dtype == torch.float32:  # else torch gives the product to oneDNN by itself
-        return _product(grads.T, inputs.T, None, "none")
+        return product(grads.T, inputs.T)
     return (grads.T @ inputs).float()
