@@ -51,7 +51,7 @@ docs: $(VENV)/.docs ## build the documentation into site/; a warning is an error
 	@echo "documentation: $(CURDIR)/site/index.html"
 
 bench: $(VENV)/.bench ## run the benchmarks; each prints one JSON object as its last line (ARGS=--quick)
-	@for name in store extraction scale scale_out storage_types training faults versioning statistics hostile; do echo "==> $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
+	@for name in store tokens extraction scale scale_out storage_types training token_heads contention faults versioning statistics hostile architectures; do echo "==> $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
 study: $(VENV)/.study ## run the study of docs/study.md on DATA=folder, a folder a task (hours)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.study "$(DATA)" $(ARGS)

@@ -29,6 +29,7 @@ from benchmarks.contenders import Contender
 from benchmarks.demo import demo_params, plain_copy
 from ilse.files import write_json
 from ilse.params import validate
+from ilse.table_files import read_csv, read_parquet
 from ilse.tables import EXAMPLES_FILE, SPLITS, TEXTS_FILE
 from pipeline.config import ExtractParams, ModelParams
 from pipeline.extract import extract
@@ -115,7 +116,7 @@ def source(folder: Path) -> PrepareParams:
 
 
 def _texts(folder: Path) -> pl.DataFrame:
-    return pl.read_parquet(folder / TEXTS_FILE)
+    return read_parquet(folder / TEXTS_FILE)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class Ran:
 def ran(contender: Contender, seeds: int, examples: Path, cache: Path, folder: Path, shots: int | None = None) -> Ran:
     """Trains and evaluates by the stages themselves, or reads what they wrote before."""
     runs, predictions = contender.run(seeds, cache, examples, folder, shots)
-    board = pl.read_csv(folder / "results" / "leaderboard.csv").row(0, named=True)
+    board = read_csv(folder / "results" / "leaderboard.csv").row(0, named=True)
     return Ran(
         validation=runs["val_score"].to_list(),
         test=runs["test_score"].to_list(),

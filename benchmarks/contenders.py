@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from ilse.params import validate
+from ilse.table_files import read_csv, read_parquet
 from trainer.config import TrainParams
 from trainer.evaluate import evaluate
 from trainer.train import train
@@ -44,6 +45,6 @@ class Contender:
         if not (results / "runs.csv").exists():
             self.fit(seeds, cache, examples, folder, shots)
             evaluate([self.head], cache, examples, models, results)
-        predictions = pl.read_parquet(results / "predictions" / f"{self.head}.parquet")
+        predictions = read_parquet(results / "predictions" / f"{self.head}.parquet")
         by_seed = [of_seed for _, of_seed in predictions.group_by("seed", maintain_order=True)]
-        return pl.read_csv(results / "runs.csv").sort("seed"), by_seed
+        return read_csv(results / "runs.csv").sort("seed"), by_seed

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import polars as pl
-
 from ilse.params import load_section
+from ilse.table_files import read_parquet
 from ilse.tables import TEXT, TEXTS_FILE
 from pipeline.config import ExtractParams, ModelParams
 from pipeline.fetch import FetchParams, fetch
@@ -35,13 +34,13 @@ def demo_texts(folder: Path, whole: bool) -> Path:
 
 def first_texts(texts: Path, count: int, out: Path) -> Path:
     """A table of the first `count` texts."""
-    pl.read_parquet(texts).head(count).write_parquet(out)
+    read_parquet(texts).head(count).write_parquet(out)
     return out
 
 
 def read_texts(texts: Path) -> list[str]:
     """The texts of a table."""
-    found: list[str] = pl.read_parquet(texts)[TEXT].to_list()
+    found: list[str] = read_parquet(texts)[TEXT].to_list()
     return found
 
 

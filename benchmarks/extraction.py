@@ -15,13 +15,12 @@ The last line is JSON. `speedup_over_naive` is (d) over (a), `speedup_same_dtype
 at 128 tokens with compiled blocks, over this machine's 2048³ matrix product in that type as PyTorch computes it;
 `…_eager` without compiling, `…_of_best` over the faster of PyTorch's and oneDNN's product (they differ in float32,
 where PyTorch asks MKL). `seconds_before_first_text` is what each way takes until it is warm: loading, proving,
-compiling.
+compiling. Rounds go on until the ratios agree (`benchmarks.steady`); a machine that is too noisy ends with exit code 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import resource
 import shutil
@@ -35,6 +34,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.demo import demo_params, demo_texts, first_texts, plain_copy, read_texts
+from benchmarks.steady import ENOUGH, QUICK_ENOUGH, report, rounds_until_steady
 from pipeline.config import ModelParams
 
 PLAIN = ("naive", "sorted")
@@ -58,9 +58,9 @@ class Setting:
 def main() -> None:
     """Prepares the texts, runs the rounds and prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="end within a minute")
+    parser.add_argument("--quick", action="store_true", help="few texts and rounds: a minute or two")
     quick = parser.parse_args().quick
-    headlines, articles, rounds = (256, 16, 1) if quick else (1_024, 64, 3)
+    headlines, articles = (256, 16) if quick else (1_024, 64)
     params = demo_params()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -71,24 +71,34 @@ def main() -> None:
             "articles": first_texts(demo_texts(folder / "long", whole=True), articles, folder / "articles.parquet"),
         }
         setting = Setting(plain_copy(params.model, folder / "model"), tables, params.shard_rows, _cores())
-        print(json.dumps(compare(setting, rounds)))
+        compare(setting, quick)
 
 
-def compare(setting: Setting, rounds: int) -> dict[str, Any]:
-    """Medians over the rounds."""
+def compare(setting: Setting, quick: bool) -> None:
+    """Prints medians over the rounds; a round's speeds stand side by side, and so do their ratios."""
     processes = {way: _start(way, setting) for way in (*PLAIN, *OURS, *COMPILED)}
     figures: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        for table in setting.texts:
-            for way, ask in processes.items():
-                if table == "articles" or way not in COMPILED:
-                    figures.setdefault(f"{table} {way}", []).append(ask(table))
-        for way in OURS:
-            for peak in ("peak", "peak onednn"):
-                figures.setdefault(f"{peak} {way}", []).append(processes[way](peak))
-    rate = {name: median(values) for name, values in figures.items()}
+
+    def a_round() -> dict[str, float]:
+        rates = {
+            f"{table} {way}": ask(table)
+            for table in setting.texts
+            for way, ask in processes.items()
+            if table == "articles" or way not in COMPILED
+        }
+        rates |= {f"{peak} {way}": processes[way](peak) for way in OURS for peak in ("peak", "peak onednn")}
+        for name, rate in rates.items():
+            figures.setdefault(name, []).append(rate)
+        return {
+            "speedup_over_naive": rates["headlines auto"] / rates["headlines naive"],
+            "speedup_same_dtype": rates["headlines float32"] / rates["headlines naive"],
+            "roofline_fraction": rates["articles auto compiled"] / rates["peak auto"],
+            "roofline_fraction_float32": rates["articles float32 compiled"] / rates["peak float32"],
+        }
+
+    rounds = rounds_until_steady(a_round, *((2, 4) if quick else (3, 9)), QUICK_ENOUGH if quick else ENOUGH)
     facts = {way: ask("facts") for way, ask in processes.items()}
-    return _summary(rate, facts)
+    report(_summary({name: median(values) for name, values in figures.items()}, facts), rounds)
 
 
 def _summary(rate: dict[str, float], facts: dict[str, Any]) -> dict[str, Any]:
@@ -239,7 +249,7 @@ def _peak(compute_type: str, onednn: bool) -> float:
 
 
 def _cores() -> int:
-    from pipeline.cluster.executor import cores
+    from pipeline.cluster.machine import cores
 
     return cores()
 

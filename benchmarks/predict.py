@@ -14,7 +14,6 @@ them, but where texts leave. The last line is JSON.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from benchmarks.steady import ENOUGH, QUICK_ENOUGH, Rounds, report, rounds_until_steady
 
 SIZES, QUICK_SIZES = (10_000, 100_000), (2_000, 10_000)
 TEXTS, QUICK_TEXTS = 512, 128
@@ -42,8 +43,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         figures = memory(folder, QUICK_SIZES if quick else SIZES)
-        figures |= timing(folder, QUICK_TEXTS if quick else TEXTS, QUICK_ROUNDS if quick else ROUNDS)
-    print(json.dumps(figures))
+        timed, rounds = timing(folder, QUICK_TEXTS if quick else TEXTS, quick)
+    report(figures | timed, rounds)
 
 
 def memory(folder: Path, sizes: tuple[int, ...]) -> dict[str, Any]:
@@ -60,15 +61,14 @@ def predict_headlines(folder: Path, size: int) -> float:
     """One prediction of `size` made-up headlines, in a fresh process; its peak in megabytes."""
     import resource
 
-    import polars as pl
-
     from benchmarks.tiny import tiny_model, tiny_texts
+    from ilse.table_files import scan_parquet
     from inference.command import predict
     from inference.inputs import Fields
 
     model = tiny_model(folder / "tiny")
     head = save(folder / "tiny head", model, range(3), "weighted", {})
-    pl.scan_parquet(tiny_texts(size, folder / "texts.parquet")).sink_csv(folder / f"{size}.csv")
+    scan_parquet(tiny_texts(size, folder / "texts.parquet")).sink_csv(folder / f"{size}.csv")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     out = folder / f"{size} out.csv"
     predict(head, str(folder / f"{size}.csv"), out, None, Fields(), 1, model, folder / "none.yaml")
@@ -79,7 +79,7 @@ def predict_headlines(folder: Path, size: int) -> float:
     return round(peak / 1e3, 1)
 
 
-def timing(folder: Path, texts: int, rounds: int) -> dict[str, Any]:
+def timing(folder: Path, texts: int, quick: bool) -> tuple[dict[str, Any], Rounds]:
     """Heads in turn over the demo's model."""
     from benchmarks.demo import demo_params, demo_texts, first_texts, plain_copy
 
@@ -96,10 +96,18 @@ def timing(folder: Path, texts: int, rounds: int) -> dict[str, Any]:
     for way, process in processes.items():
         process.submit(prepare, folder / way, model, *ways[way], table).result()
     taken: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-    for number in range(rounds):
+
+    def a_round() -> dict[str, float]:
         for way, process in processes.items():
             taken[way].append(process.submit(seconds).result())
-        _say(f"round {number + 1}: " + ", ".join(f"{way} {times[-1][0]:.2f} s" for way, times in taken.items()))
+        last = {way: times[-1][0] for way, times in taken.items()}
+        return {
+            "truncated_ratio": last["truncated"] / last["all"],
+            "exits_ratio": last["leaving"] / last["never leaving"],
+        }
+
+    least = QUICK_ROUNDS if quick else ROUNDS
+    rounds = rounds_until_steady(a_round, least, 3 * least, QUICK_ENOUGH if quick else ENOUGH)
     mean_layer = processes["leaving"].submit(mean_layer_left).result()
     for process in processes.values():
         process.shutdown()
@@ -112,7 +120,7 @@ def timing(folder: Path, texts: int, rounds: int) -> dict[str, Any]:
         "exits_mean_layer": mean_layer,
         "texts": texts,
         "texts_per_second": {way: round(texts / taken, 1) for way, taken in wall.items()},
-    }
+    }, rounds
 
 
 class _Here:

@@ -24,12 +24,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import yaml
 
 from benchmarks.demo import demo_params, demo_texts, plain_copy
 from benchmarks.faults.bucket import BUCKET, Server
 from benchmarks.faults.judge import differences, files_of
+from ilse.table_files import read_csv, read_parquet
 from ilse.tables import EXAMPLES_FILE, TEXTS_FILE
 from pipeline import store
 from pipeline.config import ModelParams
@@ -64,14 +64,12 @@ class Bench:
         model = ModelParams(path=Path(str(params.model.path)).resolve())
         self._params = params.model_copy(update={"threads": 1, "model": model})
         if quick:
-            texts = pl.read_parquet(root / TEXTS_FILE).head(QUICK_TEXTS)
+            texts = read_parquet(root / TEXTS_FILE).head(QUICK_TEXTS)
             texts.write_parquet(root / TEXTS_FILE)
-            pl.read_parquet(root / EXAMPLES_FILE).join(texts, on="text_id", how="semi").write_parquet(
-                root / EXAMPLES_FILE
-            )
+            read_parquet(root / EXAMPLES_FILE).join(texts, on="text_id", how="semi").write_parquet(root / EXAMPLES_FILE)
             model = plain_copy(self._params.model, root / "model")
             self._params = self._params.model_copy(update={"shard_rows": QUICK_ROWS, "model": model})
-        texts = pl.read_parquet(root / TEXTS_FILE).height
+        texts = read_parquet(root / TEXTS_FILE).height
         self._shards = -(-texts // self._params.shard_rows)
 
     def figures(self) -> dict[str, Any]:
@@ -112,7 +110,7 @@ class Bench:
         folder, tables = self._root / name, ("--examples", str(self._root / EXAMPLES_FILE))
         self._ilse(folder, "train", HEAD, "--cache", cache, *tables)
         self._ilse(folder, "evaluate", "--cache", cache, *tables)
-        table = pl.read_csv(folder / "results" / "leaderboard.csv")
+        table = read_csv(folder / "results" / "leaderboard.csv")
         return round(100 * table.row(0, named=True)["test_score"], 2)
 
     def _ilse(self, folder: Path, *arguments: str) -> None:

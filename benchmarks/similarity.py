@@ -32,6 +32,7 @@ from benchmarks.contenders import Contender
 from benchmarks.demo import demo_params
 from ilse.files import write_json
 from ilse.params import validate
+from ilse.table_files import read_parquet
 from ilse.tables import EXAMPLES_FILE, TEXTS_FILE, VALIDATION
 from pipeline.config import ExtractParams, ModelParams
 from pipeline.extract import extract
@@ -102,7 +103,7 @@ def main() -> None:
         folder = given.work / "runs" / TASK / f"{name}, {given.seeds} seeds"
         runs[name] = ran(CONTENDERS[name], given.seeds, examples, cache, folder)
         print(f"{name:12} {runs[name].shown()}", flush=True)
-    scores = pl.read_parquet(examples).filter(split="test")["score"].to_numpy()
+    scores = read_parquet(examples).filter(split="test")["score"].to_numpy()
     found = summary(runs, scores)
     if not given.quick:
         RESULTS.parent.mkdir(exist_ok=True)

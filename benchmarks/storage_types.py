@@ -12,7 +12,6 @@ a type loses to float32 anywhere, in points.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from dataclasses import replace
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.demo import demo_params, plain_copy
+from benchmarks.steady import ENOUGH, QUICK_ENOUGH, Rounds, report, rounds_until_steady
 from ilse.params import load_section, validate
 from ilse.tables import EXAMPLES_FILE, TEXTS_FILE
 from pipeline import store
@@ -54,8 +54,8 @@ def main() -> None:
             caches = make_caches(params, place)
             accuracy[task] = {kind: accuracies(place, cache, given.quick) for kind, cache in caches.items()}
             print(task, accuracy[task], flush=True)
-        speeds = reading(caches, 1 if given.quick else 7)
-    print(json.dumps(_summary(speeds, accuracy)))
+        speeds, rounds = reading(caches, given.quick)
+    report(_summary(speeds, accuracy), rounds)
 
 
 def _sources(tasks: list[list[str]], quick: bool) -> list[tuple[str, PrepareParams]]:
@@ -107,17 +107,22 @@ def accuracies(folder: Path, cache: Path, quick: bool) -> dict[str, float]:
     return {row["head"]: round(100 * row["test_score"], 2) for row in table.to_dicts()}
 
 
-def reading(caches: dict[str, Path], rounds: int) -> dict[str, float]:
-    """Median seconds of reading a whole cache shard by shard, by type."""
+def reading(caches: dict[str, Path], quick: bool) -> tuple[dict[str, float], Rounds]:
+    """Median seconds a value of reading a whole cache, by type; and how each type compares with the first."""
     seconds: dict[str, list[float]] = {kind: [] for kind in caches}
-    for _ in range(rounds):
+    first, *others = caches
+
+    def a_round() -> dict[str, float]:
         for kind, path in caches.items():
             cache = store.open_cache(path)
             started = time.perf_counter()
             for place in cache.shards():
                 cache.read(place)
             seconds[kind].append((time.perf_counter() - started) / np.prod(_shape(cache)))
-    return {kind: median(values) for kind, values in seconds.items()}
+        return {f"read_{kind}_over_{first}": seconds[kind][-1] / seconds[first][-1] for kind in others}
+
+    rounds = rounds_until_steady(a_round, *((3, 15) if quick else (7, 21)), QUICK_ENOUGH if quick else ENOUGH)
+    return {kind: median(values) for kind, values in seconds.items()}, rounds
 
 
 def _shape(cache: store.Cache) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ reading a single layer over that of reading all.
 from __future__ import annotations
 
 import argparse
-import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,14 +18,18 @@ from statistics import median
 
 import numpy as np
 
+from benchmarks.steady import QUICK_ENOUGH, report, rounds_until_steady
 from pipeline import store
+
+ON_DISK = 0.2
+"""Spread that is allowed: disks differ from one write to the next, more than processors do."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="end within a minute")
     quick = parser.parse_args().quick
-    texts, rounds = (2_048, 3) if quick else (10_240, 7)
+    texts, least = (2_048, 3) if quick else (10_240, 7)
     spec = store.CaptureSpec(
         model={"sha256": "0"},
         tokenizer="0",
@@ -39,35 +43,42 @@ def main() -> None:
     header = store.CacheHeader(spec, texts, 256, "made up", 1)
     rows = np.random.default_rng(0).normal(size=(texts, 31, 576)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(Path(folder), header, rows, rounds)))
+        measure(Path(folder), header, rows, least, QUICK_ENOUGH if quick else ON_DISK)
 
 
-def measure(folder: Path, header: store.CacheHeader, rows: store.FloatRows, rounds: int) -> dict[str, float]:
-    """Medians over the rounds; bytes are those stored."""
+def measure(folder: Path, header: store.CacheHeader, rows: store.FloatRows, least: int, enough: float) -> None:
+    """Prints medians over the rounds; bytes are those stored."""
     times: dict[str, list[float]] = {}
 
-    def timed(name: str, job: Callable[[], object]) -> None:
+    def timed(name: str, job: Callable[[], object]) -> float:
         started = time.perf_counter()
         job()
         times.setdefault(name, []).append(time.perf_counter() - started)
+        return times[name][-1]
 
-    for number in range(rounds):
-        plain, path = folder / "plain", folder / f"{number}.zarr"
-        timed("plain write", lambda plain=plain: rows.astype(np.float16).tofile(plain))
-        timed("write", lambda path=path: write(path, header, rows))
+    def a_round() -> dict[str, float]:
+        plain, path = folder / "plain", folder / f"{len(times.get('write', ()))}.zarr"
+        plainly_written = timed("plain write", lambda: rows.astype(np.float16).tofile(plain))
+        written = timed("write", lambda: write(path, header, rows))
         cache = store.open_cache(path)
-        timed("plain read", lambda plain=plain: np.fromfile(plain, np.float16).astype(np.float32))
-        timed("read", lambda cache=cache: [cache.read(place) for place in cache.shards()])
-        timed("one layer", lambda cache=cache: [cache.read(place, [30]) for place in cache.shards()])
+        plainly_read = timed("plain read", lambda: np.fromfile(plain, np.float16).astype(np.float32))
+        read = timed("read", lambda: [cache.read(place) for place in cache.shards()])
+        one = timed("one layer", lambda: [cache.read(place, [30]) for place in cache.shards()])
+        shutil.rmtree(path)
+        return {
+            "write_fraction": plainly_written / written,
+            "read_fraction": plainly_read / read,
+            "one_layer_fraction": one / read,
+        }
+
+    rounds = rounds_until_steady(a_round, least, 3 * least, enough)
     medians = {name: median(values) for name, values in times.items()}
-    return {
+    figures = {
         "megabytes": header.bytes / 1e6,
         "write_mb_per_second": round(header.bytes / 1e6 / medians["write"], 1),
         "read_mb_per_second": round(header.bytes / 1e6 / medians["read"], 1),
-        "write_fraction": round(medians["plain write"] / medians["write"], 3),
-        "read_fraction": round(medians["plain read"] / medians["read"], 3),
-        "one_layer_fraction": round(medians["one layer"] / medians["read"], 3),
     }
+    report(figures | rounds.medians(3), rounds)
 
 
 def write(folder: Path, header: store.CacheHeader, rows: store.FloatRows) -> None:

@@ -11,11 +11,13 @@ alternating A B C A B C:
 
 Then `weighted` by `trainer.fit` against a bare loop of the same steps; and `weighted` and `cayley` from a float16 cache
 on disk, all rows in memory against streaming within a budget of 200 MB, standardised both ways, each in a process of
-its own. The last line is JSON: `seconds_per_epoch` of each, `cayley_speedup` (a over c), `cayley_speedup_float32` (a
+its own. Rounds go on until the figures agree (`benchmarks.steady`); a machine that is too noisy ends with exit code 1.
+
+The last line is JSON: `seconds_per_epoch` of each, `cayley_speedup` (a over c), `cayley_speedup_float32` (a
 over b), `roofline_fraction_float32` (the encoder's matrix products per second over this machine's 2048³ product),
 `lightning_overhead` (time more than the bare loop's), `streaming_fraction` (speed of streaming over that in memory) by
-head, `streaming_megabytes` (peak resident memory of streaming, libraries and all) and `libraries_megabytes` (what the
-libraries take alone).
+head, `streaming_megabytes` (peak resident memory of streaming, libraries and all), `libraries_megabytes` (what the
+libraries take alone), and the spread of each ratio.
 
 (a) needs torch-geometric: pip install -e '.[bench]'.
 """
@@ -41,6 +43,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.steady import ENOUGH, QUICK_ENOUGH, Rounds, report, rounds_until_steady
+from ilse.memory import OF_BATCHES, keep_freed_memory
 from pipeline import store
 from trainer.config import Recipe
 from trainer.fit import fit
@@ -58,46 +62,76 @@ LAYERS, DIM, CLASSES, BATCH = 31, 576, 77, 64
 ROWS, QUICK_ROWS = 8502, 512
 HIDDEN, BLOCKS = 256, 2
 SHARD_ROWS, BUDGET = 256, 200_000_000
+STREAMED = ("weighted", "cayley")
+MEASURABLE = 0.2
+"""Seconds that the end of a fit may differ by, beside the time that is measured."""
 PUBLISHED = {"hidden": HIDDEN, "blocks": BLOCKS, "mlp_layers": 1, "dropout": 0.1}
 
 
 def main() -> None:
     """Runs the rounds and prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="end within a minute: 512 rows, one round")
+    parser.add_argument("--quick", action="store_true", help="a minute or two: 512 rows, few rounds")
     parser.add_argument("--child", nargs=3, metavar=("CACHE", "HEAD", "BUDGET"), help=argparse.SUPPRESS)
     given = parser.parse_args()
+    keep_freed_memory(OF_BATCHES)  # as `ilse train` does
     if given.child:
         print(json.dumps(from_cache(given.child[0], given.child[1], int(given.child[2]))))
         return
-    quick = given.quick
+    quick, enough = given.quick, QUICK_ENOUGH if given.quick else ENOUGH
     rows = made_up(QUICK_ROWS if quick else ROWS)
-    ways: dict[str, Callable[[], float]] = {
-        "published": Apart(len(rows.y)).epoch,
-        "cayley_float32": lambda: ours("cayley", PUBLISHED, rows, "float32"),
-        "cayley_auto": lambda: ours("cayley", PUBLISHED, rows, "auto"),
-        "weighted": lambda: ours("weighted", {}, rows, "float32"),
-        "weighted_bare": lambda: bare("weighted", {}, rows),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(1 if quick else 5):
-        for name, way in ways.items():
-            seconds[name] += [way() for _ in range(5 if name.startswith("weighted") else 1)]
-    found = {name: median(values) for name, values in seconds.items()}
-    del ways
+    turns = Turns(rows)
+    ratios = rounds_until_steady(turns.round, *((2, 6) if quick else (5, 15)), enough)
+    turns.end()
     with tempfile.TemporaryDirectory() as name:
-        cache = write_cache(rows, Path(name) / "cache.zarr")
-        streaming = _streaming(cache, 1 if quick else 3)
-    print(json.dumps(_summary(found, len(rows.y)) | streaming))
+        streaming = Streaming(write_cache(rows, Path(name) / "cache.zarr"))
+        fractions = rounds_until_steady(streaming.round, *((2, 6) if quick else (3, 9)), enough)
+    report(_summary(turns.seconds, ratios) | streaming.summary(fractions), ratios, fractions)
 
 
-def _summary(found: dict[str, float], rows: int) -> dict[str, Any]:
+class Turns:
+    """Every way to train, one after the other."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.seconds: dict[str, list[float]] = {}
+        """Of an epoch: way → one value a round."""
+        self._work = len(rows.y) * _products()
+        self._apart = Apart(len(rows.y))
+        self._ways: dict[str, Callable[[], float]] = {
+            "published": self._apart.epoch,
+            "cayley_float32": lambda: ours("cayley", PUBLISHED, rows, "float32"),
+            "cayley_auto": lambda: ours("cayley", PUBLISHED, rows, "auto"),
+            "weighted": lambda: ours("weighted", {}, rows, "float32"),
+            "weighted_bare": lambda: bare("weighted", {}, rows),
+        }
+
+    def round(self) -> dict[str, float]:
+        """The ratios of one round."""
+        took = {
+            name: median([way() for _ in range(5 if name.startswith("weighted") else 1)])
+            for name, way in self._ways.items()
+        }
+        for name, value in took.items():
+            self.seconds.setdefault(name, []).append(value)
+        return {
+            "cayley_speedup": took["published"] / took["cayley_auto"],
+            "cayley_speedup_float32": took["published"] / took["cayley_float32"],
+            "roofline_fraction_float32": self._work / took["cayley_float32"] / _peak(),
+            "lightning_ratio": took["weighted"] / took["weighted_bare"],
+        }
+
+    def end(self) -> None:
+        """Lets the rows and the other process go: what follows measures memory."""
+        self._apart.end()
+        self._ways.clear()
+
+
+def _summary(seconds: dict[str, list[float]], ratios: Rounds) -> dict[str, Any]:
+    found = ratios.medians(3)
     return {
-        "seconds_per_epoch": {name: round(value, 3) for name, value in found.items()},
-        "cayley_speedup": round(found["published"] / found["cayley_auto"], 2),
-        "cayley_speedup_float32": round(found["published"] / found["cayley_float32"], 2),
-        "roofline_fraction_float32": round(rows * _products() / found["cayley_float32"] / _peak(), 3),
-        "lightning_overhead": round(found["weighted"] / found["weighted_bare"] - 1, 3),
+        "seconds_per_epoch": {name: round(median(values), 3) for name, values in seconds.items()},
+        "lightning_overhead": round(found.pop("lightning_ratio") - 1, 3),
+        **found,
     }
 
 
@@ -114,16 +148,22 @@ def classes() -> MultiClass:
 
 
 def ours(name: str, options: dict[str, Any], rows: Rows | StreamedRows, compute_type: str) -> float:
-    """Seconds of an epoch by `trainer.fit`: of three epochs less one, so that its start and end are left out."""
+    """Seconds of an epoch by `trainer.fit`: of several epochs less one, so that its start and end are left out.
+
+    As many as can be told from that start: an epoch of `weighted` takes milliseconds.
+    """
     few = Rows(torch.zeros(1, LAYERS, DIM), torch.zeros(1, dtype=torch.long), [])
-    took = []
-    for epochs in (1, 3) if name == "weighted" else (1, 2):
+
+    def seconds(epochs: int) -> float:
         torch.manual_seed(0)
         recipe = Recipe.model_validate({"epochs": epochs, "batch_size": BATCH, "compute_type": compute_type})
         head = build_head(name, options, layers=LAYERS, dim=DIM, out=CLASSES)
-        took.append((epochs, fit(head, rows, few, classes(), recipe, 0, "cpu").seconds))
-    (fewer, less), (more, longer) = took
-    return (longer - less) / (more - fewer)
+        return float(fit(head, rows, few, classes(), recipe, 0, "cpu").seconds)
+
+    first, more = seconds(1), 1
+    while (rest := seconds(1 + more) - first) < MEASURABLE:
+        more *= 4
+    return rest / more
 
 
 def bare(name: str, options: dict[str, Any], rows: Rows) -> float:
@@ -168,27 +208,35 @@ def write_cache(rows: Rows, path: Path) -> Path:
     return path
 
 
-def _streaming(cache: Path, rounds: int) -> dict[str, Any]:
-    seconds: dict[str, list[float]] = {}
-    peak = base = 0.0
-    for _ in range(rounds):
-        for head in ("weighted", "cayley"):
-            for budget in (0, BUDGET):
-                command = [sys.executable, "-m", "benchmarks.training", "--child", str(cache), head, str(budget)]
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                figures = json.loads(done.stdout.splitlines()[-1])
-                seconds.setdefault(f"{head} {budget}", []).append(figures["seconds"])
-                if budget:
-                    peak, base = max(peak, figures["peak_megabytes"]), figures["libraries_megabytes"]
-    return {
-        "streaming_fraction": {
-            head: round(median(seconds[f"{head} 0"]) / median(seconds[f"{head} {BUDGET}"]), 2)
-            for head in ("weighted", "cayley")
-        },
-        "streaming_budget_megabytes": BUDGET / 1e6,
-        "streaming_megabytes": round(peak),
-        "libraries_megabytes": round(base),
-    }
+class Streaming:
+    """Training from a cache, all rows in memory against streamed ones, each in a process of its own."""
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+        self._peak = self._libraries = 0.0
+
+    def round(self) -> dict[str, float]:
+        """Head → speed of streaming over that in memory."""
+        return {f"streaming_{head}": self._seconds(head, 0) / self._seconds(head, BUDGET) for head in STREAMED}
+
+    def _seconds(self, head: str, budget: int) -> float:
+        command = [sys.executable, "-m", "benchmarks.training", "--child", str(self._cache), head, str(budget)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        figures = json.loads(done.stdout.splitlines()[-1])
+        if budget:
+            self._peak = max(self._peak, figures["peak_megabytes"])
+            self._libraries = figures["libraries_megabytes"]
+        return float(figures["seconds"])
+
+    def summary(self, fractions: Rounds) -> dict[str, Any]:
+        """The figures of all rounds."""
+        found = fractions.medians()
+        return {
+            "streaming_fraction": {head: found[f"streaming_{head}"] for head in STREAMED},
+            "streaming_budget_megabytes": BUDGET / 1e6,
+            "streaming_megabytes": round(self._peak),
+            "libraries_megabytes": round(self._libraries),
+        }
 
 
 def from_cache(path: str, name: str, budget: int) -> dict[str, float]:
@@ -199,7 +247,7 @@ def from_cache(path: str, name: str, budget: int) -> dict[str, float]:
     y = torch.arange(cache.header.texts) % CLASSES
     rows: Rows | StreamedRows
     if budget:
-        source = StreamedRows(cache, layers, "mean", places, y, [], shards_in(budget, cache, LAYERS))
+        source = StreamedRows(cache, layers, "mean", places, y, [], shards_in(budget, cache, LAYERS, "mean"))
         rows = source.treated(Treatment(TreatmentOptions(), LAYERS, DIM).in_place)
     else:
         rows = Rows(gather(cache, places), y, [])
@@ -214,12 +262,13 @@ def _peak_rss() -> float:
 
 
 class Apart:
-    """`Published` in a process of its own, as a user would run it: `trainer.fit` keeps freed memory for its process."""
+    """`Published` in a process of its own, as a user would run it: this one keeps freed memory."""
 
     def __init__(self, rows: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         context.Process(target=_epochs, args=(rows, theirs), daemon=True).start()
+        theirs.close()
 
     def epoch(self) -> float:
         """Seconds."""
@@ -227,11 +276,18 @@ class Apart:
         seconds: float = self._pipe.recv()
         return seconds
 
+    def end(self) -> None:
+        """Has the process end."""
+        self._pipe.close()
+
 
 def _epochs(rows: int, pipe: Connection) -> None:
     published = Published(made_up(rows))
     while True:
-        pipe.recv()
+        try:
+            pipe.recv()
+        except EOFError:  # nobody asks any more
+            return
         pipe.send(published.epoch())
 
 

@@ -27,6 +27,7 @@ import yaml
 from benchmarks.demo import demo_params, demo_texts
 from benchmarks.faults.judge import Files, differences, files_of
 from benchmarks.tiny import tiny_model
+from ilse.table_files import read_parquet
 from ilse.tables import EXAMPLES_FILE, LABEL, SOURCE_ROW, SPLIT, TEXT, TEXT_ID
 from pipeline import store
 
@@ -48,8 +49,8 @@ def main() -> None:
 
 def headlines(folder: Path) -> tuple[Rows, Rows]:
     """The headlines, and the first sentences below `A_LABEL` of them for each label."""
-    texts = pl.read_parquet(demo_texts(folder, whole=True))
-    articles = pl.read_parquet(folder / EXAMPLES_FILE).join(texts, on=TEXT_ID).sort(SOURCE_ROW)
+    texts = read_parquet(demo_texts(folder, whole=True))
+    articles = read_parquet(folder / EXAMPLES_FILE).join(texts, on=TEXT_ID).sort(SOURCE_ROW)
     lines = [[line for line in text.splitlines() if line.strip()] for text in articles[TEXT]]
     old = [(parts[0], label) for parts, label in zip(lines, articles[LABEL], strict=True)]
     sentences = {re.split(r"(?<=[.!?])\s", parts[1])[0]: label for parts, (_, label) in zip(lines, old, strict=True)}
@@ -61,10 +62,10 @@ def headlines(folder: Path) -> tuple[Rows, Rows]:
 def figures(project: Project, old: Rows, new: Rows) -> dict[str, Any]:
     """Goes to version 2 and back."""
     first = project.make("v1", old)
-    before, examples = read_rows(project.cache), pl.read_parquet(project.data / EXAMPLES_FILE)
+    before, examples = read_rows(project.cache), read_parquet(project.data / EXAMPLES_FILE)
     second = project.make("v2", [*old, *new])
     after, made = read_rows(project.cache), json.loads((project.data / "extract.json").read_text())
-    splits = examples.join(pl.read_parquet(project.data / EXAMPLES_FILE).unique(TEXT_ID), on=TEXT_ID, how="left")
+    splits = examples.join(read_parquet(project.data / EXAMPLES_FILE).unique(TEXT_ID), on=TEXT_ID, how="left")
     header = store.open_cache(project.cache).header
     row = header.bytes // (header.shards * header.shard_rows)
     return {

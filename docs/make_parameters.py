@@ -68,9 +68,10 @@ def _tables(name: str, schema: Schema, structures: Schema, written: dict[str, st
     required = schema.get("required", [])
     for key, field in schema["properties"].items():
         kind, meaning = _type(field), field.get("description", "")
-        if reference := _reference(field):
+        forms = (field, *field.get("oneOf", ()), *field.get("anyOf", ()))
+        if reference := next(filter(None, map(_reference, forms)), ""):
             place = written.setdefault(reference, f"{name}.{key}")
-            kind = f"section [`{place}`](#{_anchor(place)})"
+            kind = f"{kind} [`{place}`](#{_anchor(place)})"
             meaning = meaning or _first_line(structures[reference])
             nested += [(place, reference)] if place == f"{name}.{key}" else []
         default = "**required**" if key in required else _default(field)
@@ -91,8 +92,9 @@ def _reference(field: Schema) -> str:
 
 
 def _type(field: Schema) -> str:
-    if "anyOf" in field:
-        return " or ".join(_type(option) for option in field["anyOf"])
+    for several in ("anyOf", "oneOf"):
+        if several in field:
+            return " or ".join(_type(option) for option in field[several])
     if "const" in field:
         return f"`{field['const']}`"
     if "enum" in field:

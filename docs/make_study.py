@@ -13,6 +13,7 @@ import yaml
 
 from docs.markdown import table
 from ilse.files import write_text
+from ilse.table_files import read_csv
 
 OUT = Path(__file__).with_name("study.md")
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "study"
@@ -64,10 +65,10 @@ class Study:
     """The tables, and what is asked of them."""
 
     def __init__(self, folder: Path) -> None:
-        self.runs, self.extraction = (pl.read_csv(folder / f"{name}.csv") for name in ("runs", "extraction"))
-        self.comparisons = pl.read_csv(folder / "comparisons.csv", schema_overrides={"better": pl.Boolean})
+        self.runs, self.extraction = (read_csv(folder / f"{name}.csv") for name in ("runs", "extraction"))
+        self.comparisons = read_csv(folder / "comparisons.csv", schema_overrides={"better": pl.Boolean})
         transfer = folder / "transfer.csv"
-        self.transfer = pl.read_csv(transfer, schema_overrides={"better": pl.Boolean}) if transfer.exists() else None
+        self.transfer = read_csv(transfer, schema_overrides={"better": pl.Boolean}) if transfer.exists() else None
 
     @property
     def models(self) -> list[str]:

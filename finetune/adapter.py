@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
@@ -25,6 +24,7 @@ from pipeline.capture.batching import Batch
 from pipeline.capture.pooling import Pooler
 from pipeline.model.architecture import model_inputs
 from pipeline.model.load import FrozenModel
+from trainer.apart import seeded
 
 CLASSIFIER = "classifier.safetensors"
 SHORT = 64
@@ -49,12 +49,14 @@ class Classifier(nn.Module):
         super().__init__()
         self.adapted = adapted
         self.head = nn.Linear(frozen.facts.dim, labels).to(frozen.facts.device)
-        self._device = frozen.facts.device
+        self.window = frozen.facts.window
+        self.device = frozen.facts.device
 
     def forward(self, batch: Batch) -> Float[Tensor, "texts labels"]:
         """Logits, in the batch's order; padding may stand on either side."""
-        device = self._device
-        inputs = model_inputs(self.adapted.get_base_model(), batch.ids.to(device), batch.mask.to(device))
+        device = self.device
+        types = None if batch.types is None else batch.types.to(device)
+        inputs = model_inputs(self.adapted.get_base_model(), batch.ids.to(device), batch.mask.to(device), types)
         with _attention(device, batch.ids.shape[1]):
             states = self.adapted(**inputs).last_hidden_state
         logits: Tensor = self.head(Pooler(batch.spans, batch.content, ("mean",), device)(states)["mean"])
@@ -92,12 +94,13 @@ def adapted(frozen: FrozenModel, params: LoraParams, labels: int, seed: int) -> 
         target_modules=targets,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in frozen.model.modules()),
     )
-    torch.manual_seed(seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks for what is renamed
-        wrapped = get_peft_model(frozen.model, config)
+    with seeded(seed, frozen.facts.device):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks for what is renamed
+            wrapped = get_peft_model(frozen.model, config)
+        classifier = Classifier(wrapped, frozen, labels)
     try:
-        yield Classifier(wrapped, frozen, labels)
+        yield classifier
     finally:
         wrapped.unload()
         frozen.model.eval()

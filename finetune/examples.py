@@ -28,9 +28,7 @@ class Split:
 
     def take(self, chosen: Int[Tensor, " chosen"]) -> Split:
         """The examples at these positions."""
-        of, places = self.tokens, chosen.tolist()
-        tokens = Tokens([of.ids[i] for i in places], [of.content[i] for i in places], [of.truncated[i] for i in places])
-        return Split(tokens, self.y[chosen])
+        return Split(self.tokens.take(chosen.tolist()), self.y[chosen])
 
 
 class Reading:
@@ -59,7 +57,7 @@ class Reading:
     @property
     def pad(self) -> int:
         """The token that fills batches up; any would do, since it is masked."""
-        return int(self._frozen.tokenizer.pad_token_id or 0)
+        return self._frozen.pad
 
     def split(self, name: str) -> Split:
         """The examples of `train` or `validation`."""
@@ -72,7 +70,8 @@ class Reading:
     def _tokens(self, ids: pl.DataFrame) -> Tokens:
         limit = min(self._extract.max_tokens, self._frozen.facts.window)
         texts = texts_of(self._texts, ids)[0]
-        return tokenise(self._frozen.tokenizer, texts, ids[TEXT_ID].to_list(), self._extract.template, limit)
+        tokenizer, known = self._frozen.tokenizer, self._frozen.facts.vocabulary
+        return tokenise(tokenizer, texts, ids[TEXT_ID].to_list(), self._extract.template, limit, known)
 
 
 def drawn(split: Split, train: TrainParams, labels: tuple[str, ...], seed: int) -> Split:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,8 +18,10 @@ from finetune.batches import count, in_order, shuffled
 from finetune.config import LoraParams
 from finetune.examples import Split
 from ilse.errors import UserError
+from ilse.terminal import say
 from pipeline.capture.batching import Batch
 from pipeline.capture.tokens import Tokens
+from trainer.apart import seeded
 from trainer.objectives import MultiClass
 
 LARGEST_GRADIENT = 1.0
@@ -80,6 +81,13 @@ def fit(
 
     `pad` is the token that fills batches up. Raises `UserError` for a loss that is not finite.
     """
+    with seeded(seed, model.device):  # dropout
+        return _fit(model, train, validation, objective, params, seed, pad)
+
+
+def _fit(
+    model: Classifier, train: Split, validation: Split, objective: MultiClass, params: LoraParams, seed: int, pad: int
+) -> Fit:
     loop = _Loop(model, objective, params, seed, pad, count(train.tokens, params.batch_size))
     curve: list[Epoch] = []
     best: tuple[Epoch, dict[str, Tensor]] | None = None
@@ -88,7 +96,7 @@ def fit(
         begun = time.perf_counter()
         losses = loop.train(train), *loop.validate(validation)
         curve.append(Epoch(number, *losses, seconds=time.perf_counter() - begun))
-        print(f"lora seed {seed}, {curve[-1]}", file=sys.stderr, flush=True)
+        say(f"lora seed {seed}, {curve[-1]}")
         if best is None or _rank(curve[-1]) > _rank(best[0]):
             best = curve[-1], {name: weight.detach().clone() for name, weight in model.trained().items()}
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
@@ -101,7 +109,7 @@ def predict(model: Classifier, tokens: Tokens, pad: int, work: Work) -> Float[Te
     """Logits of every text in the order given."""
     with _predicting(model):
         found: list[tuple[Tensor, Tensor]] = []
-        for batch in in_order(tokens, PREDICTED, pad):
+        for batch in in_order(tokens, PREDICTED, pad, model.window):
             found.append((batch.positions, model(batch).cpu()))
             work.predicted += batch.ids.numel()
     positions, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -139,13 +147,12 @@ class _Loop:
         self.optimizer = AdamW(self.weights, self.params.learning_rate, weight_decay=self.params.weight_decay)
         self.schedule = LambdaLR(self.optimizer, rate(self.params.warmup, self.steps * self.params.epochs))
         self.generator = torch.Generator().manual_seed(self.seed)
-        torch.manual_seed(self.seed)  # dropout
 
     def train(self, examples: Split) -> float:
         """One epoch; its mean loss."""
         self.model.train()
         total = 0.0
-        for batch in shuffled(examples.tokens, self.params.batch_size, self.pad, self.generator):
+        for batch in shuffled(examples.tokens, self.params.batch_size, self.pad, self.generator, self.model.window):
             total += self._step(batch, examples.y[batch.positions]) * len(batch.positions)
         return total / len(examples.y)
 

@@ -5,7 +5,6 @@ It reads no test label: `ilse evaluate` scores the answers beside those of heads
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,23 +20,30 @@ from finetune.config import LoraParams
 from finetune.examples import Reading, Split, drawn
 from finetune.fit import Fit, fit, predict
 from ilse.errors import UserError
-from ilse.files import replacing, replacing_folder, write_json
+from ilse.files import replacing, replacing_folder, require_ours, write_json
 from ilse.memory import peak_resident
+from ilse.ours import HEADS
 from ilse.tables import TRAIN, VALIDATION
+from ilse.terminal import say
+from pipeline.capture.forward import Forward
 from pipeline.capture.tokens import Tokens
-from pipeline.cluster.executor import cores
+from pipeline.cluster.machine import cores
 from pipeline.config import ExtractParams
-from pipeline.model.load import Compute, FrozenModel, load_model, quieten
+from pipeline.model.load import Compute, FrozenModel, load_model
+from pipeline.model.quiet import quietly
+from pipeline.model.threads import cpu_threads
 from pipeline.store import Cache, open_cache
 from trainer.answers import Answers, AnswersFacts, save_answers, texts_digest
 from trainer.config import TrainParams
 from trainer.objectives import MultiClass, choose
+from trainer.progress import unfinished
 from trainer.task import Task, open_task
 
 NAME = "lora"
 SUMMARY = "no head: the model fine-tuned with low-rank additions"
 
 
+@quietly()
 def lora(
     params: LoraParams,
     extract: ExtractParams,
@@ -55,24 +61,30 @@ def lora(
     `results/curves/lora.csv`. Raises `UserError` for examples of anything but one text with one label, for a cache of
     another model, and as `load_model`, `target_layers` and `fit` do; the old files then stay.
     """
+    require_ours(models / NAME, HEADS, "--models")
     opened = open_cache(cache)
     task = open_task(opened, examples)
     objective = _objective(task, train)
     started = time.perf_counter()
-    quieten()
-    frozen = load_model(extract.model, _compute(params, extract))
-    _require_same(opened, frozen, extract)
-    reading = Reading(task, texts, frozen, extract)
-    splits = reading.split(TRAIN), reading.split(VALIDATION), reading.unlabelled()
-    load_seconds = time.perf_counter() - started
-    tuned = []
-    with replacing_folder(models / NAME) as folder:
-        for seed in range(params.seeds):
-            few = drawn(splits[0], train, task.labels, seed)
-            tuned.append(_tune(frozen, params, objective, few, *splits[1:], seed, reading.pad, folder / f"seed-{seed}"))
-            save_answers(folder / f"seed-{seed}", _answers(tuned[-1], task, objective, frozen), task.unlabelled_ids())
-            print(f"{NAME} seed {seed}: {_line(tuned[-1].fit)}", file=sys.stderr, flush=True)
-    return _write_figures(tuned, frozen, load_seconds, results)
+    compute = _compute(params, extract)
+    with cpu_threads(compute.threads):
+        frozen = load_model(extract.model, compute)
+        _require_padding(frozen)
+        whole = Forward(frozen, (len(frozen.facts.layers) - 1,), "hidden_states")  # keeps all blocks
+        _require_same(opened, whole.frozen, extract)
+        reading = Reading(task, texts, frozen, extract)
+        splits = reading.split(TRAIN), reading.split(VALIDATION), reading.unlabelled()
+        load_seconds = time.perf_counter() - started
+        tuned = []
+        with unfinished(models, NAME):
+            with replacing_folder(models / NAME, HEADS, "--models") as folder:
+                for seed in range(params.seeds):
+                    few = drawn(splits[0], train, task.labels, seed)
+                    place = folder / f"seed-{seed}"
+                    tuned.append(_tune(frozen, params, objective, few, *splits[1:], seed, reading.pad, place))
+                    save_answers(place, _answers(tuned[-1], task, objective, frozen), task.unlabelled_ids())
+                    say(f"{NAME} seed {seed}: {_line(tuned[-1].fit)}")
+            return _write_figures(tuned, frozen, load_seconds, results)
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,7 @@ def _tune(
     folder: Path,
 ) -> Tuned:
     """Trains one seed and writes its weights into `folder`."""
-    with adapted(frozen, params, objective.out, seed) as model:
+    with frozen.lock, adapted(frozen, params, objective.out, seed) as model:  # nobody else runs it with what is added
         fitted = fit(model, train, validation, objective, params, seed, pad)
         started = time.perf_counter()
         predicted = objective.predict(predict(model, unlabelled, pad, fitted.work))
@@ -157,6 +169,17 @@ def _require_same(cache: Cache, frozen: FrozenModel, extract: ExtractParams) -> 
                 found=str(cached),
                 next_step="run 'ilse extract' first, or correct section 'extract'",
             )
+
+
+def _require_padding(frozen: FrozenModel) -> None:
+    """Training batches are padded."""
+    if frozen.witness.feels_padding:
+        raise UserError(
+            f"fine-tuning a model of architecture '{frozen.facts.architecture}'",
+            expected="one whose texts are the same in a padded batch as alone",
+            found="one whose texts change with the padding beside them",
+            next_step="set lora.run to [] and compare heads alone",
+        )
 
 
 def _write_figures(tuned: list[Tuned], frozen: FrozenModel, load_seconds: float, results: Path) -> dict[str, Any]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ilse import __version__
+from ilse import __version__, ours
+from ilse.destinations import Destination, Kind, Source, require_writable
 from ilse.ending import Commands
+from ilse.files import require_ours
+from ilse.memory import OF_BATCHES, keep_freed_memory
+from ilse.spinning import spin_briefly
+from ilse.terminal import show_traceback, tell
 
 _FORMATS = ["lines", "csv", "tsv", "jsonl", "parquet", "folder"]
 
@@ -17,21 +23,34 @@ def _path(default: str) -> dict[str, Any]:
     return {"type": click.Path(path_type=Path), "default": default, "show_default": True}
 
 
-_params = click.option("--params", help="The parameter file.", **_path("params.yaml"))
-_texts = click.option("--texts", help="The table of distinct texts.", **_path("data/texts.parquet"))
-_cache = click.option(
-    "--cache", help="The activation cache, a folder or a URL.", default="data/cache.zarr", show_default=True
+def _read(default: str, made: type = Path) -> dict[str, Any]:
+    return {"type": Source(made), "default": default, "show_default": True}
+
+
+def _made(kind: Kind, default: str) -> dict[str, Any]:
+    return {"type": Destination(kind), "default": default, "show_default": True}
+
+
+_params = click.option("--params", help="The parameter file.", **_read("params.yaml"))
+_texts = click.option("--texts", help="The table of distinct texts.", **_read("data/texts.parquet"))
+_cache = click.option("--cache", help="The activation cache, a folder or a URL.", **_read("data/cache.zarr", str))
+_examples = click.option("--examples", help="The table of examples.", **_read("data/examples.parquet"))
+_scratch = click.option(
+    "--scratch", help="Where unfinished work is kept, on the same disk.", **_made("folder", "data/scratch")
 )
-_examples = click.option("--examples", help="The table of examples.", **_path("data/examples.parquet"))
-_scratch = click.option("--scratch", help="Where unfinished work is kept, on the same disk.", **_path("data/scratch"))
 _models = click.option("--models", help="The folder of trained heads.", **_path("models"))
 _results = click.option("--results", help="The folder of tables and figures.", **_path("results"))
+# The same for the commands that write into them.
+_models_made = click.option("--models", help="The folder of trained heads.", **_made("folder", "models"))
+_results_made = click.option("--results", help="The folder of tables and figures.", **_made("folder", "results"))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ilse")
 def main() -> None:
     """Cache every layer of a frozen language model once, then train heads over all layers anywhere."""
+    sys.excepthook = show_traceback
+    spin_briefly()  # before a subcommand imports torch
 
 
 @main.command()
@@ -49,10 +68,10 @@ def init(data: Path | None, model: Path | None, **columns: str | None) -> None:
     from pipeline.start import start
 
     written = start(Path(), data, model, {key: name for key, name in columns.items() if name})
-    click.echo(f"wrote {', '.join(written)}")
+    tell(f"wrote {', '.join(written)}")
     if data is None or model is None:
-        click.echo("next: fill in prepare.path and extract.model.path in params.yaml, or 'ilse preset'")
-    click.echo("next: ilse prepare, extract, train, control, analyse, evaluate, report; or all: dvc init && dvc repro")
+        tell("next: fill in prepare.path and extract.model.path in params.yaml, or 'ilse preset'")
+    tell("next: ilse prepare, extract, train, control, analyse, evaluate, report; or all: dvc init && dvc repro")
 
 
 @main.command()
@@ -66,25 +85,25 @@ def preset(names: tuple[str, ...], params: Path, place: str | None, revision: st
 
     width = max(map(len, presets()))
     found = [f"{name:{width}}  {one.about}" for name, one in presets().items()]
-    click.echo("\n".join(apply(list(names), params, place, revision) if names else found))
+    tell("\n".join(apply(list(names), params, place, revision) if names else found))
 
 
 @main.command()
 @click.argument("artifact")
 @_params
-@click.option("--out", help="The folder; the artifact gets one of its own inside.", **_path("data/raw"))
+@click.option("--out", help="The folder; the artifact gets one of its own inside.", **_made("folder", "data/raw"))
 def fetch(artifact: str, params: Path, out: Path) -> None:
     """Fetch ARTIFACT (a key of section 'fetch') by its pinned reference."""
     from ilse.params import load_section
     from pipeline.fetch import FetchParams
     from pipeline.fetch import fetch as run
 
-    click.echo(run(load_section(f"fetch.{artifact}", FetchParams, params).root, out / artifact))
+    tell(run(load_section(f"fetch.{artifact}", FetchParams, params).root, out / artifact))
 
 
 @main.command()
 @_params
-@click.option("--out", help="The folder of the two tables and of prepare.json.", **_path("data"))
+@click.option("--out", help="The folder of the two tables and of prepare.json.", **_made("folder", "data"))
 @_scratch
 def prepare(params: Path, out: Path, scratch: Path) -> None:
     """Turn a data set into distinct texts and examples with splits."""
@@ -96,7 +115,7 @@ def prepare(params: Path, out: Path, scratch: Path) -> None:
 
     counts = run(load_section("prepare", PrepareParams, params), out)
     for note in counts.pop("notes"):
-        click.echo(note)
+        tell(note)
     write_json(out / "prepare.json", counts)
     keep_reachable(scratch, out)
 
@@ -128,16 +147,37 @@ def plan(params: Path, texts: Path, as_json: bool, **elsewhere: Any) -> None:
         from pipeline.config import ExtractParams
         from pipeline.plan import plan as run
 
+        keep_freed_memory()
         found = run(load_section("extract", ExtractParams, params), texts)
-    click.echo(json.dumps(found.document(), indent=2) if as_json else "\n".join(found.lines()))
+    tell(json.dumps(found.document(), indent=2) if as_json else "\n".join(found.lines()))
+
+
+@main.command()
+@_params
+@click.option("--out", help="Where the model's name and checksum go.", **_made("file", "data/model.json"))
+@click.option("--section", help="Of the parameter file.", default="extract", show_default=True)
+def identify(params: Path, out: Path, section: str) -> None:
+    """Write down which model section 'extract' names, by the checksum of its files."""
+    from ilse.files import write_json
+    from ilse.params import load_section
+    from pipeline.config import ExtractParams
+    from pipeline.identify import identify as run
+
+    write_json(out, run(load_section(section, ExtractParams, params)))
 
 
 @main.command()
 @_params
 @_texts
-@click.option("--out", help="The activation cache, a folder or a URL.", default="data/cache.zarr", show_default=True)
+@click.option(
+    "--out",
+    help="The activation cache, a folder or a URL.",
+    type=Destination(ours.CACHE, str),
+    default="data/cache.zarr",
+    show_default=True,
+)
 @_scratch
-@click.option("--figures", help="Where the run's figures go.", **_path("data/extract.json"))
+@click.option("--figures", help="Where the run's figures go.", **_made("file", "data/extract.json"))
 @click.option("--section", help="The section with its parameters.", default="extract", show_default=True)
 def extract(params: Path, texts: Path, out: str, scratch: Path, figures: Path, section: str) -> None:
     """Run the model over all texts and cache every layer's pooled row."""
@@ -146,19 +186,23 @@ def extract(params: Path, texts: Path, out: str, scratch: Path, figures: Path, s
     from pipeline.config import ExtractParams
     from pipeline.extract import extract as run
 
+    keep_freed_memory()
     write_json(figures, run(load_section(section, ExtractParams, params), texts, out, scratch))
 
 
 @main.command()
-@click.argument("cache")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("cache", type=Source(str))
+@click.argument("out", type=Destination(ours.CACHE))
 @click.option("--layers", help="Numbers from 0 and ranges, such as 0,6..12,-1; all without it.")
-@click.option("--texts", type=click.Path(path_type=Path), help="A table whose texts (text_id, pair_text_id) are kept.")
+@click.option("--texts", type=Source(), help="A table whose texts (text_id, pair_text_id) are kept.")
 @click.option("--share", type=float, help="Keep this share of the texts, 0 to 1, drawn by their ids.")
 @click.option("--storage-type", help="Type of the stored values; that of CACHE without it.")
 @click.option("--poolings", help="Names, such as mean,last; all without it.")
 @click.option(
-    "--examples", "tables", nargs=2, type=click.Path(path_type=Path), help="FROM TO: keep the examples of these texts."
+    "--examples",
+    "tables",
+    type=(Source(), Destination("file")),
+    help="FROM TO: keep the examples of these texts.",
 )
 def subset(
     cache: str,
@@ -176,9 +220,9 @@ def subset(
 
     several = {"layers": layers, "poolings": poolings}
     lists = {name: tuple(value.split(",")) if value else None for name, value in several.items()}
-    click.echo(run(cache, out, Selection(**lists, texts=texts, share=share, storage_type=storage_type)))
+    tell(run(cache, out, Selection(**lists, texts=texts, share=share, storage_type=storage_type)))
     if tables is not None:
-        click.echo(examples_of(out, *tables))
+        tell(examples_of(out, *tables))
 
 
 @main.command()
@@ -186,8 +230,8 @@ def subset(
 @_params
 @_cache
 @_examples
-@_models
-@_results
+@_models_made
+@_results_made
 def train(heads: tuple[str, ...], params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
     """Train HEADS (all of train.heads) with several seeds, from the cache alone."""
     from ilse.params import load_section
@@ -197,7 +241,11 @@ def train(heads: tuple[str, ...], params: Path, cache: str, examples: Path, mode
     section = load_section("train", TrainParams, params)
     from trainer.train import train as run
 
-    for head in heads or section.heads:
+    keep_freed_memory(OF_BATCHES)
+    chosen = heads or section.heads
+    for head in chosen:  # before the first is trained
+        require_ours(models / head, ours.HEADS, "--models")
+    for head in chosen:
         run(section, head, cache, examples, models, results)
 
 
@@ -207,8 +255,8 @@ def train(heads: tuple[str, ...], params: Path, cache: str, examples: Path, mode
 @_cache
 @_examples
 @_texts
-@_models
-@_results
+@_models_made
+@_results_made
 def control(
     names: tuple[str, ...], params: Path, cache: str, examples: Path, texts: Path, models: Path, results: Path
 ) -> None:
@@ -220,7 +268,10 @@ def control(
     section, training = load_section("controls", ControlParams, params), load_section("train", TrainParams, params)
     from trainer.control import control as run
 
-    for name in names or [*section.names, *section.caches]:
+    chosen = names or [*section.names, *section.caches]
+    for name in chosen:  # before the first is fitted
+        require_ours(models / name, ours.HEADS, "--models")
+    for name in chosen:
         run(section, training, name, cache, examples, texts, models, results)
 
 
@@ -229,7 +280,7 @@ def control(
 @_params
 @_cache
 @_examples
-@_results
+@_results_made
 @click.option("--apply", is_flag=True, help="Write what was found into the parameter file.")
 def tune(heads: tuple[str, ...], params: Path, cache: str, examples: Path, results: Path, apply: bool) -> None:
     """Search options and recipe of HEADS (all of train.heads), with the same number of trials for each."""
@@ -239,11 +290,14 @@ def tune(heads: tuple[str, ...], params: Path, cache: str, examples: Path, resul
     from trainer.space import TuneParams, section_of
 
     tuning, train = load_section("tune", TuneParams, params), load_section("train", TrainParams, params)
+    if apply:
+        require_writable(params, "file", "--params")
     from trainer.tune import tune as run
 
+    keep_freed_memory(OF_BATCHES)
     for head in heads or train.heads:
         tuned = run(tuning, train, head, cache, examples, results)
-        click.echo(tuned.line())
+        tell(tuned.line())
         if apply:
             set_values(params, f"train.options.{head}", section_of(head, tuned.values))
 
@@ -253,8 +307,8 @@ def tune(heads: tuple[str, ...], params: Path, cache: str, examples: Path, resul
 @_cache
 @_texts
 @_examples
-@_models
-@_results
+@_models_made
+@_results_made
 def lora(params: Path, cache: str, texts: Path, examples: Path, models: Path, results: Path) -> None:
     """Fine-tune the model itself on the same examples, to compare heads with."""
     from finetune.config import LoraParams
@@ -265,8 +319,10 @@ def lora(params: Path, cache: str, texts: Path, examples: Path, models: Path, re
     # Before transformers is loaded, as for train.
     tuning, extract = load_section("lora", LoraParams, params), load_section("extract", ExtractParams, params)
     train = load_section("train", TrainParams, params)
+    require_ours(models / "lora", ours.HEADS, "--models")
     from finetune.lora import lora as run
 
+    keep_freed_memory()
     run(tuning, extract, train, cache, texts, examples, models, results)
 
 
@@ -275,7 +331,7 @@ def lora(params: Path, cache: str, texts: Path, examples: Path, models: Path, re
 @_cache
 @_examples
 @_models
-@_results
+@_results_made
 def analyse(params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
     """Say what the layers did in the trained heads, on the validation split."""
     from ilse.params import load_section
@@ -284,6 +340,7 @@ def analyse(params: Path, cache: str, examples: Path, models: Path, results: Pat
     section = load_section("train", TrainParams, params)
     from trainer.analyse import analyse as run
 
+    keep_freed_memory(OF_BATCHES)
     run(section, cache, examples, models, results)
 
 
@@ -292,7 +349,7 @@ def analyse(params: Path, cache: str, examples: Path, models: Path, results: Pat
 @_cache
 @_examples
 @_models
-@_results
+@_results_made
 def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
     """Score heads and controls on the test split and write the leaderboard."""
     from finetune.config import LoraParams
@@ -305,13 +362,13 @@ def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Pa
     names = [*train.heads, *controls.all_names, *load_section("lora", LoraParams, params).run]
     drawn = train.shots is not None or train.share is not None
     run(names, cache, examples, models, results, train.memory_budget, controls.baseline, drawn)
-    click.echo((results / "leaderboard.txt").read_text(encoding="utf-8"), nl=False)
+    tell((results / "leaderboard.txt").read_text(encoding="utf-8"), end="")
 
 
 @main.command()
-@click.argument("head", type=click.Path(path_type=Path))
-@click.option("--input", "source", help="File, folder of text files, or -.", default="-", show_default=True)
-@click.option("--out", help="A .csv, .jsonl or .parquet file; else CSV to the screen.", type=click.Path(path_type=Path))
+@click.argument("head", type=Source())
+@click.option("--input", "source", help="File, folder of text files, or -.", **_read("-", str))
+@click.option("--out", help="A .csv, .jsonl or .parquet file; else CSV to the screen.", type=Destination("file"))
 @click.option("--format", "read_as", type=click.Choice(_FORMATS), help="Of the input; else by its name, or lines.")
 @click.option("--text-column", "text", help="Column of the texts, in tables.", default="text", show_default=True)
 @click.option("--text-pair-column", "pair", help="Column of the second texts of pairs; text_pair without it.")
@@ -320,8 +377,15 @@ def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Pa
     "--use", type=click.Choice(["whole", "first_line"]), default="whole", show_default=True, help="Of a text."
 )
 @click.option("--encoding", help="Encoding of text files.", default="utf-8", show_default=True)
+@click.option("--delimiter", help="Of CSV and TSV, one character; else a comma, in TSV a tab.")
+@click.option(
+    "--quote-char",
+    help="Of CSV and TSV, one character; 'none' where quotes are ordinary characters.",
+    default="auto",
+    show_default=True,
+)
 @click.option("--top-k", help="So many of the likeliest labels.", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--model", type=click.Path(path_type=Path), help="The head's model; else that of section 'extract'.")
+@click.option("--model", type=Source(), help="The head's model; else that of section 'extract'.")
 @click.option(
     "--device", help="Of the model.", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
@@ -346,11 +410,12 @@ def predict(
     from inference.command import predict as run
     from inference.inputs import Fields
 
+    keep_freed_memory()
     run(head, source, out, read_as, Fields(**fields), top_k, model, params, device, threads)
 
 
 @main.command()
-@click.argument("head", type=click.Path(path_type=Path))
+@click.argument("head", type=Source())
 @click.argument("repository")
 @_results
 @click.option("--dry-run", is_flag=True, help="Show the files and the card, and send nothing.")
@@ -362,27 +427,25 @@ def push(head: Path, repository: str, results: Path, dry_run: bool, private: boo
     """
     from inference.hub import push as run
 
-    click.echo("\n".join(run(head, repository, results, dry_run, private)))
+    tell("\n".join(run(head, repository, results, dry_run, private)))
 
 
 @main.command()
 @click.argument("repository")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=Destination(ours.PULLED))
 @click.option("--revision", help="A commit, branch or tag; the newest without it.")
 def pull(repository: str, out: Path, revision: str | None) -> None:
     """Pull the head in REPOSITORY (owner/name) of the Hugging Face Hub into the folder OUT, and check it."""
     from inference.hub import pull as run
 
-    click.echo(run(repository, out, revision))
+    tell(run(repository, out, revision))
 
 
 @main.command()
-@click.argument("head", type=click.Path(path_type=Path))
+@click.argument("head", type=Source())
 @click.option("--to", "target", type=click.Choice(["torch", "onnx", "sentence-transformer"]), required=True)
-@click.option(
-    "--out", help="The folder of the export, which is replaced.", type=click.Path(path_type=Path), required=True
-)
-@click.option("--model", type=click.Path(path_type=Path), help="For sentence-transformer: the model, as in predict.")
+@click.option("--out", help="The export's folder, which is replaced.", type=Destination(ours.EXPORT), required=True)
+@click.option("--model", type=Source(), help="For sentence-transformer: the model, as in predict.")
 @_params
 def export(head: Path, target: Any, out: Path, model: Path | None, params: Path) -> None:
     """Write HEAD for other programs: alone as torch.export or ONNX, or with its model as a SentenceTransformer."""
@@ -394,16 +457,16 @@ def export(head: Path, target: Any, out: Path, model: Path | None, params: Path)
     from trainer.export import export_head
 
     outputs = export_head(head, out, target)["outputs"]
-    click.echo(f"{out}: {', '.join(f'{name} {shape}' for name, shape in outputs.items())}")
+    tell(f"{out}: {', '.join(f'{name} {shape}' for name, shape in outputs.items())}")
 
 
 @main.command()
 @_results
 @click.option("--data", help="The folder of prepare.json and extract.json.", **_path("data"))
-@click.option("--out", help="The report.", **_path("results/report.html"))
-@click.option("--texts", type=click.Path(path_type=Path), help="The table of texts: the report then shows examples.")
-@click.option("--markdown", type=click.Path(path_type=Path), help="A short report too, for a pull request.")
-@click.option("--figures", type=click.Path(path_type=Path), help="A folder of every chart too, as PNG and SVG.")
+@click.option("--out", help="The report.", **_made("file", "results/report.html"))
+@click.option("--texts", type=Source(), help="The table of texts: the report then shows examples.")
+@click.option("--markdown", type=Destination("file"), help="A short report too, for a pull request.")
+@click.option("--figures", type=Destination(ours.PICTURES), help="A folder of every chart too, as PNG and SVG.")
 def report(
     results: Path, data: Path, out: Path, texts: Path | None, markdown: Path | None, figures: Path | None
 ) -> None:
@@ -412,21 +475,21 @@ def report(
     from trainer.report import report as run
 
     facts = {stage: data / f"{stage}.json" for stage in ("prepare", "extract")}
-    click.echo(run(results, facts, out, texts))
+    tell(run(results, facts, out, texts))
     if markdown is not None:
-        click.echo(as_markdown(results, markdown))
+        tell(as_markdown(results, markdown))
     if figures is not None:
-        click.echo(as_pictures(results, facts, figures))
+        tell(as_pictures(results, facts, figures))
 
 
 @main.command()
 @click.argument("runs", nargs=-1, required=True)
-@click.option("--out", help="The page.", **_path("compare.html"))
+@click.option("--out", help="The page.", **_made("file", "compare.html"))
 def compare(runs: tuple[str, ...], out: Path) -> None:
     """Compare evaluations: RUNS are their results folders, each as FOLDER or NAME=FOLDER."""
     from trainer.report import compare as run
 
-    click.echo(run(runs, out))
+    tell(run(runs, out))
 
 
 @main.command()
@@ -435,7 +498,7 @@ def inspect(cache: str) -> None:
     """Print what CACHE is: spec, size, completeness and each layer's statistics."""
     from pipeline.inspect import describe
 
-    click.echo(describe(cache))
+    tell(describe(cache))
 
 
 @main.command()
@@ -444,7 +507,7 @@ def verify(cache: str) -> None:
     """Read every byte of CACHE and name what is damaged; exit code 2 when anything is."""
     from pipeline.verify import verify as run
 
-    click.echo(run(cache))
+    tell(run(cache))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
 
+from ilse.destinations import Stage
+from ilse.disk import disk_error
 from ilse.errors import UserError
+from ilse.secrets import masked, remember
+from ilse.stopping import Stop, stoppable
+from ilse.terminal import in_line, say
 
 EXTRAS = {
     "init": "extract",
@@ -16,6 +24,7 @@ EXTRAS = {
     "fetch": "extract",
     "prepare": "extract",
     "plan": "extract",
+    "identify": "extract",
     "extract": "extract",
     "subset": "train",
     "train": "train",
@@ -33,37 +42,71 @@ EXTRAS = {
 }
 OF_PACKAGE = {"sentence_transformers": "mteb"}
 """Package → the extra that brings it, where a command needs several by its options."""
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 
 
 class Commands(click.Group):
     """Turns what a user can mend into a message and exit code 2, without a traceback."""
 
+    command_class = Stage
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of the stages, not of the alphabet."""
         return list(self.commands)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the arguments, whose secrets are not shown from here on."""
+        remember(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the chosen command."""
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            _fail(str(error))
-        except KeyboardInterrupt:
-            click.echo("\ninterrupted; what is finished is kept, and the same command goes on from there", err=True)
-            sys.exit(INTERRUPTED)
-        except ModuleNotFoundError as error:
-            _fail(str(_missing_extra(ctx.invoked_subcommand or "", error)))
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        with stoppable() as stop:
+            try:
+                returned = super().invoke(ctx)
+                _flush()
+                return returned
+            except BaseException as error:
+                if stop.number is not None or isinstance(error, KeyboardInterrupt):
+                    _leave(f"\n{_ended_by(stop)}; what is finished is kept, and the same command goes on from there",
+                           stop.code)  # fmt: skip
+                if isinstance(error, click.ClickException):  # it repeats the argument that is wrong
+                    error.message = in_line(masked(error.message))  # type: ignore[misc]
+                    raise
+                if isinstance(error, UserError):
+                    _fail(error)
+                if isinstance(error, ModuleNotFoundError):
+                    _fail(_missing_extra(ctx.invoked_subcommand or "", error))
+                if (found := disk_error(error)) is not None:
+                    _fail(_no_room(found))
                 raise
-            _fail(str(_no_room(error)))
 
 
-def _fail(message: str) -> None:
-    click.echo(f"error: {message}", err=True)
-    sys.exit(2)
+def _flush() -> None:
+    """Writes what waits for standard output: Python would do it when nobody can say any more that there is no room."""
+    if sys.stdout is None:  # closed by whoever started this
+        return
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # a reader that has seen enough, as `head` has; click ends with 1
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again
+        raise OSError(error.errno, error.strerror, "the output") from error
+
+
+def _ended_by(stop: Stop) -> str:
+    ctrl_c = stop.number in (None, signal.SIGINT)
+    return "interrupted" if ctrl_c else f"ended by {signal.Signals(stop.number or 0).name}"
+
+
+def _fail(error: UserError) -> None:
+    _leave(f"error: {error}", 2)
+
+
+def _leave(message: str, code: int) -> None:
+    with suppress(OSError):  # a terminal that is closed, a full disk
+        say(message)
+    sys.exit(code)
 
 
 def _missing_extra(command: str, error: ModuleNotFoundError) -> UserError:
@@ -80,11 +123,18 @@ def _missing_extra(command: str, error: ModuleNotFoundError) -> UserError:
 
 
 def _no_room(error: OSError) -> UserError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    cure = "free space" if full else "change the permission"
+    expected, cure = _CURES.get(error.errno or 0, ("permission to write", "change the permission"))
     return UserError(
-        f"writing {error.filename or 'a file'}",
-        expected="free space on the disk" if full else "permission to write",
+        f"writing {error.filename or 'the output'}",
+        expected=expected,
         found=error.strerror or "no space",
         next_step=f"{cure} and run the same command again; what is finished is kept",
     )
+
+
+_CURES = {
+    errno.ENOSPC: ("free space on the disk", "free space"),
+    errno.EDQUOT: ("room in your share of the disk", "free space or ask for more"),
+    errno.EFBIG: ("files as large as that to be allowed", "raise the limit ('ulimit -f')"),
+    errno.EIO: ("a disk that works", "check the disk and the connection to it"),
+}

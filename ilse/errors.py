@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+from ilse.secrets import masked
+from ilse.terminal import in_line, visible
+
+_NEW_LINE = re.compile(r"\n(?! {12})")
 
 
 class UserError(Exception):
     """A mistake or a circumstance that the user can mend; the command line prints it and exits with 2.
+
+    Its parts are `ilse.secrets.masked`.
 
     Parameters
     ----------
@@ -22,14 +30,18 @@ class UserError(Exception):
     """
 
     def __init__(self, where: str, *, expected: str, found: str, next_step: str) -> None:
-        super().__init__(where, expected, found, next_step)
+        parts = where, expected, found, next_step = (*map(masked, (where, expected, found, next_step)),)
+        super().__init__(*parts)
         self.where = where
         self.expected = expected
         self.found = found
         self.next_step = next_step
 
     def __str__(self) -> str:
-        return f"{self.where}\n  expected: {self.expected}\n  found:    {self.found}\n  next:     {self.next_step}"
+        # What was found may be a list of lines, which stand under one another; a text can't pose as a line of ours.
+        found = _NEW_LINE.sub(r"\\n", visible(self.found))
+        where, expected, next_step = map(in_line, (self.where, self.expected, self.next_step))
+        return f"{where}\n  expected: {expected}\n  found:    {found}\n  next:     {next_step}"
 
     # Exceptions pickle by their positional arguments, ours are keywords; Dask sends them between processes.
     def __reduce__(self) -> tuple[object, tuple[str, str, str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,16 +12,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from ilse.errors import UserError, did_you_mean
+from ilse.secrets import masked, remember
+from ilse.yaml_bounds import BYTES, plain_values
 
 
 class Section(BaseModel):
     """Base of every parameter structure: frozen, and an unknown key is an error that names the nearest right one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, given: Any) -> Any:
+        remember(given)
         if isinstance(given, dict):
             known = list(cls.model_fields)
             for key in given:
@@ -28,13 +32,24 @@ class Section(BaseModel):
                     raise PydanticCustomError(
                         "unknown_key",
                         "{message}",
-                        {"key": str(key), "known": known, "message": f"unknown key '{key}'"},
+                        {"key": str(key), "known": known, "message": masked(f"unknown key '{key}'")},
                     )
         return given
 
 
 S = TypeVar("S", bound=BaseModel)
-_SHORT = reprlib.Repr()
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+"""A name that a user makes up: of a folder, and a word of a command in `dvc.yaml`."""
+NAMED = ("fetch", "control_caches")
+"""Sections whose keys are such names."""
+
+
+class _Repr(reprlib.Repr):
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(masked(x), level)  # before it is cut: half an address looks like none
+
+
+_SHORT = _Repr()
 """YAML's names for values nest them: written out in full, a few lines can be a billion words."""
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 300, 300, 300
 
@@ -46,6 +61,7 @@ def load_section(name: str, schema: type[S], path: Path = Path("params.yaml")) -
     an unknown key or a value out of range.
     """
     section = load_document(path)
+    _require_plain_names(section, path)
     for key in name.split("."):
         present = list(section) if isinstance(section, dict) else []
         if key not in present:
@@ -59,6 +75,19 @@ def load_section(name: str, schema: type[S], path: Path = Path("params.yaml")) -
     return validate(name, schema, section if section is not None else {}, where=f"parameters {path}")
 
 
+def _require_plain_names(document: Any, path: Path) -> None:
+    """Raises `UserError` for a name of one's own that could be more than a name: DVC hands it to a shell."""
+    for section in NAMED if isinstance(document, dict) else ():
+        for name in document.get(section) or ():
+            if not PLAIN_NAME.fullmatch(str(name)):
+                raise UserError(
+                    f"parameters {path}, section '{section}'",
+                    expected="names of letters, digits, - and _, which start with a letter or a digit",
+                    found=f"{name!r}"[:80],
+                    next_step="give it another name, and change it where it is used",
+                )
+
+
 def load_document(path: Path) -> Any:
     """All that the parameter file holds. Raises `UserError` for a missing file and broken YAML."""
     if not path.is_file():
@@ -69,26 +98,25 @@ def load_document(path: Path) -> Any:
             next_step="run from the project's root, or name the file with --params",
         )
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        with path.open("rb") as file:
+            return plain_values(file.read(BYTES + 1))
     # Besides its own errors, YAML's reader lets through those of a date or number that there is not, and of depth.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(
             f"parameters {path}",
             expected="valid YAML in UTF-8, with each key once",
-            found=" ".join(str(error).split())[:500],
+            found=_without_the_line(error),
             next_step="mend the file at the place named",
-        ) from error
+        ) from None  # the cause repeats the line
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain values alone, and no key twice: of two, YAML's reader would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"found the key '{twice}' twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+def _without_the_line(error: Exception) -> str:
+    """What YAML's reader says, but for the line that it repeats: half an address with a password, maybe."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())[:500]
+    mark = error.problem_mark or error.context_mark
+    place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return " ".join(filter(None, [error.context, error.problem]))[:500] + place
 
 
 def validate(name: str, schema: type[S], values: Any, where: str = "parameters") -> S:
@@ -96,12 +124,13 @@ def validate(name: str, schema: type[S], values: Any, where: str = "parameters")
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise _as_user_error(f"{where}, section '{name}'", error) from error
+        raise _as_user_error(f"{where}, section '{name}'", error) from None
 
 
 def _as_user_error(where: str, error: ValidationError) -> UserError:
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
+    # A value that may have several forms names the one that was tried, as <form>: no key of the file.
+    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("<"))
     context = first.get("ctx", {})
     if first["type"] == "unknown_key":
         known = [str(key) for key in context["known"]]

@@ -6,23 +6,35 @@ What is wrong is a `ValueError` whose message says it; callers know which artifa
 from __future__ import annotations
 
 import json
+import math
 import re
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
 _CHECKSUM = re.compile(r"[0-9a-f]{30,64}")
 
 
+MOST_JSON = 32 * 2**20
+"""Bytes of one document: the index of the largest models' weights has a quarter of it, and a list of empty lists takes
+thirty times its own size in memory."""
+
+
 def read_json(path: Path) -> Any:
     """What the file holds. Raises `ValueError` as `parse_json` does, and `OSError`."""
-    return parse_json(path.read_bytes())
+    with path.open("rb") as file:
+        return parse_json(file.read(MOST_JSON + 1))
 
 
 def parse_json(data: bytes) -> Any:
-    """JSON as the standard has it: UTF-8, every key of an object once, finite numbers, and no deeper than sense."""
+    """JSON as the standard has it: UTF-8, every key of an object once, finite numbers, and no longer or deeper than
+    sense.
+    """
+    if len(data) > MOST_JSON:
+        raise ValueError(f"JSON of more than {MOST_JSON:,} bytes")
     try:
-        return json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_not_a_number)
+        return json.loads(data.decode(), object_pairs_hook=each_once, parse_constant=_not_a_number, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("JSON that is too deep to be read") from error
 
@@ -32,7 +44,11 @@ def own_file(folder: Path, name: str) -> Path:
 
     Raises `ValueError` as `own_path` does and for what is no plain file, such as a pipe; and `FileNotFoundError`.
     """
-    path = own_path(folder, name)
+    return plain_file(own_path(folder, name), name)
+
+
+def plain_file(path: Path, name: str) -> Path:
+    """The same path. Raises `ValueError`, which calls it `name`, for what is no plain file."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError(f"{name}, which is no plain file")
     return path
@@ -46,19 +62,31 @@ def own_path(folder: Path, name: str) -> Path:
     """
     path = folder / name
     real = path.resolve(strict=True)
-    if not real.is_relative_to(folder.resolve()) and not (_CHECKSUM.fullmatch(real.name) and real.is_file()):
+    if not real.is_relative_to(folder.resolve()) and not is_stored(real):
         raise ValueError(f"{name}, which leads out of the folder")
     return path
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def is_stored(real: Path) -> bool:
+    """Whether a file is called by its checksum, as DVC's cache and the Hub's keep theirs: it never changes."""
+    return bool(_CHECKSUM.fullmatch(real.name)) and real.is_file()
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What makes an object of its keys and values for `json`. Raises `ValueError` for a key that stands twice."""
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:40]!r} twice")
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError(f"the key {max(counts, key=counts.__getitem__)[:40]!r} twice")
     return values
 
 
 def _not_a_number(name: str) -> NoReturn:
     raise ValueError(f"{name}, which is no number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits[:40]}, which is beyond the numbers of a computer")
+    return value

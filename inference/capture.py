@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,13 +18,13 @@ from ilse.params import validate
 from ilse.tables import TEXT
 from pipeline import store
 from pipeline.capture.leaving import LeavingReader
-from pipeline.capture.reader import Request
-from pipeline.capture.tokens import Tokens, tokenise
-from pipeline.cluster.executor import cores
+from pipeline.capture.reader import Request, reader_of
+from pipeline.capture.tokens import NoTokens, Tokens, tokenise
+from pipeline.capture.unknown import Unknown
 from pipeline.config import ModelParams
-from pipeline.dataset.texts import normalised
-from pipeline.model.load import Compute, FrozenModel
-from pipeline.work.shard import load_here, reader_here
+from pipeline.dataset.texts import LONGEST, normalised, too_long
+from pipeline.model.load import Compute, FrozenModel, load_model
+from pipeline.model.threads import cpu_threads
 from trainer.artifact import HeadFacts
 
 ModelChoice = str | Path | ModelParams | None
@@ -49,6 +50,9 @@ class Capture:
     row rounded as the cache's type rounds (that of int8 is not: its steps are a shard's own). The model runs as far
     as the last of `layers` and no further.
 
+    The model stays in memory as it was read, whatever becomes of its files, for as long as the capture lives; captures
+    of one model share it. Any number of threads may ask for rows at a time: the model runs one batch after another.
+
     Parameters
     ----------
     facts
@@ -56,7 +60,7 @@ class Capture:
     layers
         Rows to be read, by their place in the cache.
     model, compute
-        Which model, and how it runs.
+        Which model, and how it runs; 0 threads are as many as the process has set.
 
     Attributes
     ----------
@@ -70,27 +74,31 @@ class Capture:
     """
 
     def __init__(self, facts: HeadFacts, layers: tuple[int, ...], model: ModelParams, compute: Compute) -> None:
-        self.spec, self.pooling, self.model, self.compute = facts.capture, facts.pooling, model, compute
-        frozen = load_here(model, compute)
-        _require_same_model(facts, frozen, model)
-        places = tuple(frozen.facts.layers.index(self.spec.layers[layer]) for layer in layers)
-        here = {"threads": compute.threads or cores(), "device": frozen.facts.device}
+        self.spec, self.poolings, self.model, self.compute = facts.capture, facts.poolings, model, compute
+        self._made_of = facts, layers, model, compute
+        with cpu_threads(compute.threads):
+            frozen = load_model(model, compute)
+            _require_same_model(facts, frozen, model)
+            places = tuple(frozen.facts.layers.index(self.spec.layers[layer]) for layer in layers)
+            self._reader = reader_of(frozen, Request(places, self.poolings), compute.capture)
+            here = {"threads": torch.get_num_threads(), "device": frozen.facts.device}
         self.conditions: dict[str, Any] = asdict(compute) | here | frozen.facts.versions
         self._names = [self.spec.layers[layer] for layer in layers]
-        self._latest: LeavingReader | None = None
-        self._request = Request(places, (self.pooling,))
-        reader_here(model, compute, self._request)  # proves capture now, not at the first text
+        self._unknown = Unknown(frozen.tokenizer)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reads the model itself."""
+        return Capture, self._made_of
 
     def rows(self, texts: Sequence[str], names: Sequence[str]) -> Float32[Tensor, "texts layers dim"]:
         """The row of each text; `names` are for the message about a text without a token or with too large a value."""
         distinct, chosen, named = _once(texts, names)
-        rows = torch.empty(len(distinct), len(self._request.layers), self.spec.dim)
-        # Both are kept by the process; where another predictor took their place meanwhile, they are made again.
-        frozen = load_here(self.model, self.compute)
-        reader = reader_here(self.model, self.compute, self._request)
+        rows = torch.empty(len(distinct), len(self._names), len(self.poolings) * self.spec.dim)
         if distinct:
-            for positions, found in reader.read_all(self._tokens(frozen, distinct, named), self.compute.batch_tokens):
-                rows[positions] = found.pooled[self.pooling]
+            tokens = self._tokens(distinct, named)
+            with cpu_threads(self.compute.threads):
+                for positions, found in self._reader.read_all(tokens, self.compute.batch_tokens):
+                    rows[positions] = torch.cat([found.pooled[name] for name in self.poolings], -1)
         return torch.from_numpy(store.as_stored(self.spec, named, rows.numpy()))[chosen]
 
     def leaving(
@@ -100,8 +108,7 @@ class Capture:
 
         It is given rows of one layer as `rows` would give them.
         """
-        leaving = self._leaving()
-        if not leaving.works or not texts:
+        if not texts or not self._leaving.works:
             return None
         distinct, chosen, named = _once(texts, names)
         asked = exits(len(distinct))
@@ -111,26 +118,33 @@ class Capture:
             stored = store.as_stored(self._spec_of(place), here, rows[:, None].numpy())
             return asked.stay(place, positions, torch.from_numpy(stored))
 
-        frozen = load_here(self.model, self.compute)
-        leaving.read_all(self._tokens(frozen, distinct, named), self.compute.batch_tokens, decide)
+        tokens = self._tokens(distinct, named)
+        with cpu_threads(self.compute.threads):
+            self._leaving.read_all(tokens, self.compute.batch_tokens, decide)
         return asked.outputs()[chosen]
 
+    @cached_property
     def _leaving(self) -> LeavingReader:
-        """Made again where another predictor's reader took its reader's place: that one may have dropped its blocks."""
-        reader = reader_here(self.model, self.compute, self._request)
-        if self._latest is None or self._latest.reader is not reader:
-            self._latest = LeavingReader(load_here(self.model, self.compute), reader, self.compute.capture)
-        return self._latest
+        with self.frozen.lock, cpu_threads(self.compute.threads):  # its proof is of a model that nobody else runs
+            return LeavingReader(self.frozen, self._reader, self.compute.capture)
+
+    @property
+    def frozen(self) -> FrozenModel:
+        """The model."""
+        return self._reader.frozen
 
     def _spec_of(self, place: int) -> store.CaptureSpec:
         """Of one layer alone, for its name in a message."""
         return replace(self.spec, layers=(self._names[place],))
 
-    def _tokens(self, frozen: FrozenModel, texts: list[str], names: list[str]) -> Tokens:
+    def _tokens(self, texts: list[str], names: list[str]) -> Tokens:
+        spec, frozen = self.spec, self.frozen
         try:
-            return tokenise(frozen.tokenizer, texts, names, self.spec.template, self.spec.max_tokens)
-        except UserError as error:
+            tokens = tokenise(frozen.tokenizer, texts, names, spec.template, spec.max_tokens, frozen.facts.vocabulary)
+        except NoTokens as error:
             raise UserError(error.where, expected=error.expected, found=error.found, next_step="leave it out") from None
+        self._unknown.see(texts, tokens)
+        return tokens
 
 
 def model_params(facts: HeadFacts, model: ModelChoice) -> ModelParams:
@@ -171,6 +185,9 @@ def _require_same_model(facts: HeadFacts, frozen: FrozenModel, model: ModelParam
 
 def _once(texts: Sequence[str], names: Sequence[str]) -> tuple[list[str], list[int], list[str]]:
     """Each normalised text once, the place there of every text, and a name of each that stands there."""
+    for text, name in zip(texts, names, strict=True):
+        if len(text) > LONGEST:
+            raise too_long(name, len(text.encode(errors="replace")))
     whole = _normalised(texts)
     distinct = list(dict.fromkeys(whole))
     place = {text: i for i, text in enumerate(distinct)}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ilse import __version__
-from ilse.errors import UserError
-from trainer.artifact import TrainedHead
+from trainer.artifact import HeadFacts, TrainedHead
+from trainer.figures import BOUNDS
+from trainer.result_tables import COUNT, KNOWN, TEXT, Table, read_table, require_range
 
 TASKS = {"regression": "text-regression", "similarity": "sentence-similarity"}
 """Objective → what the Hub calls its task; the others classify texts."""
 RUNS = "runs.csv"
+RUNS_READ = Table({"head": TEXT, "seed": COUNT, "val_score": KNOWN, "test_score": KNOWN}, keys=(("head", "seed"),))
 SAME = 1e-5
 """How far a validation figure may be from its six digits in `runs.csv`."""
 
@@ -55,6 +56,7 @@ def _body(trained: TrainedHead, name: str, figures: dict[str, float]) -> str:
     pinned = ", ".join(f"{key} `{value}`" for key, value in capture.model.items())
     labels = ", ".join(f"`{_plain(label)}`" for label in facts.labels) or "none: it gives a number"
     told = "\n".join(f"- {split}: {trained.objective.metric} {value:.4f}" for split, value in figures.items())
+    poolings = " and ".join(f"`{pooling}`" for pooling in facts.poolings)
     missing = "" if "test" in figures else "- No figure on a test split came with it.\n"
     return f"""# {_plain(name)}, seed {facts.seed}
 
@@ -70,17 +72,17 @@ ilse predict pulled --input texts.txt --model THE-MODEL
 ## What it was trained on
 
 - Objective: `{trained.objective.kind}`. Labels: {labels}.
-- Rows: pooling `{facts.pooling}`, capture `{facts.fingerprint[:16]}`: every text in the template
+- Rows: pooling {poolings}, capture `{facts.fingerprint[:16]}`: every text in the template
   `{_plain(capture.template)}`, cut at {capture.max_tokens} tokens, computed in {capture.compute_type} and stored as
   {capture.storage_type}.
-- Recipe: {", ".join(f"{key} {_plain(str(value))}" for key, value in facts.recipe.items())}. Best epoch
-  {facts.best_epoch}, {facts.train_seconds:.0f} s.
+- Recipe: {", ".join(f"{key} {_plain(str(value))}" for key, value in facts.recipe.items())}. {_chosen(facts)},
+  {facts.train_seconds:.0f} s.
 
 ## Figures
 
 {told}
 
-The epoch was chosen on validation, whose figure is therefore a little too good.
+Epoch or penalty was chosen on validation, whose figure is therefore a little too good.
 
 ## Limits
 
@@ -91,23 +93,20 @@ The epoch was chosen on validation, whose figure is therefore a little too good.
 """
 
 
+def _chosen(facts: HeadFacts) -> str:
+    return f"Best epoch {facts.best_epoch}" if facts.penalty is None else f"Solved with the penalty {facts.penalty:.3g}"
+
+
 def _test_figures(trained: TrainedHead, name: str, results: Path) -> dict[str, float]:
     """The figure on the test split, of this head, seed and fit; none where `results` has no such row."""
     if not (results / RUNS).is_file():
         return {}
     facts = trained.facts
-    try:
-        same_fit = (pl.col("val_score") - facts.val_score).abs() < SAME
-        rows = pl.read_csv(results / RUNS).filter(pl.col("head") == name, pl.col("seed") == facts.seed, same_fit)
-        found: list[Any] = rows["test_score"].to_list()
-    except pl.exceptions.PolarsError as error:
-        raise UserError(
-            f"results {results}",
-            expected=f"{RUNS} as 'ilse evaluate' writes it",
-            found=" ".join(str(error).split())[:200],
-            next_step="run 'ilse evaluate' again, or name another folder with --results",
-        ) from error
-    return {"test": float(found[0])} if found and found[0] is not None else {}
+    same_fit = (pl.col("val_score") - facts.val_score).abs() < SAME
+    runs = read_table(results / RUNS, RUNS_READ)
+    require_range(results / RUNS, runs["test_score"], *BOUNDS[trained.objective.metric])
+    rows = runs.filter(pl.col("head") == name, pl.col("seed") == facts.seed, same_fit)
+    return {"test": float(rows["test_score"][0])} if len(rows) else {}
 
 
 def _plain(text: str) -> str:

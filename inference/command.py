@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import polars as pl
 from tqdm import tqdm
@@ -15,20 +15,24 @@ from tqdm import tqdm
 from ilse.errors import UserError
 from ilse.files import replacing
 from ilse.params import load_section
+from ilse.places import is_stream
+from ilse.terminal import Sink, say, screen
 from inference.capture import ModelChoice
 from inference.inputs import STANDARD, Fields, Format, count, format_of, pieces
 from inference.outputs import Answers, OutFormat, writing
 from inference.predictor import Predictor, answers_pairs
-from inference.unfinished import Parts, key_of, unfinished
+from inference.unfinished import Parts, key_of, part_of, unfinished
+from pipeline.cluster.machine import cores
 from pipeline.config import ExtractParams
 from pipeline.dataset.columns import PAIR_TEXT
-from pipeline.model.load import quieten
-from trainer.artifact import TrainedHead, load_head
+from pipeline.model.quiet import quietly
+from trainer.artifact import TrainedHead, load_head, require_rows
 
 PART = 1024
 """Rows of a part: what a killed run loses at most, and what is in memory."""
 
 
+@quietly()
 def predict(
     head: Path,
     source: str,
@@ -43,50 +47,52 @@ def predict(
 ) -> None:
     """Predicts every row of `source`, a file, a folder or `-`, into `out` or, as CSV, to standard output.
 
-    A run that was killed leaves its finished parts beside `out`, and the next one with the same head, input and
-    options goes on from there, to the same bytes; what came from standard input is not kept. Without `model` a head
-    over a local model takes that of section `extract`, if it is the one. `device` and `threads` as there. Raises
-    `UserError` for whatever the user can mend.
+    A run that was killed leaves its finished parts beside `out`, and the next one with the same head and options goes
+    on with those whose rows are still the same; what came from standard input or goes into a pipe is not kept. Without
+    `model` a head over a local model takes that of section `extract`, if it is the one. `device` and `threads` as
+    there. Raises `UserError` for whatever the user can mend.
     """
     write_as, kind = _out_format(out, source), read_as or format_of(source)
     trained = load_head(head)
+    require_rows(trained, "prediction of new texts")
     asked = _fields_for(pairs=answers_pairs(trained), fields=fields)
     parts = pieces(source, kind, asked, PART)
     first = next(parts, None)  # what cannot be read at all is said before the model is loaded
     if first is None:
         raise _refused(f"input {source}", "at least one row", "none", "name another input")
-    quieten()
-    answers = Answers(Predictor.load(head, model or configured(trained, params), device=device, threads=threads), top_k)
+    chosen = model or configured(trained, params)
+    answers = Answers(Predictor.load(head, chosen, device=device, threads=threads or cores()), top_k)
     parts = chain([first], parts)
     if out is None:
-        _write(map(answers.table, parts), write_as, sys.stdout, answers.top_k)
+        _write(map(answers.table, parts), write_as, screen(), answers.top_k)
         return
     with tqdm(total=count(source, kind), unit="text", desc="predict", file=sys.stderr) as bar:
-        if source == STANDARD:
+        if source == STANDARD or is_stream(out):
             with replacing(out) as new:
                 _write(map(answers.table, _counted(parts, bar)), write_as, new, answers.top_k)
             return
         options = {**asdict(asked), "top_k": top_k, "part": PART, **answers.predictor.capture.conditions}
-        with unfinished(out, key_of(head, source, kind, options)) as kept:
+        with unfinished(out, key_of(head, options)) as kept:
             made = _make(kept, answers, _counted(parts, bar))
             with replacing(out) as new:
-                _write(map(kept.get, range(made)), write_as, new, answers.top_k)
+                _write(map(kept.get, made), write_as, new, answers.top_k)
 
 
-def _make(kept: Parts, answers: Answers, parts: Iterator[pl.DataFrame]) -> int:
-    """Makes the parts that are missing, and returns how many there are."""
-    number, found = 0, 0
-    for number, part in enumerate(parts, 1):
-        if kept.has(number - 1, part.height):
+def _make(kept: Parts, answers: Answers, parts: Iterator[pl.DataFrame]) -> list[str]:
+    """Makes the parts that are missing, and returns the names of all in their order."""
+    names, found = list[str](), 0
+    for part in parts:
+        names.append(part_of(part))
+        if kept.has(names[-1], part.height):
             found += 1
         else:
-            kept.put(number - 1, answers.table(part))
+            kept.put(names[-1], answers.table(part))
     if found:
-        print(f"{found} of {number} parts were there from an earlier run", file=sys.stderr)
-    return number
+        say(f"{found} of {len(names)} parts were there from an earlier run")
+    return names
 
 
-def _write(tables: Iterator[pl.DataFrame], kind: OutFormat, place: Path | TextIO, top_k: int) -> None:
+def _write(tables: Iterator[pl.DataFrame], kind: OutFormat, place: Path | Sink, top_k: int) -> None:
     with writing(kind, place, top_k) as write:
         for table in tables:
             write(table)
@@ -103,7 +109,7 @@ def _out_format(out: Path | None, source: str) -> OutFormat:
     if out is not None and (out.is_dir() or out.resolve() == Path(source).resolve()):
         found = "a folder" if out.is_dir() else "the input itself"
         raise _refused(f"output {out}", "a file of its own", found, "name another one")
-    kind = "csv" if out is None else _OUT.get(out.suffix.lower())
+    kind = "csv" if out is None else _OUT.get(out.suffix.lower(), "csv" if is_stream(out) else None)
     if kind is None:
         raise _refused(f"output {out}", f"a name that ends in {', '.join(_OUT)}", "another ending", "name it so")
     return kind

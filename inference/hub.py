@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 
 from ilse.errors import UserError
 from ilse.files import replacing_folder
+from ilse.network import asking_hub
+from ilse.ours import PULLED
 from ilse.secrets import without_secrets
 from inference.card import model_card
-from trainer.artifact import CONFIG, WEIGHTS, load_head
+from trainer.artifact import CONFIG, WEIGHTS, load_head, require_rows
 
 CARD = "README.md"
 FILES = (CONFIG, WEIGHTS, CARD)
@@ -35,6 +36,7 @@ def push(
     """
     _require_repository(repository)
     trained = load_head(head)
+    require_rows(trained, "a model card for the Hub, which says how to predict,")
     place = head.resolve()
     name = place.parent.name if place.name.startswith("seed-") else trained.head.spec.name
     card = str(model_card(trained, name, results)).encode()
@@ -61,7 +63,7 @@ def pull(repository: str, out: Path, revision: str | None = None) -> Path:
     was.
     """
     _require_repository(repository)
-    with replacing_folder(out) as folder:
+    with replacing_folder(out, PULLED, "OUT") as folder:
         with _asking(repository):
             snapshot_download(repository, revision=revision, allow_patterns=list(FILES), local_dir=folder)
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # the library's own records
@@ -77,20 +79,11 @@ def pull(repository: str, out: Path, revision: str | None = None) -> Path:
     return out
 
 
-@contextmanager
-def _asking(repository: str) -> Iterator[None]:
-    """What the library raises, without what it repeats of secrets; its cause would carry them into a traceback."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        found, cure = without_secrets(" ".join(str(error).split()))[:300], "the name, the connection, and HF_TOKEN"
-    else:
-        return
-    raise UserError(
+def _asking(repository: str) -> AbstractContextManager[None]:
+    return asking_hub(
         f"repository {repository} of the Hub",
         expected="a repository that may be read, or to push to, written",
-        found=found,
-        next_step=f"check {cure}",
+        next_step="check the name and HF_TOKEN",
     )
 
 

@@ -24,15 +24,17 @@ from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ilse.errors import UserError
 from ilse.tables import TEXT
+from ilse.terminal import say
 from pipeline.dataset.columns import PAIR_TEXT, malformed, require_columns
+from pipeline.dataset.delimited import AUTO, LONGEST_ROW, Dialect, delimited_rows, require_header
 from pipeline.dataset.jsonl import check_unicode, json_object
-from pipeline.dataset.readers import delimited_rows, unreadable
+from pipeline.dataset.parquet import honest_batches, open_parquet, unreadable
+from pipeline.dataset.readers import how_to_decode
 from pipeline.dataset.sources import ENDINGS, ending_of
-from pipeline.dataset.texts import Use, normalised
+from pipeline.dataset.texts import LONGEST, Use, normalised, too_long
 
 Format = Literal["lines", "csv", "tsv", "jsonl", "parquet", "folder"]
 STANDARD = "-"
@@ -56,12 +58,24 @@ class Fields:
     id: str | None = None
     use: Use = "whole"
     encoding: str = "utf-8"
+    delimiter: str | None = None
+    quote_char: str = AUTO
 
     def __post_init__(self) -> None:
         try:
             codecs.lookup(self.encoding)
         except LookupError as error:
             raise _refused("option --encoding", "one that Python knows, as utf-8", self.encoding, "name it") from error
+        try:
+            Dialect(self.delimiter, self.quote_char)
+        except ValueError as error:
+            found = f"{self.delimiter!r} and {self.quote_char!r}"
+            raise _refused("options --delimiter and --quote-char", str(error), found, "correct the option") from error
+
+    @property
+    def dialect(self) -> Dialect:
+        """What tells the fields of CSV and TSV apart."""
+        return Dialect(self.delimiter, self.quote_char, "--quote-char")
 
     @property
     def columns(self) -> dict[str, str]:
@@ -84,7 +98,7 @@ def pieces(source: str, kind: Format, fields: Fields, size: int) -> Iterator[pl.
     A text that is missing or blank is empty. Raises `UserError` for a source that is not there, is not of the format,
     or lacks a column; and for a row that is not well-formed.
     """
-    rows, start = _read(source, kind, fields), 0
+    rows, start = _short(_read(source, kind, fields)), 0
     names = [*fields.columns, *([ID] if kind == "folder" else [])]
     while piece := list(islice(rows, size)):
         columns = zip(*(values for _, values in piece), strict=True)
@@ -95,10 +109,18 @@ def pieces(source: str, kind: Format, fields: Fields, size: int) -> Iterator[pl.
         start += len(piece)
 
 
+def _short(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows, unless a text is longer than one may be: many such are then not in memory at a time."""
+    for where, values in rows:
+        if longest := next((value for value in values if value is not None and len(value) > LONGEST), None):
+            raise too_long(where, len(longest.encode(errors="replace")))
+        yield where, values
+
+
 def count(source: str, kind: Format) -> int | None:
     """How many rows there are, where the source says so without being read."""
     if kind == "parquet":
-        with _parquet(Path(source)) as file:
+        with open_parquet(Path(source), []) as file:
             return int(file.metadata.num_rows)
     return len(files_in(Path(source))) if kind == "folder" else None
 
@@ -131,16 +153,29 @@ def _lines(lines: Iterable[str], source: str, _fields: Fields) -> Iterator[Row]:
     return ((f"{source}, line {number}", [line.rstrip("\r\n")]) for number, line in enumerate(lines, 1))
 
 
-def _delimited(delimiter: str) -> Callable[[Iterable[str], str, Fields], Iterator[Row]]:
+def _delimited(kind: str) -> Callable[[Iterable[str], str, Fields], Iterator[Row]]:
     def read(lines: Iterable[str], source: str, fields: Fields) -> Iterator[Row]:
-        rows = delimited_rows(lines, source, delimiter)
-        _, header = next(rows)
-        require_columns(fields.columns.values(), header, source, _OPTIONS)
+        delimiter, long = fields.dialect.of(kind), list[int]()
+        rows = delimited_rows(lines, source, delimiter, fields.dialect)
+        _, _, header = next(rows)
+        require_header(fields.columns.values(), header, source, _OPTIONS, delimiter, fields.dialect)
         places = [header.index(name) for name in fields.columns.values()]
-        for line, row in rows:
+        for line, last, row in rows:
+            long += [line] if last > line else []
             yield f"{source}, line {line}", [row[place] for place in places]
+        if long and len(header) == 1 and fields.quote_char == AUTO:
+            _say_what_cannot_be_told(source, long)
 
     return read
+
+
+def _say_what_cannot_be_told(source: str, long: list[int]) -> None:
+    """Of one column, each line of a quoted field could be a row: a stray quote that swallows some looks like that."""
+    places = ", ".join(str(line) for line in long[:5]) + (", …" if len(long) > 5 else "")
+    say(
+        f"{source}: {len(long):,} quoted texts go over several lines (from line {places}); "
+        "if quotes are ordinary characters there: --quote-char none"
+    )
 
 
 def _jsonl(lines: Iterable[str], source: str, fields: Fields) -> Iterator[Row]:
@@ -162,13 +197,13 @@ def _string(value: Any, name: str, source: str, line: int) -> str | None:
 
 
 def _rows_of_parquet(path: Path, fields: Fields) -> Iterator[Row]:
-    with _parquet(path) as file:
-        names = list(fields.columns.values())
+    names = list(fields.columns.values())
+    with open_parquet(path, names) as file:
         require_columns(names, file.schema_arrow.names, path, _OPTIONS)
         for ours, theirs in fields.columns.items():
             _require_strings(path, ours, theirs, file.schema_arrow.field(theirs).type)
         number = 0
-        for batch in file.iter_batches(_BATCH, columns=list(dict.fromkeys(names)), use_threads=False):
+        for batch in honest_batches(path, file, list(dict.fromkeys(names)), _BATCH):
             columns = [batch.column(name).cast(pa.string()).to_pylist() for name in names]
             for values in zip(*columns, strict=True):
                 yield f"{path}, row {number}", list(values)
@@ -182,16 +217,20 @@ def _require_strings(path: Path, ours: str, theirs: str, kind: pa.DataType) -> N
         raise _refused(f"data set {path}, {theirs}", "a column of strings", str(kind), next_step)
 
 
-def _parquet(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise unreadable(str(path), "a Parquet file", error) from error
-
-
 def _folder(path: Path, fields: Fields) -> Iterator[Row]:
     for name in files_in(path):
-        yield f"{path}/{name}", ["".join(_lines_of(path / name, fields.encoding)), name]
+        yield f"{path}/{name}", [_whole(path / name, fields.encoding), name]
+
+
+def _whole(file: Path, encoding: str) -> str:
+    """A file's text; of one that is longer than a text may be, a little more than may be."""
+    lines, size = list[str](), 0
+    for line in _lines_of(file, encoding):
+        lines.append(line)
+        size += len(line)
+        if size > LONGEST:
+            break
+    return "".join(lines)
 
 
 def _standard_input(encoding: str) -> Iterator[str]:
@@ -209,16 +248,19 @@ def _lines_of(path: Path, encoding: str) -> Iterator[str]:
         yield from _decoded(lines, str(path))
 
 
-def _decoded(lines: Iterable[str], source: str) -> Iterator[str]:
+def _decoded(lines: Any, source: str) -> Iterator[str]:
     number = 0
     try:
-        for number, line in enumerate(lines, 1):
-            yield line.removeprefix("\ufeff") if number == 1 else line
+        for number, line in enumerate(iter(lambda: lines.readline(LONGEST_ROW + 1), ""), 1):
+            if len(line) > LONGEST_ROW:
+                where, longest = f"data set {source}, line {number}", f"at most {LONGEST_ROW:,} characters"
+                raise _refused(where, longest, "more", "leave the line out, or name another format with --format")
+            yield line.lstrip("\ufeff") if number == 1 else line
     except UnicodeDecodeError as error:
         found = f"byte 0x{error.object[error.start]:02x} behind line {number}"
-        raise _refused(
-            f"data set {source}", f"text encoded in {error.encoding}", found, "name its encoding with --encoding"
-        ) from error
+        data = error.object if number == 0 else b""
+        next_step = how_to_decode(data, "--encoding", "name its encoding with --encoding")
+        raise _refused(f"data set {source}", f"text encoded in {error.encoding}", found, next_step) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise unreadable(source, "a whole gzip file", error) from error
 
@@ -232,7 +274,7 @@ _BATCH = 1024
 """Rows of a Parquet file that are decoded at a time."""
 _OF_LINES: dict[Format, Callable[[Iterable[str], str, Fields], Iterator[Row]]] = {
     "lines": _lines,
-    "csv": _delimited(","),
-    "tsv": _delimited("\t"),
+    "csv": _delimited("csv"),
+    "tsv": _delimited("tsv"),
     "jsonl": _jsonl,
 }

@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import polars as pl
 import pyarrow.parquet as pq
 
 from ilse.errors import UserError
 from ilse.tables import TEXT
+from ilse.terminal import Sink
 from inference.inputs import ID, ROW, WHERE
 from inference.predictions import LabelPrediction, LabelSetPrediction, Prediction
 from inference.predictor import CHUNK, Predictor
@@ -92,7 +93,7 @@ class Answers:
 
 
 @contextmanager
-def writing(kind: OutFormat, place: Path | TextIO, top_k: int) -> Iterator[Write]:
+def writing(kind: OutFormat, place: Path | Sink, top_k: int) -> Iterator[Write]:
     """Yield what takes the pieces of a table, one after the other; the first gives the columns.
 
     A stream takes text alone.
@@ -106,7 +107,7 @@ def writing(kind: OutFormat, place: Path | TextIO, top_k: int) -> Iterator[Write
             yield _text_writer(kind, place, top_k)
 
 
-def _text_writer(kind: OutFormat, file: TextIO, top_k: int) -> Write:
+def _text_writer(kind: OutFormat, file: Sink, top_k: int) -> Write:
     headed = False
 
     def write(table: pl.DataFrame) -> None:

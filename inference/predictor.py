@@ -9,7 +9,7 @@ The same text gives the same answer as through the cache; what is read of the mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from inference.capture import Capture, ModelChoice, model_params
 from inference.leaving import leaving_of
 from inference.predictions import Prediction, read
 from pipeline.model.load import Compute
-from trainer.artifact import TrainedHead, load_head
+from trainer.artifact import TrainedHead, load_head, require_rows
 from trainer.heads import PairHead
 
 CHUNK = 256
@@ -36,7 +36,7 @@ Named = tuple[str, Any]
 
 
 class Predictor:
-    """Texts in, predictions or vectors out; made by `load`.
+    """Texts in, predictions or vectors out; made by `load`. Any number of threads may use one at a time.
 
     Attributes
     ----------
@@ -82,17 +82,21 @@ class Predictor:
             For a damaged head, a model that cannot be read, or one that is not the model of the head's cache.
         """
         trained = load_head(Path(folder))
+        require_rows(trained, "prediction of new texts")
         compute = Compute(trained.facts.capture.compute_type, device, threads, batch_tokens, False, capture)
         chosen = model_params(trained.facts, model)
         return cls(trained, Capture(trained.facts, trained.head.layers_read, chosen, compute))
 
-    def predict(self, texts: Sequence[Any]) -> list[Prediction]:
-        """What the head says of each text; of each pair of texts `(first, second)`, where it answers about pairs."""
+    def predict(self, texts: str | Iterable[Any]) -> list[Prediction]:
+        """What the head says of each text; of each pair of texts `(first, second)`, where it answers about pairs.
+
+        A string is one text, with a list of one answer.
+        """
         return list(self.stream(texts))
 
-    def stream(self, texts: Iterable[Any]) -> Iterator[Prediction]:
+    def stream(self, texts: str | Iterable[Any]) -> Iterator[Prediction]:
         """The same of any number of texts, `CHUNK` at a time, in order."""
-        noun = "example" if self.pairs else "text"
+        noun, texts = "example" if self.pairs else "text", _several(texts)
         for start, chunk in _chunks(texts, CHUNK // (1 + self.pairs)):
             yield from self.answers(chunk, [f"{noun} {start + i}" for i in range(len(chunk))])
 
@@ -101,18 +105,18 @@ class Predictor:
         named = _pairs(texts, names) if self.pairs else list(zip(names, texts, strict=True))
         return read(self.trained.objective, self.trained.facts.labels, self._outputs(self.trained, named))
 
-    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def embed(self, texts: str | Iterable[str]) -> npt.NDArray[np.float32]:
         """The vector of each text, [texts, width]: see `TrainedHead.embed`. Of pairs, each text has its own."""
         parts = [
             self._outputs(self.trained.embed, [(f"text {start + i}", text) for i, text in enumerate(chunk)]).numpy()
-            for start, chunk in _chunks(texts, CHUNK)
+            for start, chunk in _chunks(_several(texts), CHUNK)
         ]
         return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
 
     @property
     def width(self) -> int:
         """Length of the vectors that `embed` gives."""
-        rows = torch.zeros(2, len(self.trained.head.layers_read), self.capture.spec.dim)
+        rows = torch.zeros(2, len(self.trained.head.layers_read), self.trained.facts.width)
         with torch.inference_mode():
             return self.trained.embed(rows).shape[1]
 
@@ -132,6 +136,16 @@ class Predictor:
 def answers_pairs(trained: TrainedHead) -> bool:
     """Whether a head's examples are pairs of texts."""
     return bool(trained.objective.embeds) or isinstance(trained.head, PairHead)
+
+
+def _several(texts: Any) -> Iterable[Any]:
+    """What is iterated over: a string is one text, not its characters; names of columns are no texts."""
+    if isinstance(texts, str):
+        return [texts]
+    if isinstance(texts, Mapping) or hasattr(texts, "columns"):
+        raise _refused("the texts", "a string or a list of strings", type(texts), "give the texts alone, as one column")
+    several: Iterable[Any] = texts
+    return several
 
 
 def _chunks(texts: Iterable[Any], size: int) -> Iterator[tuple[int, list[Any]]]:

@@ -21,13 +21,14 @@ from sentence_transformers.base.modules import InputModule
 from sentence_transformers.util import load_dir_path
 
 from ilse.errors import UserError
-from ilse.files import replacing_folder, write_json, write_text
+from ilse.files import replacing_folder, require_ours, write_json, write_text
+from ilse.ours import EXPORT
 from ilse.reading import own_file, own_path, read_json
 from inference.command import configured
 from inference.predictor import Predictor
 from pipeline.config import ModelParams
 from pipeline.model.identity import model_files
-from pipeline.model.load import quieten
+from pipeline.model.quiet import quietly
 from trainer.artifact import load_head, save_head
 
 HEAD, MODEL, REFERENCE = "head", "model", "model.json"
@@ -80,14 +81,15 @@ class HeadModule(InputModule):
 
 def export(predictor: Predictor, folder: str | Path) -> None:
     """Writes the folder, whole or not at all; vectors are compared by their cosine."""
-    with replacing_folder(Path(folder)) as new:
+    with replacing_folder(Path(folder), EXPORT, "--out") as new:
         _around(HeadModule(predictor)).save(str(new), create_model_card=False)
         write_text(new / "README.md", README)
 
 
+@quietly()
 def export_folder(head: Path, out: Path, model: Path | None, params: Path) -> None:
     """`ilse export HEAD --to sentence-transformer`; model and errors are those of `ilse predict`."""
-    quieten()
+    require_ours(out, EXPORT, "--out")
     export(Predictor.load(head, model or configured(load_head(head), params)), out)
 
 
@@ -100,14 +102,18 @@ def _around(module: HeadModule) -> SentenceTransformer:
     return SentenceTransformer(modules=[module], similarity_fn_name="cosine", device="cpu")
 
 
-def _copied(model: ModelParams, folder: Path) -> dict[str, str]:
+def _copied(model: ModelParams, folder: Path) -> dict[str, Any]:
     """Copies a local model's files, and says where the model is; leave to run its code is not passed on."""
     if model.path is None:
         return {"hub": str(model.hub), "revision": str(model.revision)}
     folder.mkdir()
-    for file in model_files(model):
+    files = model_files(model)
+    for file in files:
         shutil.copyfile(file, folder / file.name)
-    return {"path": MODEL if model.path.is_dir() else f"{MODEL}/{model.path.name}"}
+    return {
+        "path": MODEL if model.path.is_dir() else f"{MODEL}/{model.path.name}",
+        "files": [file.name for file in files],  # what may go when the folder is replaced (`ilse.ours`)
+    }
 
 
 def _reference(folder: Path) -> ModelParams:

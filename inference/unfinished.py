@@ -1,16 +1,16 @@
 """What a killed prediction leaves for the next one: a file a finished part, in a hidden folder beside the output.
 
-    <folder of out>/.<name of out>.unfinished/<key>/N.parquet
+    <folder of out>/.<name of out>.unfinished/<key>/<rows>.parquet
 
-`key` names head, model, input and options, so that parts of another question are never taken for this one's; they go
-when an output is finished. A part is there whole or not at all.
+`key` names head, model and options, and `rows` what was asked of them: the rows' numbers, texts and ids. A part is so
+never taken for the answer to another question, whatever the input's name, size and time say; parts go when an output is
+finished. A part is there whole or not at all.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,36 +20,37 @@ from typing import Any
 import polars as pl
 
 from ilse.files import replacing
-from inference.inputs import Format, files_in
-from pipeline.store import Location
-from pipeline.work.lock import hold
+from ilse.holding import empty, hold_folder
+from ilse.places import place_of
+from ilse.table_files import read_parquet, scan_parquet
+from inference.inputs import WHERE
 from trainer.artifact import CONFIG, WEIGHTS
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The finished parts of one output, by their numbers from 0."""
+    """The finished parts of one output, by what was asked in them."""
 
     folder: Path
 
-    def has(self, number: int, rows: int) -> bool:
+    def has(self, part: str, rows: int) -> bool:
         """Whether the part is there, with as many rows."""
         try:
-            return int(pl.scan_parquet(self._file(number)).select(pl.len()).collect().item()) == rows
+            return int(scan_parquet(self._file(part)).select(pl.len()).collect().item()) == rows
         except (FileNotFoundError, pl.exceptions.PolarsError):
             return False
 
-    def put(self, number: int, table: pl.DataFrame) -> None:
+    def put(self, part: str, table: pl.DataFrame) -> None:
         """Keeps a part."""
-        with replacing(self._file(number)) as new:
+        with replacing(self._file(part)) as new:
             table.write_parquet(new)
 
-    def get(self, number: int) -> pl.DataFrame:
+    def get(self, part: str) -> pl.DataFrame:
         """A part that is there."""
-        return pl.read_parquet(self._file(number))
+        return read_parquet(self._file(part))
 
-    def _file(self, number: int) -> Path:
-        return self.folder / f"{number}.parquet"
+    def _file(self, part: str) -> Path:
+        return self.folder / f"{part}.parquet"
 
 
 @contextmanager
@@ -58,23 +59,26 @@ def unfinished(out: Path, key: str) -> Iterator[Parts]:
 
     Raises `UserError` while another run writes the same output.
     """
-    root = out.absolute().with_name(f".{out.name}.unfinished")
-    with hold(Location(root), f"prediction to {out}"):
+    place = place_of(out)
+    root = place.with_name(f".{place.name}.unfinished")
+    with hold_folder(root, f"prediction to {out}"):
         yield Parts(root / key)
-        shutil.rmtree(root, ignore_errors=True)
+        empty(root)
 
 
-def key_of(head: Path, source: str, kind: Format, options: dict[str, Any]) -> str:
-    """Names a question: the head's files, the input as it is now, and `options`, which are JSON.
+def key_of(head: Path, options: dict[str, Any]) -> str:
+    """Names what answers: the head's files and `options`, which are JSON.
 
-    The model is the head's, or it would not have been loaded. A file is known by its path, size and time of change.
+    The model is the head's, or it would not have been loaded.
     """
-    files = [Path(source) / name for name in files_in(Path(source))] if kind == "folder" else [Path(source)]
     digest = hashlib.sha256()
     for name in (CONFIG, WEIGHTS):
         digest.update(hashlib.sha256((head / name).read_bytes()).digest())
-    for file in files:
-        facts = file.stat()
-        digest.update(f"{file.absolute()}\n{facts.st_size}\n{facts.st_mtime_ns}\n".encode())
-    digest.update(json.dumps([kind, options], sort_keys=True).encode())
+    digest.update(json.dumps(options, sort_keys=True).encode())
     return digest.hexdigest()[:32]
+
+
+def part_of(asked: pl.DataFrame) -> str:
+    """Names a piece of the input, as `inputs.pieces` gives it, by all that its answers follow from."""
+    rows = asked.drop(WHERE).to_dict(as_series=False)
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:32]

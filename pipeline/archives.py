@@ -12,15 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ilse.bombs import MOST_PACKED, is_bomb
 from ilse.errors import UserError
 
 MAX_BYTES = 64 * 2**30
 """Bytes an archive may unpack to unless its artifact says otherwise: a 30B model in bfloat16 still fits."""
-
-MOST_PACKED = 200
-"""How many bytes one packed byte may give; text gives ten, and a bomb a thousand."""
-ALWAYS_FINE = 64 * 2**20
-"""Bytes that may come of any file."""
 
 _BLOCK = 2**20
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold; a fixed one gives the same bytes each time
@@ -72,11 +68,6 @@ def safe_members(archive: zipfile.ZipFile, max_bytes: int = MAX_BYTES) -> list[z
             next_step="do not use this archive; tell its publisher",
         )
     return sorted(members, key=lambda info: info.filename)
-
-
-def is_bomb(unpacked: int, packed: int) -> bool:
-    """Whether so many bytes are more than honest data give."""
-    return unpacked > max(ALWAYS_FINE, MOST_PACKED * packed)
 
 
 def gunzip(data: bytes) -> bytes:

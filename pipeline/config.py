@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from ilse.params import Section
+from ilse.secrets import holds_secrets
+from pipeline.store import Pooling
 
 ComputeType = Literal["auto", "float32", "bfloat16", "float16"]
 StorageType = Literal["float16", "bfloat16", "float32", "int8"]
 Capture = Literal["hooks", "hidden_states"]
-Pooling = Literal[
-    "mean",
-    "mean_without_first",
-    "last",
-    "first",
-    "max",
-    "mean_content",
-    "last_content",
-    "first_content",
-    "max_content",
-]
 
 
 class ModelParams(Section):
@@ -78,9 +69,32 @@ class ClusterParams(Section):
     def _address_goes_with_its_kind(self) -> ClusterParams:
         if (self.kind == "address") != (self.address is not None):
             raise ValueError("'address' with kind 'address', and with no other kind")
+        if self.address is not None and holds_secrets(self.address):
+            raise ValueError("an address of host and port alone; keys for TLS come from Dask's own configuration")
         if self.options and self.kind not in ("slurm", "cuda"):
             raise ValueError("'options' with kind 'slurm' or 'cuda', and with no other kind")
         return self
+
+
+class TokenParams(Section):
+    """Which token states are kept, and how. Of a rank, each layer gets a basis from a sample of the texts."""
+
+    layers: list[int | str] | None = Field(
+        None, description="As `extract.layers`, among the layers that are kept there; all of these without it."
+    )
+    rank: int | None = Field(
+        None,
+        ge=1,
+        description="Values that stand for a layer's state: its part in the main directions of the layer's states. "
+        "Whole states without it. 64 is a good start.",
+    )
+    storage_type: StorageType | None = Field(
+        None, description="Type of the stored values; that of the pooled rows without it. `int8` has scales of its own."
+    )
+
+
+def _token_form(given: Any) -> str:
+    return "<kept>" if isinstance(given, dict | TokenParams) else "<switch>"
 
 
 class ExtractParams(Section):
@@ -95,8 +109,12 @@ class ExtractParams(Section):
     poolings: list[Pooling] = Field(
         ["mean"], min_length=1, description="How a layer's token states become one row; several in one pass."
     )
-    token_states: bool = Field(
-        False, description="Keep the state of every token too. Its size is announced before the run starts."
+    token_states: Annotated[
+        Annotated[bool, Tag("<switch>")] | Annotated[TokenParams, Tag("<kept>")], Discriminator(_token_form)
+    ] = Field(
+        False,
+        description="Keep the state of every token too: `true` for all layers, whole, in `storage_type`; or which of "
+        "them, and how. The size of each choice is announced before the run starts.",
     )
     max_tokens: int = Field(128, ge=1, description="Longer texts are cut, in tokens with special tokens; counted.")
     template: str = Field("{text}", description="What the model reads; `{text}` stands for the text.")
@@ -106,7 +124,11 @@ class ExtractParams(Section):
     storage_type: StorageType = Field("float16", description="Type of the stored values.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
     threads: int = Field(0, ge=0, description="CPU threads of each worker; 0 shares the cores among the workers.")
-    batch_tokens: int = Field(1024, ge=1, description="Tokens of a batch, padding included.")
+    batch_tokens: int = Field(
+        1024,
+        ge=1,
+        description="Tokens of a batch, padding included. A batch holds no more than the texts of one shard.",
+    )
     compile: bool = Field(
         False,
         description="Compile the blocks with torch.compile: half a minute at the start, then some per cent faster.",

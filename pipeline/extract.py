@@ -6,8 +6,9 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import astuple, replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ from tqdm import tqdm
 
 from ilse.callable import make_callable
 from ilse.errors import UserError
+from ilse.files import require_ours
+from ilse.ours import CACHE
+from ilse.table_files import scan_parquet
 from ilse.tables import TEXT_ID, TEXTS_FILE
+from ilse.terminal import say
 from pipeline import store
 from pipeline.capture.layers import chosen_layers
 from pipeline.capture.reader import Request
@@ -26,11 +31,15 @@ from pipeline.config import ExtractParams
 from pipeline.forecast.estimate import estimate
 from pipeline.forecast.todo import to_do_of
 from pipeline.model.load import Compute, ModelFacts
-from pipeline.work.donors import unlent, usable
+from pipeline.work.bases import basis_of, forget_bases, kept_beside, other_bases
+from pipeline.work.donors import Note, Refusal, refusals_in_words, unlent, usable
 from pipeline.work.lock import Lock, hold
 from pipeline.work.order import in_order, row_order
 from pipeline.work.scratch import Scratch, move_into_place, open_scratch, previous, scratch_name
-from pipeline.work.shard import Job, Receipt, compute_shards, prepare_worker
+from pipeline.work.settings import Settings, keep_settings, settings_of
+from pipeline.work.shard import Job, Receipt, Shards, compute_shards, let_go, prepare_worker
+from pipeline.work.standing import is_whole, standing
+from pipeline.work.token_choice import token_choice, token_layers
 
 # A task is a run of shards: long enough that reading, computing and writing overlap, short enough that a lost worker
 # loses little and the bar moves.
@@ -47,15 +56,22 @@ def extract(params: ExtractParams, texts: Path, out: str | Path, scratch_root: P
     """
     started = time.perf_counter()
     place = store.Location(out)
+    if place.is_local:
+        require_ours(place.path, CACHE, "--out")
     text_ids = read_text_ids(texts)
     compute = compute_of(params)
-    with open_executor(params.cluster) as executor:
-        _say(f"loading {params.model.hub or params.model.path}")
+    with ExitStack() as ending:
+        executor = ending.enter_context(open_executor(params.cluster))
+        ending.callback(let_go)  # where the shards were computed in this process
+        say(f"loading {params.model.hub or params.model.path}")
         facts = executor.call(prepare_worker, params.model, compute)
         header = header_of(params, facts, len(text_ids))
         ready = time.perf_counter() - started
         with hold(_lock_place(place, scratch_root), f"extraction to {place}") as lock:
-            receipts = _bring_about(executor, params, facts, header, text_ids, texts, place, scratch_root, ready, lock)
+            header, basis = _with_basis(executor, params, facts, header, text_ids, texts, place, scratch_root)
+            receipts = _bring_about(
+                executor, params, facts, header, basis, text_ids, texts, place, scratch_root, ready, lock
+            )
     return _figures(header, facts, receipts, store.open_cache(place), time.perf_counter() - started)
 
 
@@ -73,11 +89,12 @@ def compute_of(params: ExtractParams) -> Compute:
 
 def request_of(params: ExtractParams, facts: ModelFacts) -> Request:
     """What is captured of the model."""
-    return Request(chosen_layers(params.layers, len(facts.layers)), tuple(params.poolings), params.token_states)
+    layers, tokens = chosen_layers(params.layers, len(facts.layers)), token_layers(params, facts)
+    return Request(layers, tuple(params.poolings), tokens or False)
 
 
 def header_of(params: ExtractParams, facts: ModelFacts, texts: int) -> store.CacheHeader:
-    """The header of the cache that these parameters make with this model."""
+    """The header of the cache that these parameters make with this model; without a basis, which texts decide."""
     capture = store.CaptureSpec(
         model=facts.identity,
         tokenizer=facts.tokenizer,
@@ -88,7 +105,7 @@ def header_of(params: ExtractParams, facts: ModelFacts, texts: int) -> store.Cac
         compute_type=facts.compute_type,
         storage_type=params.storage_type,
         poolings=tuple(params.poolings),
-        token_states=params.token_states,
+        token_states=token_choice(params, facts),
     )
     return store.CacheHeader(capture, texts, params.shard_rows, facts.name, facts.parameters, facts.versions)
 
@@ -102,7 +119,7 @@ def read_text_ids(texts: Path) -> store.TextIds:
             found="no such file",
             next_step="run 'ilse prepare' first, or 'dvc repro'",
         )
-    table = pl.scan_parquet(texts).select(TEXT_ID)
+    table = scan_parquet(texts).select(TEXT_ID)
     count = int(table.select(pl.len()).collect().item())
     if not count:
         raise UserError(
@@ -118,11 +135,35 @@ def read_text_ids(texts: Path) -> store.TextIds:
     return rows
 
 
+def _with_basis(
+    executor: Executor,
+    params: ExtractParams,
+    facts: ModelFacts,
+    header: store.CacheHeader,
+    text_ids: store.TextIds,
+    texts: Path,
+    out: store.Location,
+    scratch_root: Path,
+) -> tuple[store.CacheHeader, store.Basis | None]:
+    """The header with the basis that its token states are in, where they are in one; and that basis."""
+    compute = replace(compute_of(params), type=facts.compute_type)
+    earlier, kept = [*_own(out, scratch_root), *params.donors], kept_beside(out, scratch_root)
+    request = request_of(params, facts)
+    basis = basis_of(executor, params.model, compute, request, header.capture, texts, text_ids, earlier, kept)
+    if basis is None:
+        return header, None
+    header = replace(header, capture=header.capture.with_basis(basis.sha256))
+    for line in other_bases(header.capture, params.donors):
+        say(line)
+    return header, basis
+
+
 def _bring_about(
     executor: Executor,
     params: ExtractParams,
     facts: ModelFacts,
     header: store.CacheHeader,
+    basis: store.Basis | None,
     text_ids: store.TextIds,
     texts: Path,
     out: store.Location,
@@ -134,80 +175,49 @@ def _bring_about(
     earlier = usable([*_own(out, scratch_root), *params.donors], header, named=False)
     order = row_order(text_ids, earlier)
     text_ids = text_ids[order]
-    if _is_whole(out, header, text_ids):
+    there = standing(out, header, text_ids)
+    if there is not None and is_whole(out, there, header, text_ids, basis):
         return []
+    header = there or header  # a cache that is mended keeps its notes
     # `auto` was decided by the first worker's hardware; the others follow it.
     compute, request = replace(compute_of(params), type=facts.compute_type), request_of(params, facts)
-    # Asked anew: a cache that was too damaged to be opened lends its rows once `_is_whole` has restored its metadata.
-    donors = _donors(params, header, out, scratch_root)
+    # Asked anew: a cache that was too damaged to be opened lends its rows once `is_whole` has restored its metadata.
+    refused: list[Refusal] = []
+    donors = _donors(params, header, out, scratch_root, refused.append)
+    _say_refused(refused)
     new = order[unlent(donors, header, text_ids)]
     if len(new):
         forecast = estimate(executor, params, compute, request, header, facts, texts, ready, to_do_of(texts, new))
-        _say("\n".join(forecast.lines()))
+        say("\n".join(forecast.lines()))
+        if forecast.lacking:
+            raise forecast.lacking
     else:
-        _say(f"an earlier cache holds all {header.texts:,} texts: nothing runs through the model")
-    name = scratch_name(header, text_ids, repr(astuple(compute)))
-    scratch = open_scratch(scratch_root, out, header, text_ids, name)
-    table = in_order(texts, order, scratch_root / name / TEXTS_FILE)
+        say(f"an earlier cache holds all {header.texts:,} texts: nothing runs through the model")
+    name = scratch_name(header, text_ids)
+    scratch = open_scratch(scratch_root, out, header, text_ids, name, basis)
+    table = in_order(texts, order, scratch_root / name / TEXTS_FILE, text_ids)
     job = Job(params.model, compute, request, header, table, scratch, donors, secrets.token_hex(4))
-    receipts = _compute_missing(executor, job, params.cluster.workers, lock)
+    settings = settings_of(compute, facts.device, facts.versions)
+    workers = max(params.cluster.workers, executor.workers)
+    receipts = _compute_missing(executor, job, text_ids, settings, workers, lock)
+    _say_refused([refusal for receipt in receipts for refusal in receipt.refused])
     if out.is_local:
         # Reading it all once more costs little on a disk; from an object store it would move every byte again, and
         # each shard was read back when it was written.
-        _require_whole(scratch, header.shards)
+        _require_whole(scratch, header, text_ids)
     lock.check()
     store.finish(scratch.cache, header, text_ids, scratch.records(header.shards))
     move_into_place(scratch, out, scratch_root)
     shutil.rmtree(scratch_root / name, ignore_errors=True)
+    if basis is not None:
+        forget_bases(kept_beside(out, scratch_root))
     return receipts
 
 
-def _is_whole(out: store.Location, header: store.CacheHeader, text_ids: store.TextIds) -> bool:
-    """Whether the very cache that is asked for stands at `out`, every byte as it was written."""
-    listed = store.listed_sums(out)
-    if listed is None or not store.is_same_cache(listed, header, text_ids):
-        if not _same_without_list(out, header, text_ids):
-            _require_free(out, header)
-        return False
-    damages = list(store.verify(out))
-    if not damages:
-        _say(f"{out} is complete and every byte of it is as it was written: nothing to compute")
-        return True
-    _say(f"{out} is damaged in {len(damages)} files, such as {damages[0].file}: what is intact is kept")
-    store.restore_metadata(out, header, text_ids)
-    return False
-
-
-def _same_without_list(out: store.Location, header: store.CacheHeader, text_ids: store.TextIds) -> bool:
-    """Whether a cache whose list of checksums is damaged says of itself that it is the one that is asked for."""
-    try:
-        cache = store.open_cache(out)
-        return cache.header == header and bool(np.array_equal(cache.text_id_rows(), text_ids))
-    except UserError:
-        return False
-
-
-def _require_free(out: store.Location, header: store.CacheHeader) -> None:
-    """A finished cache in an object store is not overwritten by another: no store swaps two in one step."""
-    if out.is_local:
-        return
-    try:
-        there, complete = store.peek(out)
-    except UserError:
-        return
-    if complete:
-        raise UserError(
-            f"cache {out}",
-            expected="no cache yet, or the same one",
-            found=f"a finished cache of {there.texts:,} texts, capture {there.capture.fingerprint[:16]}",
-            next_step="name another URL with --out and this one under extract.donors, or delete this one",
-        )
-
-
 def _donors(
-    params: ExtractParams, header: store.CacheHeader, out: store.Location, scratch_root: Path
+    params: ExtractParams, header: store.CacheHeader, out: store.Location, scratch_root: Path, note: Note
 ) -> tuple[str, ...]:
-    own = usable(_own(out, scratch_root), header, named=False)
+    own = usable(_own(out, scratch_root), header, named=False, note=note)
     return (*usable(params.donors, header, named=True), *own)
 
 
@@ -216,12 +226,24 @@ def _own(out: store.Location, scratch_root: Path) -> list[str]:
     return [str(out), *([str(previous(scratch_root, out))] if out.is_local else [])]
 
 
-def _compute_missing(executor: Executor, job: Job, workers: int, lock: Lock) -> list[Receipt]:
-    done = job.scratch.intact()
+def _say_refused(refusals: Sequence[Refusal]) -> None:
+    for line in refusals_in_words(refusals):
+        say(line)
+
+
+def _compute_missing(
+    executor: Executor, job: Job, text_ids: store.TextIds, settings: Settings, workers: int, lock: Lock
+) -> list[Receipt]:
+    done = job.scratch.intact(job.header, text_ids)
     job.scratch.forget_all_but(done)
     missing = [shard for shard in range(job.header.shards) if shard not in done]
     if done:
-        _say(f"{len(done)} of {job.header.shards} shards are there from an earlier run")
+        say(f"{len(done)} of {job.header.shards} shards are there from an earlier run")
+    if changed := keep_settings(job.scratch, settings, len(done)):
+        say(
+            f"computed with other settings, {', '.join(changed)}: new rows may differ in their last digits from those "
+            f"of a run in one go; for such a run, delete {job.scratch.work} first"
+        )
     _require_space(job, len(missing))
     texts = job.header.texts - sum(_length(job.header.rows_of(shard)) for shard in missing)
     receipts: list[Receipt] = []
@@ -240,13 +262,14 @@ def _length(rows: slice) -> int:
     return int(rows.stop - rows.start)
 
 
-def _tasks(missing: list[int], workers: int) -> Iterator[tuple[int, ...]]:
+def _tasks(missing: list[int], workers: int) -> Iterator[Shards]:
     length = max(1, min(TASK_SHARDS, len(missing) // (workers * TASKS_A_WORKER)))
-    return (tuple(missing[start : start + length]) for start in range(0, len(missing), length))
+    return (Shards(missing[start : start + length]) for start in range(0, len(missing), length))
 
 
-def _require_whole(scratch: Scratch, shards: int) -> None:
-    damaged = sorted(set(range(shards)) - scratch.intact())
+def _require_whole(scratch: Scratch, header: store.CacheHeader, text_ids: store.TextIds) -> None:
+    shards = header.shards
+    damaged = sorted(set(range(shards)) - scratch.intact(header, text_ids))
     if damaged:
         raise UserError(
             f"cache {scratch.cache}",
@@ -281,8 +304,9 @@ def _figures(
     tokens = sum(receipt.tokens for receipt in receipts)
     reused = sum(receipt.reused for receipt in receipts)
     computed = sum(receipt.texts for receipt in receipts) - reused
-    _say(f"{computed:,} texts computed, {header.texts - computed:,} reused")
+    say(f"{computed:,} texts computed, {header.texts - computed:,} reused")
     return {
+        **_token_figures(cache),
         "model": facts.name,
         "fingerprint": header.capture.fingerprint,
         "compute_type": facts.compute_type,
@@ -299,8 +323,20 @@ def _figures(
     }
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _token_figures(cache: store.Cache) -> dict[str, Any]:
+    """What is kept of token states, where anything is."""
+    tokens, basis = cache.header.capture.tokens, cache.basis() if cache.token_layers else None
+    if tokens is None:
+        return {}
+    shares = (
+        {}
+        if basis is None
+        else {name: round(float(share), 4) for name, share in zip(tokens.layers, basis.share, strict=True)}
+    )
+    if shares:
+        low, high = min(shares.values()), max(shares.values())
+        say(f"of the variance of token states, the basis keeps {low:.0%} to {high:.0%}, by layer")
+    return {"token_layers": len(tokens.layers), "token_width": cache.token_width, "token_variance_kept": shares}
 
 
 make_callable(__name__, "pipeline.library.extract")

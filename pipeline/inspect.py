@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.store import CacheHeader, Location, open_cache, peek
+from pipeline.store import CacheHeader, CaptureSpec, Location, open_cache, peek
 
 
 def describe(place: str | Path) -> str:
@@ -15,6 +15,7 @@ def describe(place: str | Path) -> str:
     if complete:
         for pooling in header.capture.poolings:
             lines += ["", *_layer_lines(path, pooling)]
+        lines += _basis_lines(path)
     return "\n".join(lines)
 
 
@@ -28,10 +29,30 @@ def _spec_lines(header: CacheHeader) -> list[str]:
         f"  template      {capture.template!r}, cut at {capture.max_tokens} tokens",
         f"  types         computed in {capture.compute_type}, stored as {capture.storage_type}",
         f"  poolings      {', '.join(capture.poolings)}" + (", and token states" if capture.token_states else ""),
+        *_token_lines(capture),
         f"  versions      {', '.join(f'{name} {number}' for name, number in header.versions.items())}",
     ]
     taken = [f"{name} {value}" for name, value in header.origin.items()]
     return [*lines, f"  origin        {', '.join(taken)}"] if taken else lines
+
+
+def _token_lines(capture: CaptureSpec) -> list[str]:
+    tokens = capture.tokens
+    if tokens is None:
+        return []
+    layers = "all layers" if tokens.layers == capture.layers else ", ".join(tokens.layers)
+    width = "whole" if tokens.rank is None else f"rank {tokens.rank}, in the basis {str(tokens.basis)[:16]}…"
+    return [f"  token states  of {layers}; {width}; stored as {tokens.storage_type}"]
+
+
+def _basis_lines(path: Location) -> list[str]:
+    """The share of variance that the basis of token states keeps, a line a layer."""
+    cache = open_cache(path)
+    basis, tokens = cache.basis() if cache.token_layers else None, cache.header.capture.tokens
+    if basis is None or tokens is None:
+        return []
+    shares = zip(tokens.layers, basis.share, strict=True)
+    return ["", f"  {'token states':<14}{'variance':>12}", *(f"  {name:<14}{share:>12.1%}" for name, share in shares)]
 
 
 def _size_lines(path: Location, header: CacheHeader) -> list[str]:

@@ -6,20 +6,22 @@ data = extract(texts, labels, model="path/of/a/model", out="data")
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from ilse.errors import UserError
+from ilse.destinations import require_writable
 from ilse.params import validate
 from ilse.tables import CACHE_FOLDER, SOURCE_ROW, SPLIT, TEXT, TEXTS_FILE
 from pipeline.config import ExtractParams
 from pipeline.dataset.columns import PAIR_TEXT, TARGET
+from pipeline.dataset.in_memory import as_column, listed, refused, strings
 from pipeline.dataset.sources import with_split_names
+from pipeline.dataset.texts import require_short
 from pipeline.extract import extract as extract_stage
-from pipeline.model.load import quieten
+from pipeline.model.quiet import quietly
 from pipeline.prepare import PrepareParams, as_target, prepare_rows
 
 SOURCE = "in memory"
@@ -27,13 +29,13 @@ SOURCE = "in memory"
 
 
 def extract(
-    texts: Sequence[str],
-    targets: Sequence[Any],
+    texts: Iterable[Any],
+    targets: Iterable[Any],
     *,
     model: str | Path | Mapping[str, Any],
     out: str | Path,
-    pairs: Sequence[str] | None = None,
-    splits: Sequence[str | None] | None = None,
+    pairs: Iterable[Any] | None = None,
+    splits: Iterable[Any] | None = None,
     prepare: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Path:
@@ -45,7 +47,9 @@ def extract(
     Parameters
     ----------
     texts, targets
-        An example each: strings or whole numbers are labels, lists of them label sets, floats scores.
+        An example each, in a list, array, tensor, column or generator: strings or whole numbers are labels, lists of
+        them label sets, floats scores. Vectors of 0 and 1 are label sets too, of positions, and so is a data frame with
+        a column of 0 and 1 for each label.
     model
         A folder in Hugging Face's layout, a GGUF file, or the keys of section `extract.model`, such as
         `{"hub": id, "revision": commit}`.
@@ -60,20 +64,23 @@ def extract(
     Raises
     ------
     UserError
-        For sequences of different lengths, an unknown key, and whatever the stages refuse.
+        For sequences of different lengths, values that are no text or target or could be two kinds of them, an unknown
+        key, and whatever the stages refuse.
     """
-    columns = {TEXT: texts, PAIR_TEXT: pairs, TARGET: targets, SPLIT: splits}
-    given = {name: list(values) for name, values in columns.items() if values is not None}
-    _require_examples(given)
-    target = pl.Series(TARGET, [_listed(value) for value in given[TARGET]], strict=False)
+    target = as_column(targets, TARGET)
+    columns = {TEXT: strings(texts, TEXT)} | ({} if pairs is None else {PAIR_TEXT: strings(pairs, PAIR_TEXT)})
+    given = columns | ({} if splits is None else {SPLIT: listed(splits, SPLIT)})
+    _require_examples(given, target)
     preparing = _preparing(target, pairs is not None, dict(prepare or {}))
     source = model if isinstance(model, Mapping) else {"path": str(model)}
     values = {"cluster": {"kind": "synchronous"}, **options, "model": dict(source)}
     extracting = validate("extract", ExtractParams, values, where="extract()")
     folder = Path(out)
-    quieten()
-    prepare_rows(preparing, _source(given, as_target(preparing)(target, SOURCE)), folder, [])
-    extract_stage(extracting, folder / TEXTS_FILE, folder / CACHE_FOLDER, folder / "scratch")
+    require_writable(folder, "folder", "out")
+    told = list[str]()
+    with quietly():
+        prepare_rows(preparing, _source(given, as_target(preparing, told)(target, SOURCE)), folder, [], told)
+        extract_stage(extracting, folder / TEXTS_FILE, folder / CACHE_FOLDER, folder / "scratch")
     return folder
 
 
@@ -88,28 +95,18 @@ def _preparing(target: pl.Series, pairs: bool, given: dict[str, Any]) -> Prepare
 def _source(given: Mapping[str, list[Any]], target: pl.Series) -> pl.DataFrame:
     """The rows as `read_source` gives those of a file."""
     texts = {name: pl.Series(given[name], dtype=pl.String) for name in (TEXT, PAIR_TEXT) if name in given}
-    splits = pl.Series(given.get(SPLIT, [None] * len(target)), dtype=pl.String)
+    splits = pl.Series(given.get(SPLIT, [None] * len(target)), dtype=pl.String, strict=False)
     places = pl.Series(range(len(target)), dtype=pl.Int64)
+    require_short(pl.DataFrame(texts), "extract()")
     return with_split_names(pl.DataFrame({SOURCE_ROW: places, **texts, TARGET: target, SPLIT: splits}), None)
 
 
-def _listed(target: Any) -> Any:
-    return sorted(target) if isinstance(target, set | frozenset) else target
-
-
-def _require_examples(given: Mapping[str, list[Any]]) -> None:
-    lengths = {name: len(values) for name, values in given.items()}
+def _require_examples(given: Mapping[str, list[Any]], target: pl.Series) -> None:
+    lengths = {name: len(values) for name, values in given.items()} | {TARGET: len(target)}
     if len(set(lengths.values())) > 1 or not lengths[TEXT]:
-        raise _refused(
+        raise refused(
             "extract()",
             "as many targets (and pairs, and splits) as texts, at least one",
             ", ".join(f"{name} {length}" for name, length in lengths.items()),
+            "give a string and a target for every example",
         )
-    for name in (name for name in (TEXT, PAIR_TEXT) if name in given):
-        for place, text in enumerate(given[name]):
-            if not isinstance(text, str):
-                raise _refused(f"extract(), {name} {place} (from 0)", "a string", f"{text!r}"[:200])
-
-
-def _refused(where: str, expected: str, found: str) -> UserError:
-    return UserError(where, expected=expected, found=found, next_step="give a string and a target for every example")

@@ -16,8 +16,13 @@ from typing import Any
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
+from ilse.destinations import require_writable
 from ilse.errors import UserError
+from ilse.files import replacing
+from ilse.holding import hold_folder
 from ilse.params import Section
+from ilse.places import place_of
+from ilse.table_files import literal
 from ilse.tables import (
     EXAMPLES_FILE,
     LABEL,
@@ -35,11 +40,21 @@ from ilse.tables import (
 )
 from pipeline.dataset.columns import TARGET, Columns
 from pipeline.dataset.counts import counted, note, notes
+from pipeline.dataset.delimited import NONE, Dialect
 from pipeline.dataset.readers import Decoder
 from pipeline.dataset.seen import unseen
 from pipeline.dataset.sources import Format, read_source
 from pipeline.dataset.splits import SplitFractions, assign, split_name
-from pipeline.dataset.targets import Conflicts, Kind, as_label_sets, as_labels, as_scores, label_names, settle
+from pipeline.dataset.targets import (
+    Conflicts,
+    Kind,
+    as_label_sets,
+    as_labels,
+    as_scores,
+    settle,
+    with_one_spelling,
+)
+from pipeline.dataset.task import require_splits, require_test_targets, require_usable, required_names
 from pipeline.dataset.texts import (
     LABELLED_PAIR,
     SCORED_PAIR,
@@ -54,6 +69,7 @@ from pipeline.dataset.texts import (
 )
 
 # What reading one shard's texts decodes: small enough that a table of millions is read a few thousand at a time.
+UNFINISHED = ".tables.unfinished"
 ROW_GROUP = 8_192
 
 
@@ -65,13 +81,26 @@ class PrepareParams(Section):
         "for heads that were trained on other data."
     )
     format: Format = Field("auto", description="Format of the source; auto goes by the ending.")
+    delimiter: str | None = Field(
+        None, description="What separates the fields of CSV and TSV, one character; unset: a comma, in TSV a tab."
+    )
+    quote_char: str = Field(
+        "auto",
+        description="What encloses fields of CSV and TSV that hold delimiters or line breaks, one character; `none` "
+        'where quotes are ordinary characters. `auto` is `"`, and refuses a quoted field that seems to swallow rows.',
+    )
     text_column: str = Field("text", description="Column of the texts (tables only).")
     text_pair_column: str | None = Field(None, description="Column of an example's second text (tables only).")
     label_column: str = Field("label", description="Column of the labels (tables only).")
     labels_column: str | None = Field(
         None, description="Column of label lists, read instead of labels: several an example, or none (tables only)."
     )
-    label_separator: str = Field("|", min_length=1, description="What separates labels where a list is one string.")
+    label_separator: str | None = Field(
+        None,
+        min_length=1,
+        description="What separates labels where a list is one string; unset: `|`, and strings that another character "
+        "seems to separate are refused.",
+    )
     score_column: str | None = Field(None, description="Column of the scores, read instead of labels (tables only).")
     split_column: str | None = Field(None, description="Column of the given splits; without it they are drawn.")
     use: Use = Field("whole", description="The whole text, or its first line that is not empty.")
@@ -100,6 +129,16 @@ class PrepareParams(Section):
         except UnicodeDecodeError:
             pass  # utf-16 is known, and wants two bytes
         return name
+
+    @field_validator("quote_char", mode="before")
+    @classmethod
+    def _null_is_none(cls, value: object) -> object:
+        return NONE if value is None else value
+
+    @model_validator(mode="after")
+    def _fields_can_be_told_apart(self) -> PrepareParams:
+        Dialect(self.delimiter, self.quote_char)  # refuses what no character separates
+        return self
 
     @model_validator(mode="after")
     def _texts_are_two(self) -> PrepareParams:
@@ -145,6 +184,11 @@ class PrepareParams(Section):
         return SCORED_PAIR if self.kind == "score" else LABELLED_PAIR
 
     @property
+    def dialect(self) -> Dialect:
+        """What tells the fields of CSV and TSV apart."""
+        return Dialect(self.delimiter, self.quote_char)
+
+    @property
     def columns(self) -> Columns:
         """The source's columns."""
         target = self.score_column or self.labels_column or self.label_column
@@ -159,27 +203,56 @@ def prepare(params: PrepareParams, out: Path) -> dict[str, Any]:
     to the data. Raises `UserError` for a source that cannot be read or gives no task. A failed run leaves the old
     tables; a killed one leaves them, the new ones, or no `examples.parquet`.
     """
-    decode = Decoder(params.encoding, params.fallback_encoding)
-    source = read_source(params.path, params.format, params.columns, decode, as_target(params))
-    return prepare_rows(params, source, out, decode.fallen_back)
+    _require_apart(params, out)
+    decode, told = Decoder(params.encoding, params.fallback_encoding), list[str]()
+    source = read_source(params.path, params.format, params.columns, decode, as_target(params, told), params.dialect)
+    return prepare_rows(params, source, out, decode.fallen_back, told)
 
 
-def prepare_rows(params: PrepareParams, source: pl.DataFrame, out: Path, fallen_back: list[str]) -> dict[str, Any]:
-    """The same of rows that are read: the columns of `read_source`, of which `fallen_back` came in another encoding."""
+def _require_apart(params: PrepareParams, out: Path) -> None:
+    """Whether no table that is written is one that is read, or lies in a folder that is read as a whole."""
+    paths = params.path if isinstance(params.path, dict) else {"": params.path}
+    sources = {f"prepare.path {path}": Path(path) for path in paths.values()}
+    if params.exclude_train_of is not None:
+        for name in (TEXTS_FILE, EXAMPLES_FILE):
+            place = Path(params.exclude_train_of, name)
+            sources[f"prepare.exclude_train_of, {place},"] = place
+    for name in (TEXTS_FILE, EXAMPLES_FILE, "prepare.json"):
+        require_writable(out / name, "file", "--out")
+        place = Path(os.path.realpath(out / name))
+        for what, source in sources.items():
+            if place.is_relative_to(os.path.realpath(source)):
+                raise UserError(
+                    f"destination {out / name}",
+                    expected="a place apart from what is read",
+                    found=f"one that {what} is, or holds",
+                    next_step="name another folder with --out, or move the data set into a folder of its own",
+                )
+
+
+def prepare_rows(
+    params: PrepareParams, source: pl.DataFrame, out: Path, fallen_back: list[str], told: list[str]
+) -> dict[str, Any]:
+    """The same of rows that are read: the columns of `read_source`, of which `fallen_back` came in another encoding.
+
+    `told` are lines about how the targets were read.
+    """
     where = f"data set {params.path}"
     kind, unit = params.kind, params.unit
     columns = text_columns(source)
     rows = source.with_columns(normalised(pl.col(name), params.use).alias(name) for name in columns)
     full = rows.filter(pl.col(name) != "" for name in columns)
-    usable = full.filter(pl.col(TARGET).is_not_null())
+    usable, respelled = _with_one_spelling(full.filter(pl.col(TARGET).is_not_null()), kind, where)
+    require_usable(rows.height, full.height, usable.height, kind, where)
     # Also the texts whose rows are dropped below: an appended row that contradicts an old one would otherwise take a
     # text out of the middle, and shift every row of the cache behind it.
     texts = distinct_texts(in_reading_order(usable))
     assigned = assign(identified(usable, texts), unit.split_by, params.splits, params.seed)
     new = assigned.rows if params.exclude_train_of is None else unseen(assigned.rows, Path(params.exclude_train_of))
     settled = settle(new, unit, params.conflicts, where)
-    _check_splits(settled.rows, params.needed_splits, where)
-    names = None if kind == "score" else _checked_names(settled.rows[TARGET], kind, where)
+    require_splits(settled.rows, params.needed_splits, where)
+    require_test_targets(settled.rows, where)
+    names = None if kind == "score" else required_names(settled.rows[TARGET], kind, where)
     write_tables(out, texts, _examples(settled.rows, names))
 
     done = {
@@ -198,60 +271,39 @@ def prepare_rows(params: PrepareParams, source: pl.DataFrame, out: Path, fallen_
         lines.append(f"splits drawn by {unit.noun} and seed {params.seed}: {', '.join(assigned.drawn)}")
     if fallen_back:
         lines.append(note(f"files not in {params.encoding}, read as {params.fallback_encoding}", fallen_back))
+    lines += told
+    if respelled:
+        found = [f"{spelled} as {name}" for spelled, name in respelled.items()]
+        lines.append(note("numbers spelled in two ways, read as one label", found))
     return counts | {"notes": lines + notes(counts, unit, kind, params.conflicts)}
 
 
-def as_target(params: PrepareParams) -> Callable[[pl.Series, str], pl.Series]:
-    """From a source's column of targets, and its name for messages, to ours."""
+def as_target(params: PrepareParams, told: list[str]) -> Callable[[pl.Series, str], pl.Series]:
+    """From a source's column of targets, and its name for messages, to ours; `told` gets what is to be said of it."""
     if params.kind == "label set":
-        return functools.partial(as_label_sets, separator=params.label_separator)
+        return functools.partial(as_label_sets, separator=params.label_separator, notes=told)
     return as_scores if params.kind == "score" else as_labels
 
 
 def write_tables(out: Path, texts: pl.DataFrame, examples: pl.DataFrame) -> None:
-    """Write both tables; old and new ones never stand side by side."""
-    out.mkdir(parents=True, exist_ok=True)
-    part = {name: out / f".{name}.partial" for name in (TEXTS_FILE, EXAMPLES_FILE)}
-    try:
-        texts.write_parquet(part[TEXTS_FILE], row_group_size=ROW_GROUP)
-        examples.write_parquet(part[EXAMPLES_FILE])
+    """Write both tables; old and new ones never stand side by side. Raises `UserError` while another run does so."""
+    with (
+        hold_folder(out / UNFINISHED, f"tables in {out}"),
+        replacing(out / EXAMPLES_FILE) as new_examples,
+        replacing(out / TEXTS_FILE) as new_texts,
+    ):
+        texts.write_parquet(literal(new_texts), row_group_size=ROW_GROUP)
+        examples.write_parquet(literal(new_examples))
         # Killed between the two renames, a run leaves texts without examples, which nothing takes for whole.
-        (out / EXAMPLES_FILE).unlink(missing_ok=True)
-        for name, partial in part.items():
-            os.replace(partial, out / name)
-    finally:
-        for partial in part.values():
-            partial.unlink(missing_ok=True)
+        if (old := place_of(out / EXAMPLES_FILE)).is_file():  # a device stays
+            old.unlink()
 
 
-def _check_splits(rows: pl.DataFrame, needed: tuple[str, ...], where: str) -> None:
-    sizes = {split: rows.filter(pl.col(SPLIT) == split).height for split in SPLITS}
-    if not all(sizes[split] for split in needed):
-        raise UserError(
-            where,
-            expected="at least one example in each split" if needed == SPLITS else "at least one example to test on",
-            found=", ".join(f"{split} {size}" for split, size in sizes.items()),
-            next_step="give more examples, other shares in prepare.splits, or a path for the split that is empty",
-        )
-
-
-def _checked_names(labels: pl.Series, kind: Kind, where: str) -> list[str]:
-    names = label_names(labels)
-    if kind == "label" and len(names) < 2:
-        raise UserError(
-            where,
-            expected="at least two labels",
-            found=f"only '{names[0]}'",
-            next_step="check prepare.label_column, or the folder's sub-folders",
-        )
-    if not names:
-        raise UserError(
-            where,
-            expected="at least one label",
-            found=f"{len(labels):,} examples without any",
-            next_step="check prepare.labels_column",
-        )
-    return names
+def _with_one_spelling(rows: pl.DataFrame, kind: Kind, where: str) -> tuple[pl.DataFrame, dict[str, str]]:
+    if kind == "score":
+        return rows, {}
+    labels, respelled = with_one_spelling(rows[TARGET], where)
+    return rows.with_columns(labels.alias(TARGET)), respelled
 
 
 def _examples(rows: pl.DataFrame, names: list[str] | None) -> pl.DataFrame:

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 
 from ilse.edit import edited
 from ilse.errors import UserError
+from ilse.network import asking_hub
 from ilse.params import load_document, validate
 from pipeline.config import ExtractParams
 from pipeline.fetch import FetchParams
@@ -92,6 +93,10 @@ def apply(names: list[str], params: Path, place: str | None = None, revision: st
             found=f"{len(names)} names",
             next_step="apply them one by one",
         )
+    if place and "://" in place:
+        raise UserError(
+            "--path", expected="a folder of this machine", found=place, next_step="name one, or leave it out"
+        )
     before = load_document(params)
     chosen = [find_preset(name) for name in names]
     parts = [_from_folder(preset, place) if place else _pinned(preset, revision) for preset in chosen]
@@ -126,15 +131,12 @@ def latest_commit(repo_id: str, repo_type: str) -> str:
     """The commit that a Hub repository's main branch is at. Raises `UserError` where the Hub does not say."""
     from huggingface_hub import HfApi
 
-    try:
+    with asking_hub(
+        f"Hub {repo_type} {repo_id}",
+        expected="the commit of its main branch, which the preset does not name",
+        next_step="give it as --revision (the Hub shows it under 'History' of the files), or a folder as --path",
+    ):
         return str(HfApi().repo_info(repo_id, repo_type=repo_type, revision="main").sha)
-    except Exception as error:  # a lost connection is requests', httpx's or httpx2's error, by the library's version
-        raise UserError(
-            f"Hub {repo_type} {repo_id}",
-            expected="the commit of its main branch, which the preset does not name",
-            found=" ".join(str(error).split())[:300],
-            next_step="give it as --revision (the Hub shows it under 'History' of the files), or a folder as --path",
-        ) from error
 
 
 def _put(document: Any, values: Any) -> None:

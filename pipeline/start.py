@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+from ilse.destinations import require_writable
 from ilse.edit import set_values
 from ilse.errors import UserError
 from ilse.files import replacing, write_text
@@ -32,7 +33,7 @@ def start(
         Where the folder has a parameter file or stages already, or data or model are not there; nothing is written.
     """
     for name in (PARAMS, STAGES):
-        if (folder / name).exists():
+        if (folder / name).exists() and not _begun(folder / name):
             raise UserError(
                 f"file {folder / name}",
                 expected="none yet: 'ilse init' starts a new project",
@@ -44,6 +45,8 @@ def start(
             raise UserError(
                 f"{option} {path}", expected="a file or folder", found="nothing there", next_step="correct the path"
             )
+    for name in KEPT:
+        require_writable(folder / name, "file", "another folder for the project")
     kept = {name: template for name, template in KEPT.items() if not (folder / name).exists()}
     for name, template in ({STAGES: STAGES} | kept).items():
         write_text(folder / name, _template(template) + (_ignored(model) if name == ".gitignore" else ""))
@@ -52,6 +55,12 @@ def start(
         set_values(new, "prepare", ({"path": str(data)} if data else {}) | (columns or {}))
         set_values(new, "extract.model", {"path": str(model)} if model else {})
     return [PARAMS, STAGES, *kept]
+
+
+def _begun(path: Path) -> bool:
+    """Whether an earlier start that was cut short wrote it: the parameter file comes last."""
+    alone = path.name == STAGES and not path.with_name(PARAMS).exists()
+    return alone and path.is_file() and path.read_bytes() == _template(STAGES).encode()
 
 
 def _ignored(model: Path | None) -> str:

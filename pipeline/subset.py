@@ -16,6 +16,8 @@ import polars as pl
 
 from ilse.errors import UserError
 from ilse.files import replacing, replacing_folder
+from ilse.ours import CACHE
+from ilse.table_files import read_parquet
 from ilse.tables import PAIR_TEXT_ID, TEXT_ID
 from pipeline import store
 from pipeline.capture.layers import chosen_layers
@@ -50,20 +52,24 @@ def subset(place: str, out: Path, selection: Selection) -> str:
     One shard of each cache is in memory at a time. Raises `UserError` for a selection that the cache does not hold or
     that would be empty, a type finer than its own, and an `out` that is no cache.
     """
+    # What is taken is signed anew. A cache that says which values belong to which texts is read layer by layer; an
+    # older one proves its files as a whole.
     cache = store.open_cache(place)
+    cache = cache if cache.is_bound else store.open_proven(place)
     _require_own_place(cache, out)
     rows = _chosen_rows(cache, selection)
     layers = chosen_layers(selection.layers, len(cache.layers), "--layers")
     header = _header(cache, selection, layers, len(rows))
     _require_once_rounded(cache, header, rows)
     text_ids = cache.text_id_rows()[rows]
-    with replacing_folder(out) as folder:
+    with replacing_folder(out, CACHE, "OUT") as folder:
         new = store.Location(folder)
         store.create(new, header, text_ids)
         store.finish(new, header, text_ids, _shards(cache, new, header, rows, layers))
     return (
         f"{out}: {header.texts:,} of {cache.header.texts:,} texts, {len(layers)} of {len(cache.layers)} layers, "
         f"{header.capture.storage_type}, {header.bytes / 1e6:,.1f} MB (of {cache.header.bytes / 1e6:,.1f} MB)"
+        + ("; its token states are left out" if cache.token_layers else "")
     )
 
 
@@ -168,7 +174,7 @@ def _require_own_place(cache: store.Cache, out: Path) -> None:
     """An earlier subset is replaced; another cache, or any other folder, would be lost."""
     if cache.location.is_local and out.resolve().is_relative_to(cache.location.path.resolve()):
         found = "the full cache's own folder"
-    elif out.exists() and not _is_subset(out):
+    elif any(not path.is_dir() for path in out.rglob("*")) and not _is_subset(out):
         found = "something else there"
     else:
         return
@@ -189,7 +195,7 @@ def _is_subset(out: Path) -> bool:
 
 def _table(path: Path) -> pl.DataFrame:
     try:
-        table = pl.read_parquet(path)
+        table = read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         found = str(error).splitlines()[0]
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -132,6 +133,79 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
     assert result.returncode == 130
     assert "the same command goes on" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+WAITS = """
+import pipeline.inspect, pathlib, sys, time
+def wait(path):
+    {block}
+pipeline.inspect.describe = wait
+from ilse.cli import main
+main()
+"""
+PLAIN = "print('in', flush=True); time.sleep(60)"
+SWALLOWED = """
+    try:
+        print('in', flush=True); time.sleep(60)
+    except BaseException:
+        raise ValueError('a library that tells something else')
+"""
+
+
+@pytest.mark.parametrize("block", [PLAIN, SWALLOWED], ids=["plain", "swallowed"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_ends_a_command_with_a_message_and_its_own_code(name: str, block: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WAITS.format(block=block), "inspect"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+        process.send_signal(getattr(signal, name))
+        said = process.communicate(timeout=20)[1]
+    assert process.returncode == 128 + getattr(signal, name)
+    assert "Traceback" not in said
+    assert {"SIGINT": "interrupted"}.get(name, f"ended by {name}") in said
+    assert "the same command goes on from there" in said
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    """As under `nohup`."""
+    block = "import os, signal; os.kill(os.getpid(), signal.SIGHUP); return 'went on'"
+    command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-c", WAITS.format(block=block), "inspect"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "went on\n")
+
+
+def test_a_command_leaves_a_caller_s_signals_as_they_were() -> None:
+    from click.testing import CliRunner
+
+    before = [signal.getsignal(number) for number in signal.valid_signals()]
+    CliRunner().invoke(main, ["inspect", "nothing"])
+    assert [signal.getsignal(number) for number in signal.valid_signals()] == before
+
+
+@pytest.mark.parametrize("said", ["click.echo('x')", "print('x')"])
+def test_standard_output_on_a_full_disk_is_said(said: str, tmp_path: Path) -> None:
+    code = f"import click, pipeline.inspect\npipeline.inspect.describe = lambda path: {said} or ''"
+    command = [sys.executable, "-c", f"{code}\nfrom ilse.cli import main\nmain()", "inspect"]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert_clear_error(result, "writing the output", "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("raised", "parts"),
+    [
+        ("pl.exceptions.ComputeError('No space left on device (os error 28)')", ["free space on the disk"]),
+        ("RuntimeError('x: Disk quota exceeded (os error 122)')", ["room in your share"]),
+        ("OSError(errno.EFBIG, os.strerror(errno.EFBIG), 'x')", ["writing x", "ulimit -f"]),
+        ("OSError(errno.EIO, os.strerror(errno.EIO), 'x')", ["writing x", "check the disk"]),
+        ("type('PanicException', (BaseException,), {})('No space left on device')", ["free space on the disk"]),
+    ],
+)
+def test_what_a_library_says_of_a_disk_is_a_message(raised: str, parts: list[str], tmp_path: Path) -> None:
+    code = f"import errno, os, polars as pl\ndef full(path): raise {raised}\n"
+    code += "import pipeline.inspect; pipeline.inspect.describe = full"
+    assert_clear_error(run_with(code, "inspect", cwd=tmp_path), *parts)
 
 
 def test_fine_tuning_names_its_extra_and_its_keys(tmp_path: Path) -> None:

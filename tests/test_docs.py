@@ -58,16 +58,21 @@ def test_the_accuracy_document_is_what_the_results_say() -> None:
     assert found == made["document"](), "run: python -m docs.make_accuracy"
 
 
+def test_the_document_of_architectures_is_what_the_results_say() -> None:
+    made = runpy.run_path(str(DOCS / "make_architectures.py"))
+    found = (DOCS / "architectures.md").read_text(encoding="utf-8")
+    assert found == made["document"](), "run: python -m docs.make_architectures"
+
+
+def test_the_table_of_every_command_is_what_the_results_say() -> None:
+    made = runpy.run_path(str(DOCS / "make_faults.py"))
+    found = (DOCS / "faults.md").read_text(encoding="utf-8")
+    assert found == made["document"](), "run: python -m docs.make_faults"
+
+
 def test_the_document_of_presets_is_up_to_date() -> None:
     pytest.importorskip("ruamel.yaml", reason="presets are read with it")
     made = runpy.run_path(str(DOCS / "make_presets.py"))
     found = (DOCS / "presets.md").read_text(encoding="utf-8")
     assert found == made["document"](), "run: python docs/make_presets.py"
     assert found.count("| `tasks/") + found.count("| `models/") == len(list(DOCS.parent.glob("pipeline/configs/*/*")))
-
-
-def test_the_stages_of_a_new_project_are_those_of_this_one() -> None:
-    pytest.importorskip("ruamel.yaml", reason="they are written with it")
-    made = runpy.run_path(str(DOCS / "make_template.py"))
-    found = made["OUT"].read_text(encoding="utf-8")
-    assert found == made["document"](), "run: python docs/make_template.py"

@@ -22,7 +22,7 @@ from tests.pipeline.conftest import sentence, tiny_model  # noqa: E402, F401
 from tests.pipeline.extractions import files_of  # noqa: E402
 from tests.s3 import bucket  # noqa: E402
 from tests.trainer.conftest import write_task  # noqa: E402
-from tests.without import ONLY_TO_EXTRACT, ilse_without, predictions_without, site_without  # noqa: E402
+from tests.without import ONLY_TO_EXTRACT, predictions_without, site_without  # noqa: E402
 
 PARAMS = {
     "prepare": {"path": "news.csv", "splits": {"train": 0.5, "validation": 0.25, "test": 0.25}},
@@ -179,7 +179,14 @@ def test_the_stages_under_dvc(project: Project) -> None:
     figures = json.loads((project.folder / "data" / "extract.json").read_text())
     assert (figures["texts"], figures["texts_computed"], figures["texts_reused"]) == (130, 10, 120)
 
+    for limit, runs in ((8, True), (16, False)):
+        project.set("extract", "max_tokens", limit)
+        said = project.run("dvc", "repro", "extract")
+        assert ("Running stage 'extract'" in said) == runs, "the run-cache gives an earlier extraction back"
 
+
+FROM_THE_CACHE = ("dvc", "repro", "--pull", "--downstream", "train", "control", "control_on")
+"""What README and `dvc.yaml` tell those who have no model."""
 SHARD_ROWS = 256
 ROW_BYTES = 4 * 32 * 4
 """Of a text: the tiny model's layers × its width × float32."""
@@ -202,10 +209,11 @@ def test_two_versions_of_a_data_set(tmp_path: Path, tiny_model: Callable[[str], 
     """One story too: 600 texts, 200 more, back again, and a colleague who pulls them and has no model."""
     here, remote, there = tmp_path / "here", tmp_path / "remote", tmp_path / "there"
     write_files(here / "news", 0, 600)
-    extract = {**PARAMS["extract"], "model": {"path": "data/raw/model"}}
+    model = shutil.copytree(tiny_model("llama"), tmp_path / "model")
+    extract = {**PARAMS["extract"], "model": {"path": str(model)}}
     extract |= {"shard_rows": SHARD_ROWS, "storage_type": "float32"}
     prepare = {**PARAMS["prepare"], "path": "news", "format": "folder"}
-    project = new_project(here, tiny_model("llama"), prepare=prepare, extract=extract, **ONE_HEAD)
+    project = new_project(here, model, prepare=prepare, extract=extract, **ONE_HEAD, fetch={})
     project.run("dvc", "remote", "add", "-d", "disk", str(remote))
     project.run("dvc", "repro", "extract")
     project.commit("v1")
@@ -234,12 +242,30 @@ def test_two_versions_of_a_data_set(tmp_path: Path, tiny_model: Callable[[str], 
     project.run("dvc", "checkout", "--allow-missing")
     assert files_of(here / "data" / "cache.zarr") == second
 
+    model.rename(tmp_path / "elsewhere")
     project.run("git", "clone", "-q", str(here), str(there))
     colleague = Project(there, ONLY_TO_EXTRACT)
-    colleague.run("dvc", "pull", "-q", "data/cache.zarr", "data/examples.parquet")
-    assert not (there / "data" / "raw" / "model").exists()
-    ilse_without(ONLY_TO_EXTRACT, there, ("train", "last"), ("evaluate",))
+    colleague.run(*FROM_THE_CACHE)
     assert "\nlast," in (there / "results" / "runs.csv").read_text()
+    assert (there / "results" / "report.html").is_file()
+
+    tables = {name: (there / "data" / name).read_bytes() for name in ("texts.parquet", "examples.parquet")}
+    for words, stage in ((("extract",), "identify"), (("--force", "report"), "identify"), (("prepare",), "prepare")):
+        if stage == "prepare":
+            shutil.rmtree(there / "news")
+        ended = colleague.done("dvc", "repro", *words)
+        assert ended.returncode
+        assert f"failed to reproduce '{stage}'" in ended.stderr
+        assert files_of(there / "data" / "cache.zarr") == second
+        assert {name: (there / "data" / name).read_bytes() for name in tables} == tables
+    assert colleague.done("dvc", "repro", "--force", "--single-item", "extract").returncode
+    colleague.run("dvc", "checkout", "data/cache.zarr")
+    assert files_of(there / "data" / "cache.zarr") == second, "who insists has it back from DVC's own store"
+
+
+@pytest.mark.parametrize("page", ["README.md", "dvc.yaml", "docs/versioning.md", "pipeline/templates/dvc.yaml"])
+def test_the_command_for_those_without_the_model_is_the_one_that_is_told(page: str) -> None:
+    assert " ".join(FROM_THE_CACHE) in (ROOT / page).read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -256,7 +282,7 @@ def test_a_cache_pulled_from_a_bucket(url: str, tmp_path: Path, monkeypatch: pyt
     here, there = tmp_path / "here", tmp_path / "there"
     project = new_project(here, here, extract={"model": {"path": "params.yaml"}}, **ONE_HEAD)
     made = write_task(here / "data")
-    for name in ("news.csv", "data/texts.parquet", "data/prepare.json", "data/extract.json"):
+    for name in ("news.csv", "data/texts.parquet", "data/prepare.json", "data/model.json", "data/extract.json"):
         (here / name).write_text("{}")
     project.run("dvc", "commit", "-q", "-f", "prepare", "extract")
     project.run("dvc", "remote", "add", "-d", "bucket", url)

@@ -23,7 +23,8 @@ from benchmarks.faults.damage import damage, most_computed
 from benchmarks.faults.hook import INSIDE, Hook
 from benchmarks.faults.judge import Reference
 from benchmarks.faults.proxy import Proxy
-from benchmarks.faults.stage import SECRET, Call, Ended
+from benchmarks.faults.stage import SECRET, Call
+from benchmarks.faults.starting import Ended
 from benchmarks.faults.work import Work
 from ilse.errors import UserError
 from pipeline import store

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ilse import files
 from ilse.errors import UserError
-from ilse.files import replacing, replacing_folder, write_json, write_text
+from ilse.files import replacing, write_json, write_text
+from ilse.ours import Made
 
 Replacing = Callable[[Path], AbstractContextManager[Path]]
 Tree = dict[str, bytes]
 """Name → content."""
+
+ANY = Made("a folder of anything", re.compile(r".+", re.DOTALL), re.compile(r".+", re.DOTALL))
+replacing_folder = partial(files.replacing_folder, made=ANY)
 
 NAMES = st.sampled_from(["a", "b.txt", "sub/c", "sub/deep/d"])
 TREES = st.dictionaries(NAMES, st.binary(max_size=20), max_size=4)
@@ -148,20 +159,112 @@ def test_the_working_directory_is_never_replaced(
     assert look(tmp_path / "project") == {"sub/a": b"old"}
 
 
-def test_a_link_is_replaced_and_its_target_stays(tmp_path: Path) -> None:
-    """DVC may link a file of the project to its own store."""
-    put(tmp_path / "kept", b"kept")
-    (tmp_path / "link").symlink_to("kept")
+@pytest.mark.parametrize("target", ["new", "kept"])
+def test_a_link_stays_a_link(tmp_path: Path, target: str) -> None:
+    """To a file or folder, there or not, over another link, from another folder."""
+    (tmp_path / "far").mkdir()
+    put(tmp_path / "far" / "kept", b"kept")
+    (tmp_path / "far" / "between").symlink_to(target)
+    (tmp_path / "link").symlink_to("far/between")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").readlink() == Path("far/between")
+    assert (tmp_path / "far" / "between").readlink() == Path(target)
+    assert look(tmp_path / "far" / target) == b"new"
+    (tmp_path / "far" / target).unlink()
+    if target == "kept":
+        put(tmp_path / "far" / "kept", {"old": b""})
+    with replacing_folder(tmp_path / "link") as folder:
+        put(folder, {"a": b"new"})
+    assert (tmp_path / "link").is_symlink()
+    assert look(tmp_path / "far" / target) == {"a": b"new"}
+    assert sorted(os.listdir(tmp_path / "far")) == sorted({"kept", "between", target} if target == "kept" else
+                                                          {"kept", "between", "new"})  # fmt: skip
+
+
+def test_a_link_into_a_store_is_replaced_and_what_is_stored_stays(tmp_path: Path) -> None:
+    """DVC and the Hub link files to copies that they call by their checksum, which never change."""
+    stored = tmp_path / ("0a" * 15)
+    put(stored, b"kept")
+    (tmp_path / "link").symlink_to(stored)
     write_text(tmp_path / "link", "new")
     assert not (tmp_path / "link").is_symlink()
-    assert (look(tmp_path / "link"), look(tmp_path / "kept")) == (b"new", b"kept")
+    assert (look(tmp_path / "link"), look(stored)) == (b"new", b"kept")
+
+
+def test_a_circle_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(UserError, match="a link that leads back to itself"):
+        write_text(tmp_path / "a", "text")
+    with pytest.raises(UserError, match="a link that leads back to itself"), replacing_folder(tmp_path / "a"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link", "/dev/stderr"])
+def test_open_files_are_written_to_in_their_order(tmp_path: Path, name: str) -> None:
+    """A shell's `> file` stays the file that the shell opened."""
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    script = (
+        "import sys; from pathlib import Path; from ilse.files import write_text\n"
+        "print('before'); write_text(Path(sys.argv[1]), 'text\\n'); print('after')"
+    )
+    place = name if name.startswith("/") else tmp_path / name
+    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+        root = Path(__file__).parents[1]
+        subprocess.run([sys.executable, "-c", script, place], stdout=out, stderr=err, cwd=root, check=True)
+    told = ("before\nafter\n", "text\n") if name == "/dev/stderr" else ("before\ntext\nafter\n", "")
+    assert ((tmp_path / "out").read_text(), (tmp_path / "err").read_text()) == told
+
+
+def test_a_device_stays_one() -> None:
+    before = os.stat("/dev/null")
+    with replacing(Path("/dev/null")) as temporary:
+        assert not temporary.is_relative_to("/dev")
+        temporary.write_bytes(b"text")
+    assert os.path.samestat(os.stat("/dev/null"), before)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(Path("/dev/full"), "text")
+
+
+def test_a_folder_moves_to_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "made", {"a": b"new"})
+    put(tmp_path / "there", {"a": b"old"})
+    rename = Path.rename
+
+    def of_one_disk(self: Path, target: Path) -> Path:
+        if self.name == "made":
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", of_one_disk)
+    files.move_folder(tmp_path / "made", tmp_path / "there", ANY)
+    assert look(tmp_path / "there") == {"a": b"new"}
+    assert look(tmp_path / "made") == {"a": b"new"}, "its owner removes it"
+    assert sorted(os.listdir(tmp_path)) == ["made", "there"]
+
+
+def test_what_came_meanwhile_stays(tmp_path: Path) -> None:
+    only_a = Made("an a", re.compile("a"), re.compile("a"))
+    put(tmp_path / "folder", {"a": b"old"})
+    with (
+        pytest.raises(UserError, match=r"'thesis.txt', which is no part of an a, which appeared meanwhile"),
+        files.replacing_folder(tmp_path / "folder", only_a) as temporary,
+    ):
+        put(temporary.parents[1] / "folder", {"thesis.txt": b"mine"})
+    assert look(tmp_path / "folder") == {"a": b"old", "thesis.txt": b"mine"}
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_where_a_disk_is_mounted_is_refused_before() -> None:
+    with pytest.raises(UserError, match="where a disk is mounted"):
+        files.require_ours(Path("/proc"), ANY)
 
 
 def test_a_killed_writer_leaves_the_old_folder(tmp_path: Path) -> None:
     path = tmp_path / "model"
     put(path, {"old": b""})
     script = (
-        "import sys, time; from pathlib import Path; from ilse.files import replacing_folder\n"
+        "import sys, time; from pathlib import Path; from tests.test_files import replacing_folder\n"
         "with replacing_folder(Path(sys.argv[1])) as folder:\n"
         "    (folder / 'new').touch(); print('in', flush=True); time.sleep(60)"
     )
@@ -178,6 +281,94 @@ def test_a_killed_writer_leaves_the_old_folder(tmp_path: Path) -> None:
     assert look(path) == {"new": b""}
 
 
+HOLDS = """
+import re, sys
+from pathlib import Path
+from ilse.files import replacing_folder
+from ilse.ours import Made
+with replacing_folder(Path(sys.argv[1]), Made("", re.compile(".+"), re.compile(".+"))) as folder:
+    (folder / "new").touch()
+    if sys.argv[2] == "between":
+        Path(sys.argv[1]).rename(folder.parent / "ilse-old-0")
+    print("in", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "between"])
+def test_what_a_killed_writer_left_goes_with_the_next_write_and_a_running_one_s_stays(
+    tmp_path: Path, moment: str
+) -> None:
+    """Also when it is killed between the two renames that put the new folder in the old one's place."""
+    path, root = tmp_path / "model", Path(__file__).parents[1]
+    put(path, {"old": b""})
+    put(tmp_path / ".not.ours.partial", {"lock": b"", "thesis.txt": b"mine"})
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(path), moment], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"in\n"
+    (work,) = tmp_path.glob(".model.*.partial")
+    write_text(tmp_path / "other", "x")
+    assert work.exists()
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    write_text(tmp_path / "other", "x")
+    assert sorted(os.listdir(tmp_path)) == [".not.ours.partial", "model", "other"]
+    assert look(path) == {"old": b""}
+
+
+def test_of_two_that_replace_a_folder_at_once_the_last_one_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+
+    def replace(number: int) -> None:
+        for _ in range(20):
+            with replacing_folder(path) as folder:
+                put(folder, {"a": bytes([number]), "b": bytes([number])})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(replace, range(4)))
+    content = look(path)
+    assert isinstance(content, dict)
+    assert content["a"] == content["b"]
+    assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("there", ["folder", "nothing"])
+def test_a_folder_that_is_replaced_while_it_is_looked_at_is_looked_at_again(tmp_path: Path, there: str) -> None:
+    """Otherwise a file of the old folder, which is gone, is taken for something foreign in the new one."""
+    path, looks = tmp_path / "model", 0
+
+    def replaced(_folder: Path, _name: str) -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            path.rename(tmp_path / "aside")
+            if there == "folder":
+                put(path, {"c": b"new"})
+        return True
+
+    put(path, {"a": b"old", "b": b"old"})
+    files.require_ours(path, Made("an a", ANY.names, ANY.mark, replaced))
+    assert looks == (2 if there == "folder" else 1)
+
+
+def test_a_file_that_takes_the_place_of_a_folder_meanwhile_stays(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    with pytest.raises(UserError, match="a file of this name, which appeared meanwhile"), replacing_folder(path):
+        path.write_bytes(b"theirs")
+    assert look(path) == b"theirs"
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_what_a_library_s_thread_made_after_the_end_of_its_writer_goes_too(tmp_path: Path) -> None:
+    """A download's threads, interrupted, may make their folders anew when the writer has removed them and the lock."""
+    (tmp_path / ".head.abcdefgh.partial" / "ilse-new" / ".cache" / "hub").mkdir(parents=True)
+    (tmp_path / ".head.hgfedcba.partial" / "new").mkdir(parents=True)  # of these names it may be anyone's
+    write_text(tmp_path / "other", "x")
+    assert sorted(os.listdir(tmp_path)) == [".head.hgfedcba.partial", "other"]
+
+
 @given(text=st.text())
 def test_text_is_written_as_it_is(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.mktemp("files") / "text"
@@ -192,3 +383,40 @@ def test_json_is_readable_and_never_holds_nan(tmp_path: Path) -> None:
         write_json(tmp_path / "x.json", {"a": float("nan")})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, 2.5, None]}
     assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_a_removal_that_is_cut_short_is_ended_by_the_next_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far it got: the lock, by which the next one knows what was left, goes last."""
+
+    def cut(_path: Path, **_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", cut)
+    with pytest.raises(KeyboardInterrupt), replacing_folder(tmp_path / "h"):
+        raise RuntimeError
+    (left,) = tmp_path.iterdir()
+    assert sorted(file.name for file in left.iterdir()) == ["ilse-new", "lock"]
+    monkeypatch.undo()
+    write_text(tmp_path / "f", "")
+    assert [file.name for file in tmp_path.iterdir()] == ["f"]
+
+
+def test_what_a_thread_wrote_during_the_removal_goes_with_the_next_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = shutil.rmtree
+
+    def meanwhile(path: Path, **options: Any) -> None:
+        remove(path, **options)
+        (path.parent / "new").mkdir()
+        (path.parent / "new" / "more").touch()
+
+    monkeypatch.setattr("shutil.rmtree", meanwhile)
+    with pytest.raises(KeyboardInterrupt), replacing_folder(tmp_path / "h"):
+        raise KeyboardInterrupt
+    monkeypatch.undo()
+    assert len(list(tmp_path.iterdir())) == 1
+    write_text(tmp_path / "f", "")
+    assert [file.name for file in tmp_path.iterdir()] == ["f"]

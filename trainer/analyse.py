@@ -7,9 +7,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import polars as pl
-import torch
 
-from ilse.files import replacing_folder, write_json
+from ilse.files import replacing_folder, require_ours, write_json
+from ilse.ours import ANALYSIS
 from ilse.tables import TRAIN
 from pipeline.store import open_cache
 from trainer.analysis import attribution, by_input, cka, classes, entropy, leave_one_out
@@ -19,6 +19,7 @@ from trainer.config import TrainParams
 from trainer.fit import fit
 from trainer.inputs import Inputs
 from trainer.memory import memory_budget
+from trainer.poolings import Poolings, row_width
 from trainer.rows import Examples
 from trainer.seeds import load_head_seeds, shared_objective
 from trainer.task import Task, open_task
@@ -35,13 +36,14 @@ def analyse(params: TrainParams, cache: str | Path, examples: Path, models: Path
     Raises `UserError` for what `open_cache`, `open_task` and `load_head_seeds` refuse, and for heads of several
     objectives; the old tables then stay.
     """
+    require_ours(results / "analysis", ANALYSIS, "--results")
     task = open_task(open_cache(cache), examples)
     trained = {name: load_head_seeds(models / name, task) for name in params.heads}
     shared_objective(models, trained, task)
     found = _of_heads([Seeds(name, seeds) for name, seeds in trained.items()], task, params.memory_budget)
     found["cka"] = list(_alike(task, params))
     found["classes"] = list(_classes(task, params))
-    with replacing_folder(results / "analysis") as folder:
+    with replacing_folder(results / "analysis", ANALYSIS, "--results") as folder:
         for name, module in TABLES.items():
             pl.DataFrame(found[name], schema=module.COLUMNS).write_csv(folder / f"{name}.csv", float_precision=6)
         write_json(folder / "caveats.json", {name: module.CAVEAT for name, module in TABLES.items()})
@@ -61,16 +63,18 @@ def _of_heads(heads: list[Seeds], task: Task, budget: float | None) -> dict[str,
     return found
 
 
-def _rows(task: Task, budget: int, layers: tuple[int, ...], pooling: str, split: str) -> Examples:
+def _rows(task: Task, budget: int, layers: tuple[int, ...], poolings: Poolings, split: str) -> Examples:
     """In memory where they fit the budget, else read as they are used."""
-    if task.texts(split) * len(layers) * task.cache.dim * 4 <= budget:
-        return task.training_split(split, layers, pooling)
-    return task.streamed_split(split, layers, pooling, memory_budget=budget)
+    if task.bytes(split, len(layers), poolings) <= budget:
+        return task.training_split(split, layers, poolings)
+    return task.streamed_split(split, layers, poolings, memory_budget=budget)
 
 
 def _alike(task: Task, params: TrainParams) -> Iterator[Row]:
-    names, dim = task.cache.layers, task.cache.dim
-    fitting = memory_budget(params.memory_budget) // (3 * len(names) * dim * 4)  # with standardised and centred copies
+    names, width = task.cache.layers, row_width(task.cache, params.pooling)
+    fitting = memory_budget(params.memory_budget) // (
+        3 * len(names) * width * 4
+    )  # with standardised and centred copies
     return cka.table(task.sample(TRAIN, min(cka.TEXTS, fitting), params.pooling), names)
 
 
@@ -78,9 +82,12 @@ def _classes(task: Task, params: TrainParams) -> Iterator[Row]:
     """From the probes that the head `best` chooses among; without rows for examples that have no single label."""
     if task.targets.kind != "label":
         return iter(())
-    recipe, objective = params.recipe_of(PROBES), objective_of(params, PROBES, task)
-    torch.manual_seed(SEED)
-    probes = head_of(params, PROBES, task, objective, options={})
-    _, train, validation = Inputs(task, params, recipe.treatment(), probes.layers_read).of_seed(SEED)
+    # Their answers to validation rows are looked at, which they must not have seen.
+    recipe = params.recipe_of(PROBES).model_copy(update={"refit": False})
+    objective = objective_of(params, PROBES, task)
+    probes = head_of(params, PROBES, task, objective, SEED, options={})
+    _, train, validation = Inputs(
+        task, params, recipe.treatment(), probes.layers_read, params.pooling_of(PROBES)
+    ).of_seed(SEED)
     fit(probes, train, validation, objective, recipe, SEED, params.device)
     return classes.table(probes.eval(), objective, validation, task.labels, task.cache.layers)

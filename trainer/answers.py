@@ -25,6 +25,8 @@ from torch import Tensor
 from ilse.errors import UserError
 from ilse.files import replacing, write_json
 from ilse.reading import own_file, read_json
+from ilse.table_files import read_parquet
+from trainer.figures import BOUNDS
 from trainer.objectives import Objective, restore
 from trainer.task import Task
 
@@ -92,7 +94,8 @@ def save_answers(folder: Path, answers: Answers, ids: pl.DataFrame) -> None:
     """Writes the artifact into `folder`; `ids` are `Task.unlabelled_ids`."""
     folder.mkdir(parents=True, exist_ok=True)
     kind = pl.List(pl.Float32) if answers.predicted.ndim == 2 else pl.Float32
-    told = pl.Series(ANSWER, answers.predicted.float().tolist(), dtype=kind)
+    # a list of Python's own numbers takes eight times as much
+    told = pl.Series(ANSWER, answers.predicted.float().numpy()).cast(kind)
     with replacing(folder / ANSWERS) as file:
         ids.with_columns(told).write_parquet(file)
     write_json(folder / FACTS, {"format_version": FORMAT_VERSION, **asdict(answers.facts)})
@@ -118,7 +121,7 @@ def load_answers(folder: Path, task: Task) -> Answers:
     if facts.labels != list(task.labels):
         found = ", ".join(facts.labels) or "no labels"
         raise _refused(folder, f"the labels {', '.join(task.labels) or '(none: scores)'}", found)
-    answers = Answers(facts, _predicted(folder, ids))
+    answers = Answers(facts, _predicted(folder, ids, len(facts.labels)))
     _check(folder, answers)
     return answers
 
@@ -130,7 +133,7 @@ def _facts(folder: Path) -> AnswersFacts:
         if version != FORMAT_VERSION:
             raise _refused(folder, f"answers format version {FORMAT_VERSION}", f"version {version}")
         facts = _FACTS.validate_json(json.dumps(found))
-        restore(facts.objective, tuple(facts.labels))
+        metric = restore(facts.objective, tuple(facts.labels)).metric
     except FileNotFoundError as error:
         raise _refused(folder, f"{ANSWERS} and {FACTS}", f"no {FACTS}") from error
     except UserError as error:  # of an objective, which knows no folder
@@ -142,14 +145,17 @@ def _facts(folder: Path) -> AnswersFacts:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         found = f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
         raise _refused(folder, f"{FACTS} with the facts of an objective", found) from error
+    least, most = BOUNDS[metric]
+    if not least <= facts.val_score <= most:
+        raise _refused(folder, f"{FACTS} with a val_score that {metric} can be", f"{facts.val_score:g}")
     return facts
 
 
-def _predicted(folder: Path, ids: pl.DataFrame) -> Float[Tensor, "rows ..."]:
+def _predicted(folder: Path, ids: pl.DataFrame, width: int) -> Float[Tensor, "rows ..."]:
     """The column of answers, whose rows must be the examples."""
     columns = [*ids.columns, ANSWER]
     try:
-        table = pl.read_parquet(own_file(folder, ANSWERS))
+        table = read_parquet(own_file(folder, ANSWERS), values=len(ids) * (width + len(columns)))
     except FileNotFoundError as error:
         raise _refused(folder, f"{ANSWERS} and {FACTS}", f"no {ANSWERS}") from error
     except (pl.exceptions.PolarsError, ValueError) as error:

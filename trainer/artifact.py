@@ -23,11 +23,15 @@ from ilse.files import write_json
 from ilse.params import validate
 from ilse.reading import own_file, read_json
 from pipeline.store import CaptureSpec
-from trainer.heads import EncoderHead, Head, PairHead, build_head, head_config
+from trainer.apart import seeded
+from trainer.heads import EncoderHead, Head, PairHead, TokenHead, build_head, head_config
 from trainer.objectives import restore
+from trainer.poolings import TOKENS, pooling_names
+from trainer.ragged import Tokens
 from trainer.treatment import Treatment, TreatmentOptions
 
-FORMAT_VERSION = 4
+FORMAT_VERSION, TOKENS_VERSION = 4, 5
+"""Of a head that reads pooled rows, and of one that reads tokens, which earlier releases don't know."""
 WEIGHTS, CONFIG = "head.safetensors", "config.json"
 SECTIONS = ("format_version", "head", "treatment", "capture", "facts")
 _TYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
@@ -48,8 +52,8 @@ class HeadFacts:
     labels: list[str]
     capture: CaptureSpec
     """What its rows are; from the cache."""
-    pooling: str
-    """Which of the capture's poolings it reads."""
+    pooling: str | tuple[str, ...]
+    """Which of the capture's poolings it reads; several stand side by side in a layer's row. `TOKENS` for tokens."""
     model_name: str
     """Id on the Hub, or the name of the model's file or folder."""
     model_parameters: Whole
@@ -61,11 +65,30 @@ class HeadFacts:
     train_seconds: float
     layer_scores: list[float] | None = None
     """For `best`: validation figure of every single layer."""
+    penalty: float | None = None
+    """Of a head that was solved: the penalty that was chosen."""
 
     @property
     def fingerprint(self) -> str:
         """Of the capture."""
         return self.capture.fingerprint
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """One or several, in their order in a row."""
+        return pooling_names(self.pooling)
+
+    @property
+    def reads_tokens(self) -> bool:
+        """And no pooled rows."""
+        return self.pooling == TOKENS
+
+    @property
+    def width(self) -> int:
+        """Values of a layer in the rows, or in the states of tokens, that it reads."""
+        if self.reads_tokens:
+            return self.capture.token_width
+        return len(self.poolings) * self.capture.dim
 
     @property
     def layer_names(self) -> list[str]:
@@ -86,24 +109,33 @@ class TrainedHead(nn.Module):
         self.facts = facts
         self.objective = restore(facts.objective, tuple(facts.labels))
 
-    def forward(self, x: Float[Tensor, "texts layers dim"]) -> Float[Tensor, "answers out"]:
-        """Outputs for rows of the layers that the head reads, as the cache holds them; `objective` reads them."""
-        logits: Tensor = self.head(self.treatment(x))
+    def forward(self, x: Float[Tensor, "texts layers dim"] | Tokens) -> Float[Tensor, "answers out"]:
+        """Outputs for rows of the layers that the head reads, as the cache holds them; `objective` reads them.
+
+        Of a head that reads tokens, for the texts' `Tokens`.
+        """
+        logits: Tensor = self.head(self.treated(x))
         return logits
 
-    def embed(self, x: Float[Tensor, "texts layers dim"]) -> Float[Tensor, "texts width"]:
+    def treated(self, x: Float[Tensor, "texts layers dim"] | Tokens) -> Any:
+        """Rows, or tokens, as the head sees them."""
+        return x.map(self.treatment) if isinstance(x, Tokens) else self.treatment(x)
+
+    def embed(self, x: Float[Tensor, "texts layers dim"] | Tokens) -> Float[Tensor, "texts width"]:
         """The vector of each text, from rows as for `forward`.
 
         Of a head that compares two texts it is what is compared; of any other, what its readout reads. Heads with a
         classifier a layer have no such vector: there it is the treated row of the last layer that they read.
         """
-        treated = self.treatment(x)
-        if isinstance(self.head, PairHead):
-            vectors: Tensor = self.head.vectors(treated)
+        head, treated = self.head, self.treated(x)
+        if isinstance(head, TokenHead):
+            treated, head = head.pooled(treated), head.inner
+        if isinstance(head, PairHead):
+            vectors: Tensor = head.vectors(treated)
         elif self.objective.embeds:
-            vectors = self.head(treated)
-        elif isinstance(self.head, EncoderHead):
-            vectors = self.head.encode(treated)
+            vectors = head(treated)
+        elif isinstance(head, EncoderHead):
+            vectors = head.encode(treated)
         else:
             vectors = treated[:, -1]
         return vectors
@@ -112,6 +144,17 @@ class TrainedHead(nn.Module):
     def parameters_trained(self) -> int:
         """Trained values of the head; the statistics of the treatment are not trained."""
         return sum(p.numel() for p in self.head.parameters())
+
+
+def require_rows(trained: TrainedHead, doing: str) -> None:
+    """Raises `UserError` for a head that reads tokens, where `doing` something is made for pooled rows alone."""
+    if trained.facts.reads_tokens:
+        raise UserError(
+            f"{doing} with head '{trained.head.spec.name}'",
+            expected="a head that reads pooled rows",
+            found="one that reads the states of tokens (train.options, 'tokens')",
+            next_step="use 'ilse evaluate' and 'ilse report' for it, or train the head without 'tokens' for this",
+        )
 
 
 def save_head(folder: Path, trained: TrainedHead) -> None:
@@ -123,7 +166,8 @@ def save_head(folder: Path, trained: TrainedHead) -> None:
     facts = asdict(trained.facts)
     capture = {"fingerprint": trained.facts.fingerprint, **facts.pop("capture")}
     described = {"head": head_config(trained.head), "treatment": treatment, "capture": capture, "facts": facts}
-    write_json(folder / CONFIG, {"format_version": FORMAT_VERSION, **described})
+    version = TOKENS_VERSION if trained.facts.reads_tokens else FORMAT_VERSION
+    write_json(folder / CONFIG, {"format_version": version, **described})
 
 
 def load_head(folder: Path) -> TrainedHead:
@@ -136,17 +180,19 @@ def load_head(folder: Path) -> TrainedHead:
     try:
         config = read_json(own_file(folder, CONFIG))
         version = config.get("format_version") if isinstance(config, dict) else None
-        if version != FORMAT_VERSION:
-            raise _refused(folder, f"head format version {FORMAT_VERSION}", f"version {str(version)[:40]}")
+        if version not in (FORMAT_VERSION, TOKENS_VERSION):
+            expected = f"head format version {FORMAT_VERSION} or {TOKENS_VERSION}"
+            raise _refused(folder, expected, f"version {str(version)[:40]}")
         if unknown := config.keys() - SECTIONS:
             raise _refused(folder, f"the sections {', '.join(SECTIONS)}", f"{', '.join(sorted(unknown))[:80]} too")
         facts = _facts(folder, config["facts"], dict(config["capture"]))
-        _check_facts(folder, config["head"], facts)
+        _check_facts(folder, config, facts)
         with torch.device("meta"):
             outlined = _built(config, facts)
         weights = own_file(folder, WEIGHTS)
         _check_weights(folder, outlined, weights)
-        trained = _built(config, facts)
+        with seeded(0):  # weights that are drawn, and then replaced
+            trained = _built(config, facts)
         trained.load_state_dict(load_file(weights))
         _check_finite(folder, trained)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -159,14 +205,6 @@ def load_head(folder: Path) -> TrainedHead:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError, SafetensorError) as error:
         raise _refused(folder, "a head as 'ilse train' wrote it", " ".join(str(error).split())[:200]) from error
     return trained.eval()
-
-
-@torch.inference_mode()
-def predict_logits(
-    trained: TrainedHead, x: Float[Tensor, "rows layers dim"], batch: int = 256
-) -> Float[Tensor, "answers out"]:
-    """Outputs of many rows, a batch at a time."""
-    return torch.cat([trained(part) for part in x.split(batch)])
 
 
 def _treatment(config: dict[str, Any], head: Head) -> Treatment:
@@ -182,8 +220,14 @@ def _facts(folder: Path, facts: dict[str, Any], capture: dict[str, Any]) -> Head
     read = _FACTS.validate_json(json.dumps({**facts, "capture": capture}))
     if read.fingerprint != written:
         raise _refused(folder, f"the capture with fingerprint {str(written)[:16]}", f"one with {read.fingerprint[:16]}")
-    if read.pooling not in read.capture.poolings:
-        raise _refused(folder, f"one of the capture's poolings, {', '.join(read.capture.poolings)}", read.pooling)
+    if read.reads_tokens:
+        if read.capture.tokens is None:
+            raise _refused(folder, "a capture with token states, which the head reads", "pooled rows alone")
+        return read
+    asked, there = read.poolings, read.capture.poolings
+    if not asked or len({*asked}) < len(asked) or not {*asked} <= {*there}:
+        expected = f"one of the capture's poolings, {', '.join(there)}, or several, each once"
+        raise _refused(folder, expected, ", ".join(asked)[:200] or "none")
     return read
 
 
@@ -192,8 +236,24 @@ def _built(config: dict[str, Any], facts: HeadFacts) -> TrainedHead:
     return TrainedHead(_treatment(config["treatment"], head), head, facts)
 
 
-def _check_facts(folder: Path, head: dict[str, Any], facts: HeadFacts) -> None:
-    """Whether the facts are of the head that its section describes; before it is built, as sizes may be anything."""
+def _check_facts(folder: Path, config: dict[str, Any], facts: HeadFacts) -> None:
+    """Whether the facts are of the head that its sections describe; before it is built, as sizes may be anything."""
+    head, width = config["head"], config["treatment"]["dim"]
+    if width != facts.width:
+        of = "states of tokens" if facts.reads_tokens else f"rows of pooling {' and '.join(facts.poolings)}"
+        expected = f"{facts.width} values a layer, as the capture's {of} have"
+        raise _refused(folder, expected, f"a treatment of {str(width)[:40]}")
+    if facts.reads_tokens != (head.get("tokens") is not None) or facts.reads_tokens != (
+        config["format_version"] == TOKENS_VERSION
+    ):
+        raise _refused(
+            folder, "a head that reads what its facts say", "tokens in one of them, pooled rows in the other"
+        )
+    if facts.capture.tokens is not None and facts.reads_tokens:
+        kept = {facts.layer_names.index(name) for name in facts.capture.tokens.layers}
+        if not {*head["tokens"]["layers"]} <= kept:
+            expected = f"layers whose token states its capture keeps: {sorted(kept)}"[:300]
+            raise _refused(folder, expected, str(head["tokens"]["layers"])[:200])
     sizes = {name: head[name] for name in ("layers", "dim", "out")}
     if any(type(size) is not int for size in sizes.values()):
         raise _refused(folder, "a head as 'ilse train' wrote it", f"sizes that are no whole numbers: {sizes}"[:200])

@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ilse.errors import UserError
+from pipeline.store import Cache
+from trainer.apart import seeded
 from trainer.config import TrainParams
-from trainer.heads import Head, build_head, head_kind
+from trainer.heads import Head, TokenOptions, build_head, head_kind
+from trainer.heads.fixed import layer_index
 from trainer.objectives import Kind, Objective, choose, make
+from trainer.poolings import row_width
 from trainer.task import Task
+from trainer.token_shelf import require_tokens
 
 
 def objective_kind(params: TrainParams, task: Task) -> Kind:
@@ -33,18 +38,41 @@ def objective_of(params: TrainParams, name: str, task: Task) -> Objective:
 
 
 def head_of(
-    params: TrainParams, name: str, task: Task, objective: Objective, options: dict[str, Any] | None = None
+    params: TrainParams, name: str, task: Task, objective: Objective, seed: int, options: dict[str, Any] | None = None
 ) -> Head:
-    """An untrained head with the objective's outputs; of two texts, unless it is for their vectors.
+    """An untrained head, drawn by `seed`, with the objective's outputs; of two texts, unless it is for their vectors.
 
     With `options` instead of those that the parameters give it. Raises `UserError` as `build_head` does.
     """
-    pca = params.recipe_of(name).pca
-    return build_head(
-        name,
-        params.head_options(name) if options is None else options,
-        layers=len(task.cache.layers),
-        dim=task.cache.dim if pca is None else pca,
-        out=objective.out,
-        pair_width=(params.embedding or 0) if task.pairs and not objective.embeds else None,
-    )
+    pca, tokens = params.recipe_of(name).pca, params.tokens_of(name)
+    if tokens is not None:
+        tokens = tokens.model_copy(update={"layers": token_layers(name, tokens, task.cache)})
+    with seeded(seed):
+        return build_head(
+            name,
+            params.head_options(name) if options is None else options,
+            layers=len(task.cache.layers),
+            dim=row_width(task.cache, params.pooling_of(name)) if pca is None else pca,
+            out=objective.out,
+            pair_width=(params.embedding or 0) if task.pairs and not objective.embeds else None,
+            tokens=tokens,
+        )
+
+
+def token_layers(name: str, options: TokenOptions, cache: Cache) -> list[int]:
+    """The layers whose tokens head `name` may read: those that it names, or all whose token states are kept.
+
+    Raises `UserError` for a cache without token states, and for a layer whose are not kept.
+    """
+    require_tokens(cache)
+    if options.layers is None:
+        return list(cache.token_layers)
+    layers = [layer_index(name, layer, len(cache.layers)) for layer in options.layers]
+    if missing := [layer for layer in layers if layer not in cache.token_layers]:
+        raise UserError(
+            f"head '{name}', tokens.layers",
+            expected=f"layers whose token states the cache keeps: {', '.join(map(str, cache.token_layers))}",
+            found=", ".join(map(str, missing)),
+            next_step="name some of these, or keep that layer in extract.token_states",
+        )
+    return layers

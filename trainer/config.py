@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from ilse.params import Section
-from trainer.heads import HEADS
+from pipeline.store import POOLINGS, Pooling
+from trainer.heads import HEADS, TokenOptions
 from trainer.objectives import Kind, SimilarityLoss
+from trainer.poolings import TOKENS, Poolings
 from trainer.treatment import TreatmentOptions
 
 PAPER: dict[str, Any] = {
     "epochs": 50,
     "optimizer": "adam",
+    "refit": False,
     "weight_decay": 1e-4,
     "schedule": "plateau",
     "label_smoothing": 0.0,
@@ -23,6 +26,9 @@ PAPER: dict[str, Any] = {
     "similarity_loss": "mse",
 }
 """ILSE's published training (arXiv 2603.22665, its code): what it does otherwise than our defaults."""
+OF_TOKENS: dict[str, Any] = {"epochs": 12, "learning_rate": 2e-3}
+"""What a head that reads tokens does otherwise by default: every example shows it some twenty times as much as a row,
+and it learns the words of the training texts by heart after some ten passes."""
 
 
 class Recipe(TreatmentOptions):
@@ -32,12 +38,28 @@ class Recipe(TreatmentOptions):
         "default", description="Values of the keys that are not given: ours, or those of ILSE's published code."
     )
     epochs: int = Field(30, ge=1, description="Passes over the training examples; the best one on validation is kept.")
+    least_steps: int = Field(
+        0, ge=0, description="With few rows so many more epochs that there are so many steps; 500 is enough for most."
+    )
     patience: int | None = Field(
         None, ge=1, description="Stop after so many epochs without a better one on validation; unset: run all."
     )
     batch_size: int = Field(64, ge=1, description="Examples of a step.")
-    optimizer: Literal["adamw", "adam"] = Field(
-        "adamw", description="AdamW decays weights apart from the gradient, Adam as a part of it (L2)."
+    optimizer: Literal["auto", "lbfgs", "adamw", "adam"] = Field(
+        "adamw",
+        description="AdamW decays weights apart from the gradient, Adam as a part of it (L2). `lbfgs` solves a linear "
+        "head to its optimum, for which `penalty`, `refit`, `label_smoothing` and `imbalance` alone count; `auto` "
+        "solves linear heads and takes `adamw` for the others.",
+    )
+    penalty: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
+        "auto",
+        description="Of a solved head, ½ penalty · |weights|² beside the sum of the losses: 1 / C of scikit-learn. "
+        "`auto`: the best on validation, or by five folds of all labelled rows where validation has fewer than 500.",
+    )
+    refit: Literal["auto"] | bool = Field(
+        "auto",
+        description="A solved head is solved on training and validation rows together once its penalty is chosen; "
+        "`auto`: where validation has fewer than 500 rows.",
     )
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(1e-2, ge=0, description="Weight decay.")
@@ -67,6 +89,10 @@ class Recipe(TreatmentOptions):
             return {**PAPER, **given}
         return given
 
+    def for_batches(self, batches: int) -> Recipe:
+        """The same, with the epochs that `least_steps` asks for."""
+        return self.model_copy(update={"epochs": max(self.epochs, -(-self.least_steps // batches))})
+
     def treatment(self) -> TreatmentOptions:
         """What is done to the rows first."""
         return TreatmentOptions.model_validate({name: getattr(self, name) for name in TreatmentOptions.model_fields})
@@ -76,8 +102,18 @@ if TYPE_CHECKING:
     HeadSections = Section
 else:
     _RECIPE = (Recipe, Field(Recipe(), description="What this head trains otherwise than `train.recipe`."))
+    _TOKENS = (
+        TokenOptions | None,
+        Field(
+            None,
+            description="Reads the states of tokens by these options, from a cache that keeps them (`{}` for the "
+            "defaults); null: pooled rows.",
+        ),
+    )
     _OF_HEAD = {
-        name: create_model(f"Train{name.title()}", __base__=kind.options, __doc__=kind.options.__doc__, recipe=_RECIPE)
+        name: create_model(
+            f"Train{name.title()}", __base__=kind.options, __doc__=kind.options.__doc__, tokens=_TOKENS, recipe=_RECIPE
+        )
         for name, kind in HEADS.items()
     }
     HeadSections = create_model(
@@ -93,6 +129,19 @@ def _known_head(name: str) -> str:
         # The message of an unknown key names the nearest one.
         raise PydanticCustomError("unknown_key", "unknown head", {"key": name, "known": list(HEADS)})
     return name
+
+
+def _known_poolings(given: Any) -> Any:
+    """One pooling by its name, also of a list of one; several in their order."""
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, list | tuple) or not names:
+        raise ValueError("the name of a pooling, or a list of several")
+    for name in names:
+        if name not in POOLINGS:
+            raise PydanticCustomError("unknown_key", "unknown pooling", {"key": str(name), "known": list(POOLINGS)})
+    if len({*names}) < len(names):
+        raise ValueError("each pooling once")
+    return names[0] if len(names) == 1 else tuple(names)
 
 
 class TrainParams(Section):
@@ -123,7 +172,13 @@ class TrainParams(Section):
         None, gt=0, le=1, description="Or train on this share of all examples, drawn by the seed; 0 to 1."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
-    pooling: Literal["mean"] = Field("mean", description="Which pooled array of the cache is read.")
+    pooling: Annotated[
+        Pooling | Annotated[tuple[Pooling, ...], Field(min_length=1)], BeforeValidator(_known_poolings)
+    ] = Field(
+        "mean",
+        description="Which pooled rows of the cache are read; of several, as `[mean, max]`, a layer's stand side by "
+        "side, and a head sees them as one wider layer.",
+    )
     memory_budget: float | None = Field(
         None, gt=0, description="GB for rows; more of them are read as they are used. Unset: half of the free memory."
     )
@@ -139,14 +194,29 @@ class TrainParams(Section):
         return self
 
     def head_options(self, name: str) -> dict[str, Any]:
-        """The options of one head, without its recipe."""
+        """The options of one head, without its recipe and how it reads tokens."""
         section: Section = getattr(self.options, name)
-        return section.model_dump(exclude={"recipe"})
+        return section.model_dump(exclude={"recipe", "tokens"})
+
+    def tokens_of(self, name: str) -> TokenOptions | None:
+        """How a head reads tokens; None for one that reads pooled rows."""
+        found: TokenOptions | None = getattr(self.options, name).tokens
+        return found
+
+    def pooling_of(self, name: str) -> Poolings:
+        """What of the cache a head reads: `pooling`, or `TOKENS`."""
+        return self.pooling if self.tokens_of(name) is None else TOKENS
 
     def recipe_of(self, name: str) -> Recipe:
-        """The shared recipe with this head's differences; a preset of its own takes the place of the shared recipe."""
+        """The shared recipe with this head's differences; a preset of its own takes the place of the shared recipe.
+
+        Of a head that reads tokens some defaults are others (`OF_TOKENS`); what either recipe says is as it says.
+        """
         differences = getattr(self.options, name).recipe.model_dump(exclude_unset=True)
         shared = {} if "preset" in differences else self.recipe.model_dump()
+        if self.tokens_of(name) is not None and differences.get("preset", self.recipe.preset) == "default":
+            said = set() if "preset" in differences else self.recipe.model_fields_set
+            shared |= {key: value for key, value in OF_TOKENS.items() if key not in said}
         return Recipe.model_validate(shared | differences)
 
     def recipes_of(self, name: str) -> list[Recipe]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -11,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ilse.files import replacing_folder, write_json
+from ilse.files import replacing_folder, require_ours, write_json
+from ilse.ours import HEADS
 from ilse.tables import TRAIN, VALIDATION
+from ilse.terminal import say
 from pipeline.store import open_cache
 from trainer.answers import Answers, AnswersFacts, save_answers, texts_digest
 from trainer.assembly import objective_kind
@@ -21,9 +22,14 @@ from trainer.controls import ControlKind, Fitted, Given, control_kind, of_cache,
 from trainer.controls.config import ControlParams
 from trainer.controls.judge import judged
 from trainer.inputs import drawn_of, draws_all
+from trainer.memory import require_room_for_answers
 from trainer.objectives import Objective, make
+from trainer.progress import unfinished
 from trainer.rows import Rows
 from trainer.task import Task, open_task
+
+IN_DOUBLE = 4
+"""Sets of answers that judging them holds: those of validation in double precision, and their logarithms."""
 
 
 def control(
@@ -42,23 +48,26 @@ def control(
     control that there is not, an objective that it cannot answer, and for what `open_cache`, `open_task` and its own
     reading refuse; the old answers then stay.
     """
+    require_ours(models / name, HEADS, "--models")
     kind = of_cache(name, params.caches[name], examples) if name in params.caches else control_kind(name)
     task = open_task(open_cache(cache), examples)
+    require_room_for_answers(task.rows(VALIDATION) + len(task.unlabelled_ids()), len(task.labels), IN_DOUBLE)
     asked = objective_kind(training, task)
     refuse_unless_answered(kind, asked, task.pairs)
     fit = kind.prepare(Given(task, texts, training, tuple(params.grid), asked))
     all_facts = []
-    with replacing_folder(models / name) as folder:
-        for seed in range(_seeds(kind, params, training)):
-            objective = _learned(task, training, seed)
-            started = time.perf_counter()
-            fitted = fit(objective, seed)
-            facts = _facts(kind, task, objective, fitted, seed, time.perf_counter() - started)
-            save_answers(folder / f"seed-{seed}", Answers(facts, fitted.test), task.unlabelled_ids())
-            all_facts.append(facts)
-            line = f"validation {objective.metric} {facts.val_score:.4f}, {facts.train_seconds:.1f} s"
-            print(f"{name} seed {seed}: {line}", file=sys.stderr, flush=True)
-    return _write_figures(name, objective.metric, all_facts, results)
+    with unfinished(models, name):
+        with replacing_folder(models / name, HEADS, "--models") as folder:
+            for seed in range(_seeds(kind, params, training)):
+                objective = _learned(task, training, seed)
+                started = time.perf_counter()
+                fitted = fit(objective, seed)
+                facts = _facts(kind, task, objective, fitted, seed, time.perf_counter() - started)
+                save_answers(folder / f"seed-{seed}", Answers(facts, fitted.test), task.unlabelled_ids())
+                all_facts.append(facts)
+                line = f"validation {objective.metric} {facts.val_score:.4f}, {facts.train_seconds:.1f} s"
+                say(f"{name} seed {seed}: {line}")
+        return _write_figures(name, objective.metric, all_facts, results)
 
 
 def _seeds(kind: ControlKind, params: ControlParams, training: TrainParams) -> int:

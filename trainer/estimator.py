@@ -24,12 +24,15 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from ilse.errors import UserError
+from ilse.label_order import in_order
 from ilse.params import validate
 from pipeline.store import Cache, open_cache
+from trainer.apart import seeded
 from trainer.config import Recipe
 from trainer.fit import fit
 from trainer.heads import Head, build_head
 from trainer.objectives import make
+from trainer.poolings import Poolings
 from trainer.rows import Rows
 from trainer.stored import gather
 from trainer.treatment import Treatment
@@ -53,7 +56,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         Layers in a row of an X with two axes, [rows, layers · dim]; one without it. X may have three, [rows, layers,
         dim], as the cache has them.
     objective
-        `multi_class`, or `ordinal` for labels whose sorted order means something.
+        `multi_class`, or `ordinal` for labels whose sorted order means something; numbers are sorted by value, though
+        they be strings.
     validation_fraction
         Share of every label's rows that chooses the best epoch and is not trained on; of each label at least one row
         is trained on. With none for it, as with 0, the training rows choose.
@@ -103,16 +107,24 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: Any, y: Any) -> HeadClassifier:
         """Trains on X [rows, layers, dim] or [rows, layers · dim] with labels y [rows]."""
         recipe = validate("recipe", Recipe, self.recipe or {}, where="HeadClassifier")
+        if "tokens" in (self.options or {}):
+            raise UserError(
+                f"HeadClassifier, head '{self.head}'",
+                expected="options of a head that reads rows, which X has",
+                found="'tokens'",
+                next_step="train heads that read tokens by 'ilse train' or trainer.fit",
+            )
         flat, layers = self._flat(X, self.layers)
         flat, y = validate_data(self, flat, y, dtype=np.float32)
         check_classification_targets(y)
         rows = _layered(flat, layers)
         self.n_layers_ = rows.shape[1]
         self.classes_, indices = np.unique(y, return_inverse=True)
+        if self.objective == "ordinal":
+            self.classes_, indices = _by_value(self.classes_, indices)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         held_back = _held_back(indices, self.validation_fraction, seed)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             self._fit(rows, torch.from_numpy(indices), torch.from_numpy(held_back), recipe, seed)
         return self
 
@@ -141,9 +153,10 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         )
         reads = head.layers_read
         rows = rows[:, list(reads)]
-        chooses = held_back if held_back.any() else ~held_back
         treatment = Treatment(recipe.treatment(), len(reads), dim).fit(rows[~held_back])
-        train, validation = (Rows(treatment(rows[part]), y[part], []) for part in (~held_back, chooses))
+        train, validation = (Rows(treatment(rows[part]), y[part], []) for part in (~held_back, held_back))
+        if not held_back.any():
+            validation = train
         result = fit(head, train, validation, objective, recipe, seed, self.device)
         self.head_: Head = result.head
         self.treatment_ = treatment.of_layers([reads.index(layer) for layer in result.head.layers_read])
@@ -159,10 +172,19 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         return np.asarray(X).reshape(len(X), -1), X.shape[1]
 
 
+def _by_value(classes: npt.NDArray[Any], indices: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Strings that are numbers in the order of their values, and where each row's label then stands."""
+    if not all(isinstance(label, str) for label in classes.tolist()):
+        return classes, indices
+    place = {name: index for index, name in enumerate(in_order(classes.tolist()))}
+    moved = np.array([place[name] for name in classes.tolist()])
+    return classes[np.argsort(moved)], moved[indices]
+
+
 def rows_of(
-    cache: Cache | str | Path, text_ids: Iterable[str], layers: Sequence[int] | None = None, pooling: str = "mean"
+    cache: Cache | str | Path, text_ids: Iterable[str], layers: Sequence[int] | None = None, pooling: Poolings = "mean"
 ) -> npt.NDArray[np.float32]:
-    """X of these texts, [texts, layers, dim], in their order.
+    """X of these texts, [texts, layers, dim], in their order; of several poolings [texts, layers, poolings · dim].
 
     `text_ids` are such as the column of `examples.parquet`; `layers` are places among the cache's, all without them.
     Raises `UserError` for a text that the cache does not hold, and as `open_cache` does.

@@ -12,20 +12,24 @@ import polars as pl
 from jaxtyping import Float
 from torch import Tensor
 
-from ilse.files import replacing, replacing_folder, write_json, write_text
+from ilse.files import require_ours, write_json, write_text
+from ilse.ours import PREDICTIONS
 from ilse.tables import TEST, TRAIN, VALIDATION
 from pipeline.store import open_cache
 from trainer.answers import Answers
 from trainer.artifact import TrainedHead
-from trainer.heads import Exits
+from trainer.heads import Exits, TokenHead
 from trainer.heads.leaving import tradeoff, tradeoffs
 from trainer.leaderboard import BASELINE, Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
 from trainer.memory import memory_budget as bytes_for_rows
+from trainer.memory import require_room_for_answers
 from trainer.objectives import Objective
+from trainer.poolings import Poolings
 from trainer.rows import Examples, told_of_all
 from trainer.seeds import load_seeds, require_a_head, shared_objective
 from trainer.significance import calibration_table, class_table, comparison
 from trainer.task import Task, open_task
+from trainer.together import together
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ def evaluate(
 ) -> pl.DataFrame:
     """Scores every seed of every head and control on the test split, writes `results/` and returns the leaderboard.
 
+    All tables are written, or none.
+
     `names` are folders of `models`: heads, and answers that something else gave (`trainer.answers`), the controls. One
     head there must be, since one is chosen. Differences are to `baseline` (`last` where it is named, if none is given)
     and to the chosen head; `paired_seeds` says that a seed drew the same training examples for every head. Rows beyond
@@ -61,13 +67,16 @@ def evaluate(
     Raises `UserError` for a head that is missing, or was trained on another capture, on other labels or for another
     objective, for answers that `load_answers` refuses, and for a baseline that is not named.
     """
+    require_ours(results / "predictions", PREDICTIONS, "--results")
     task = open_task(open_cache(cache), examples)
+    require_room_for_answers(task.rows(TEST), len(task.labels), len(names))
     trained = {name: load_seeds(models / name, task) for name in names}
+    require_room_for_answers(task.rows(TEST), len(task.labels), sum(map(len, trained.values())))
     require_a_head(models, trained)
     objective = shared_objective(models, trained, task)
     # Most heads read all layers: the last rows are kept for the next head.
     budget = bytes_for_rows(memory_budget)
-    held_out = lru_cache(maxsize=1)(lambda layers, pooling: _rows(task, layers, pooling, budget))
+    held_out = lru_cache(maxsize=1)(lambda layers, poolings: _rows(task, layers, poolings, budget))
     predictions = [
         _judge(name, one, task.held_out_targets()) if isinstance(one, Answers) else _predict(name, one, held_out)
         for name, seeds in trained.items()
@@ -76,23 +85,24 @@ def evaluate(
     runs = [prediction.run for prediction in predictions]
     table = leaderboard(runs)
     counts = {f"{split}_rows": task.rows(split) for split in (TRAIN, VALIDATION, TEST)}
-    _write_tables(results, table, runs, objective, task.labels, counts)
-    with replacing_folder(results / "predictions") as folder:
+    chosen = table.filter("chosen")["head"].item()
+    first = baseline or (BASELINE if BASELINE in names else chosen)
+    with together(results) as folder:
+        _write_tables(folder, table, runs, objective, task.labels, counts)
+        (folder / "predictions").mkdir()
         for name in names:
             of_head = [prediction for prediction in predictions if prediction.run.head == name]
-            _predictions_table(of_head, task.unlabelled_ids()).write_parquet(folder / f"{name}.parquet")
-    chosen = table.filter("chosen")["head"].item()
-    _write_exits(results, predictions)
-    _write_confusion(results, [p for p in predictions if p.run.head == chosen])
-    first = baseline or (BASELINE if BASELINE in names else chosen)
-    _write_significance(results, objective, predictions, list(dict.fromkeys([first, chosen])), paired_seeds)
+            _predictions_table(of_head, task.unlabelled_ids()).write_parquet(folder / "predictions" / f"{name}.parquet")
+        _write_exits(folder, predictions)
+        _write_confusion(folder, [p for p in predictions if p.run.head == chosen])
+        _write_significance(folder, objective, predictions, list(dict.fromkeys([first, chosen])), paired_seeds)
     return table
 
 
-def _rows(task: Task, layers: tuple[int, ...], pooling: str, budget: int) -> Examples:
-    if task.texts(TEST) * len(layers) * task.cache.dim * 4 <= budget:
-        return task.held_out(layers, pooling)
-    return task.held_out_streamed(layers, pooling, memory_budget=budget)
+def _rows(task: Task, layers: tuple[int, ...], poolings: Poolings, budget: int) -> Examples:
+    if task.bytes(TEST, len(layers), poolings) <= budget:
+        return task.held_out(layers, poolings)
+    return task.held_out_streamed(layers, poolings, memory_budget=budget)
 
 
 def _judge(name: str, answers: Answers, y: Tensor) -> Prediction:
@@ -100,7 +110,7 @@ def _judge(name: str, answers: Answers, y: Tensor) -> Prediction:
     return Prediction(Run.of_answers(name, answers, figures), answers.objective, answers.predicted, y, [])
 
 
-def _predict(name: str, trained: TrainedHead, held_out: Callable[[tuple[int, ...], str], Examples]) -> Prediction:
+def _predict(name: str, trained: TrainedHead, held_out: Callable[[tuple[int, ...], Poolings], Examples]) -> Prediction:
     rows = held_out(trained.head.layers_read, trained.facts.pooling)
     predicted = told_of_all(rows, lambda x: trained.objective.predict(trained(x)))
     figures = trained.objective.figures(predicted, rows.y)
@@ -110,18 +120,23 @@ def _predict(name: str, trained: TrainedHead, held_out: Callable[[tuple[int, ...
 
 def _exits(trained: TrainedHead, rows: Examples) -> list[dict[str, Any]]:
     """Of a head with exits: accuracy and depth of every threshold, and (`chosen`) of its own."""
-    head = trained.head
-    if not isinstance(head, Exits):
+    head, layers = trained.head, trained.head.layers_read
+    exits = head.inner if isinstance(head, TokenHead) else head
+    if not isinstance(exits, Exits):
         return []
-    logits = told_of_all(rows, lambda x: head.every(trained.treatment(x)))
-    kind, layers = head.spec.options.sureness, head.layers_read
-    own = tradeoff(logits, rows.y, kind, layers, float(head.threshold))
+
+    def every(x: Any) -> Tensor:
+        treated = trained.treated(x)
+        return exits.every(head.pooled(treated) if isinstance(head, TokenHead) else treated)
+
+    logits, kind = told_of_all(rows, every), exits.spec.options.sureness
+    own = tradeoff(logits, rows.y, kind, layers, float(exits.threshold))
     curve = tradeoffs(logits, rows.y, kind, layers)
     return [asdict(point) | {"chosen": point is own} for point in (*curve, own)]
 
 
 def _write_tables(
-    results: Path,
+    folder: Path,
     table: pl.DataFrame,
     runs: list[Run],
     objective: Objective,
@@ -135,10 +150,9 @@ def _write_tables(
         "weights.csv": weight_table(runs),
     }
     for name, frame in tables.items():
-        with replacing(results / name) as file:
-            frame.write_csv(file, float_precision=6)
-    write_text(results / "leaderboard.txt", as_text(table, objective.metric) + "\n")
-    write_json(results / "metrics.json", metrics(table, objective, labels, counts))
+        frame.write_csv(folder / name, float_precision=6)
+    write_text(folder / "leaderboard.txt", as_text(table, objective.metric) + "\n")
+    write_json(folder / "metrics.json", metrics(table, objective, labels, counts))
 
 
 def _predictions_table(predictions: list[Prediction], ids: pl.DataFrame) -> pl.DataFrame:
@@ -152,7 +166,7 @@ def _predictions_table(predictions: list[Prediction], ids: pl.DataFrame) -> pl.D
 
 
 def _write_significance(
-    results: Path, objective: Objective, predictions: list[Prediction], baselines: list[str], paired_seeds: bool
+    folder: Path, objective: Objective, predictions: list[Prediction], baselines: list[str], paired_seeds: bool
 ) -> None:
     """How sure the differences to each baseline are, how far heads know when they are right, every label's figures."""
     by_head: dict[str, list[Tensor]] = {}
@@ -165,22 +179,21 @@ def _write_significance(
         "classes.csv": class_table(objective, by_head, y),
     }
     for name, frame in tables.items():
-        with replacing(results / name) as file:
-            frame.write_csv(file, float_precision=6)
+        frame.write_csv(folder / name, float_precision=6)
 
 
-def _write_exits(results: Path, predictions: list[Prediction]) -> None:
+def _write_exits(folder: Path, predictions: list[Prediction]) -> None:
     """Accuracy on the test split against mean depth, for every threshold of a head with exits; empty without one."""
     rows = [{"head": p.run.head, "seed": p.run.seed, **point} for p in predictions for point in p.exits]
     columns = {"head": pl.String, "seed": pl.Int64, "mean_layer": pl.Float64, "accuracy": pl.Float64}
-    with replacing(results / "exits.csv") as file:
-        pl.DataFrame(rows, schema=columns | {"threshold": pl.Float64, "chosen": pl.Boolean}).write_csv(file)
+    schema = columns | {"threshold": pl.Float64, "chosen": pl.Boolean}
+    pl.DataFrame(rows, schema=schema).write_csv(folder / "exits.csv")
 
 
-def _write_confusion(results: Path, predictions: list[Prediction]) -> None:
+def _write_confusion(folder: Path, predictions: list[Prediction]) -> None:
     """Labels and answers of the chosen head; empty where examples have no single label."""
     seeds = [p.objective.columns(p.predicted, p.y) for p in predictions]
     pairs = {"actual": "label", "predicted": "prediction"} if "label" in seeds[0] else {}
     table = {ours: [value for seed in seeds for value in seed[theirs]] for ours, theirs in pairs.items()}
-    with replacing(results / "confusion.csv") as file:
-        pl.DataFrame(table, schema={"actual": pl.String, "predicted": pl.String}).write_csv(file)
+    schema = {"actual": pl.String, "predicted": pl.String}
+    pl.DataFrame(table, schema=schema).write_csv(folder / "confusion.csv")

@@ -10,6 +10,14 @@ NAMES = {
     "spearman": "Spearman's ρ",
 }
 """By an objective's `metric`, as they stand within a sentence."""
+BOUNDS = {
+    "accuracy": (0.0, 1.0),
+    "f1_micro": (0.0, 1.0),
+    "kappa": (-1.0, 1.0),
+    "r2": (float("-inf"), 1.0),
+    "spearman": (-1.0, 1.0),
+}
+"""The least and the most that each can be."""
 
 
 def upfirst(text: str) -> str:

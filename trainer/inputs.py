@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import torch
@@ -11,28 +10,39 @@ from torch import Tensor
 
 from ilse.errors import UserError
 from ilse.tables import TRAIN, VALIDATION
+from ilse.terminal import say
 from trainer.config import TrainParams
 from trainer.memory import memory_budget
+from trainer.poolings import TOKENS, Poolings, row_width
 from trainer.rows import Examples, PairRows, Rows
 from trainer.stream import StreamedRows
 from trainer.subset import draw_share, draw_shots
-from trainer.task import Task
+from trainer.task import InMemory, Streamed, Task
+from trainer.token_rows import of_statistics
 from trainer.treatment import Treatment, TreatmentOptions
 
 TREATED_ROWS = 256
 """Examples that are treated at a time."""
-InMemory = Rows | PairRows
 
 
 class Inputs:
     """Treated rows of both splits: the same for every seed, or a smaller training set that the seed draws."""
 
-    def __init__(self, task: Task, params: TrainParams, options: TreatmentOptions, reads: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        params: TrainParams,
+        options: TreatmentOptions,
+        reads: tuple[int, ...],
+        poolings: Poolings | None = None,
+    ) -> None:
+        """`poolings` are those of `params` where none are given; for `TOKENS`, tokens take the place of rows."""
         self._task, self._params = task, params
-        self._treatment = Treatment(options, len(reads), task.cache.dim)
-        self._train, self._validation = _splits(task, params, reads)
+        poolings = params.pooling if poolings is None else poolings
+        self._treatment = Treatment(options, len(reads), row_width(task.cache, poolings))
+        self._train, self._validation = _splits(task, params, reads, poolings)
         if self._is_whole:
-            self._treatment.fit_chunks(lambda: (x for x, _ in self._train.chunks(TREATED_ROWS)))
+            self._fit(self._train)
             self._train, self._validation = self._treated(self._train), self._treated(self._validation)
 
     def of_seed(self, seed: int) -> tuple[Treatment, Examples, Examples]:
@@ -40,9 +50,9 @@ class Inputs:
         if self._is_whole:
             return self._treatment, self._train, self._validation
         drawn = self._train.take(drawn_of(self._task, self._params, seed))
-        self._treatment.fit(drawn.x)
+        self._fit(drawn)
         validation = self._validation
-        if not isinstance(validation, StreamedRows):
+        if isinstance(validation, Rows | PairRows):
             validation = replace(validation, x=validation.x.clone())  # treating works in place
         return self._treatment, self._treated(drawn), self._treated(validation)
 
@@ -50,9 +60,15 @@ class Inputs:
     def _is_whole(self) -> bool:
         return draws_all(self._params)
 
-    def _treated(self, rows: InMemory | StreamedRows) -> InMemory | StreamedRows:
+    def _fit(self, rows: InMemory | Streamed) -> None:
+        if isinstance(rows, Rows | PairRows | StreamedRows):
+            self._treatment.fit_chunks(lambda: (x for x, _ in rows.chunks(TREATED_ROWS)))
+        else:
+            self._treatment.fit_chunks(lambda: of_statistics(rows.chunks(TREATED_ROWS)))
+
+    def _treated(self, rows: InMemory | Streamed) -> InMemory | Streamed:
         """Treats rows once and not once a batch, in place, because a second copy might not fit; or as they are read."""
-        if isinstance(rows, StreamedRows):
+        if not isinstance(rows, Rows | PairRows):
             return rows.treated(self._treatment.in_place)
         x = rows.x[..., : self._treatment.width]
         for place in range(0, len(x), TREATED_ROWS):
@@ -85,15 +101,16 @@ def drawn_of(task: Task, params: TrainParams, seed: int) -> Int[Tensor, " chosen
 
 
 def _splits(
-    task: Task, params: TrainParams, reads: tuple[int, ...]
-) -> tuple[InMemory | StreamedRows, InMemory | StreamedRows]:
+    task: Task, params: TrainParams, reads: tuple[int, ...], poolings: Poolings
+) -> tuple[InMemory | Streamed, InMemory | Streamed]:
     """Training and validation rows: in memory where both fit the budget, else read as they are used."""
     budget = memory_budget(params.memory_budget)
-    need = (task.texts(TRAIN) + task.texts(VALIDATION)) * len(reads) * task.cache.dim * 4
+    need = sum(task.bytes(split, len(reads), poolings) for split in (TRAIN, VALIDATION))
     if need <= budget:
-        in_memory = (task.training_split(split, reads, params.pooling) for split in (TRAIN, VALIDATION))
+        in_memory = (task.training_split(split, reads, poolings) for split in (TRAIN, VALIDATION))
         return next(in_memory), next(in_memory)
-    line = f"{need / 1e9:.3g} GB of rows, {budget / 1e9:.3g} GB for them: they are read from the cache every epoch"
-    print(line, file=sys.stderr, flush=True)
-    streamed = (task.streamed_split(s, reads, params.pooling, memory_budget=budget) for s in (TRAIN, VALIDATION))
+    what = "token states" if poolings == TOKENS else "rows"
+    line = f"{need / 1e9:.3g} GB of {what}, {budget / 1e9:.3g} GB for them: they are read from the cache every epoch"
+    say(line)
+    streamed = (task.streamed_split(s, reads, poolings, memory_budget=budget) for s in (TRAIN, VALIDATION))
     return next(streamed), next(streamed)

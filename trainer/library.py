@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ilse.destinations import require_writable
 from ilse.errors import UserError
 from ilse.files import replacing_folder
+from ilse.ours import HEAD
 from ilse.params import validate
 from ilse.tables import CACHE_FOLDER, EXAMPLES_FILE
 from pipeline.store import open_cache
@@ -63,9 +65,11 @@ def fit(
         raise UserError("fit()", expected="a head and a seed", found=f"'{key}'", next_step="call it for each of them")
     own = {"heads": [head], "seeds": 1, "recipe": dict(recipe or {}), "options": {head: dict(options or {})}}
     params = validate("train", TrainParams, {**others, **own}, where="fit()")
+    if out is not None:
+        require_writable(Path(out), HEAD, "out")
     task = open_task(open_cache(Path(data) / CACHE_FOLDER), Path(data) / EXAMPLES_FILE)
     _, trained = HeadTrainer(task, params, head).of_seed(seed)
     if out is not None:
-        with replacing_folder(Path(out)) as folder:
+        with replacing_folder(Path(out), HEAD, "out") as folder:
             save_head(folder, trained)
     return trained.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -40,7 +41,7 @@ def validate(
 
 @torch.no_grad()
 def measured(
-    outputs: Callable[[Tensor], Tensor], head: Head, objective: Objective, rows: Examples
+    outputs: Callable[[Any], Tensor], head: Head, objective: Objective, rows: Examples
 ) -> tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]:
     """The same of whatever `outputs` makes of a batch of rows."""
     device = next(head.parameters()).device

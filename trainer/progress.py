@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ilse.files import replacing
+from ilse.holding import empty, hold_folder
 from trainer.config import TrainParams
 from trainer.task import Task
 
+UNFINISHED = ".unfinished"
+"""Folder beside the heads' own for fits that were cut short."""
 SAVE_SECONDS = 10.0
 """Least time between two writes: what a killed fit computes again."""
 LOOP = 2
@@ -53,10 +58,10 @@ class Progress:
         try:
             with safe_open(self.path, "pt") as file:
                 facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-                if facts.pop("key", None) != self.key:
+                if not isinstance(facts, dict) or facts.pop("key", None) != self.key:
                     return None
                 return State({name: file.get_tensor(name) for name in file.keys()}, facts)  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError):
+        except (OSError, SafetensorError, ValueError, RecursionError):
             return None  # it costs time, and no result
 
     def offer(self, state: State, finished: bool) -> None:
@@ -66,6 +71,22 @@ class Progress:
             with replacing(self.path) as file:
                 save_file({name: value.contiguous() for name, value in state.tensors.items()}, file, {"facts": facts})
             self._saved = time.monotonic()
+
+
+@contextmanager
+def unfinished(models: Path, name: str) -> Iterator[Path]:
+    """The folder of fits of `models/name` that were cut short; it goes when the block ends well.
+
+    Raises `UserError` while another process has it, and so trains or fits under the same name.
+    """
+    folder = models / UNFINISHED / name
+    try:
+        with hold_folder(folder, f"training of {models / name}"):
+            yield folder
+            empty(folder)
+    finally:
+        with suppress(OSError):  # another head's may be in it
+            folder.parent.rmdir()
 
 
 def fit_key(task: Task, params: TrainParams, own: dict[str, Any]) -> str:

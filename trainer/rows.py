@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Batch = tuple[Tensor, Tensor]
-"""x [batch, layers, dim] and y [batch, ...]; of pairs x [2·batch, layers, dim]."""
+Batch = tuple[Any, Tensor]
+"""x [batch, layers, dim], or `Tokens` of so many texts, and y [batch, ...]; of pairs x has 2·batch texts."""
 
 
 @runtime_checkable
@@ -121,10 +121,22 @@ class PairRows:
         return IndexBatches(self, batch_size, seed, balanced)
 
 
+@runtime_checkable
+class Indexed(Protocol):
+    """Examples in memory: those at any positions may be had at once."""
+
+    @property
+    def y(self) -> Tensor:
+        """Targets."""
+
+    def batch(self, chosen: Int[Tensor, " chosen"]) -> Batch:
+        """The examples at these positions."""
+
+
 class IndexBatches:
     """Shuffled batches of rows that are in memory: a batch is an index."""
 
-    def __init__(self, rows: Rows | PairRows, batch_size: int, seed: int, balanced: bool = False) -> None:
+    def __init__(self, rows: Indexed, batch_size: int, seed: int, balanced: bool = False) -> None:
         self._rows = rows
         self._batch_size = batch_size
         self._balanced = balanced
@@ -148,9 +160,7 @@ class IndexBatches:
 
 
 @torch.inference_mode()
-def told_of_all(
-    rows: Examples, tell: Callable[[Float[Tensor, "texts layers dim"]], Tensor], size: int = 256
-) -> Float[Tensor, "rows ..."]:
+def told_of_all(rows: Examples, tell: Callable[[Any], Tensor], size: int = 256) -> Float[Tensor, "rows ..."]:
     """What `tell` gives for every example, `size` of them at a time, in the examples' order."""
     found = torch.cat([tell(x) for x, _ in rows.chunks(size)])
     ordered = torch.empty_like(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from ilse.terminal import say
 from trainer.objectives import Objective
 from trainer.objectives.labelled import SingleLabel
 from trainer.statistics import compare_accuracy, compare_figure, per_class, reliability
@@ -39,7 +39,7 @@ def comparison(
     targets = y.numpy()
     for name in [name for name, seeds in stacked.items() if not np.isfinite([figure(s, targets) for s in seeds]).all()]:
         if name not in baselines:  # of which the error tells more
-            print(f"{name}: no {objective.metric}, its predictions are all the same; not compared", file=sys.stderr)
+            say(f"{name}: no {objective.metric}, its predictions are all the same; not compared")
             del stacked[name]
     return compare_figure(stacked, targets, figure, baselines, right, paired_seeds=paired_seeds)
 

@@ -11,23 +11,25 @@ they: `benchmarks/training.py` says how much.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import cycle, zip_longest
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ilse.errors import UserError
 from pipeline.store import Cache
+from trainer.poolings import Poolings
+from trainer.ragged import Tokens, joined
 from trainer.rows import Batch, Rows
 from trainer.stored import Room, gather, shard_room
-
-Treat = Callable[[Float[Tensor, "rows layers dim"]], Float[Tensor, "rows layers width"]]
+from trainer.treatment import Treat
 
 BLOCKS = 2
 """Parts of the budget, each for a block: one that is trained on, and one that is read."""
@@ -56,7 +58,7 @@ class StreamedRows:
 
     Parameters
     ----------
-    cache, layers, pooling
+    cache, layers, poolings
         Where the rows are and which of them are read.
     places
         Row of each example in the cache, [rows].
@@ -72,7 +74,7 @@ class StreamedRows:
 
     cache: Cache
     layers: Sequence[int]
-    pooling: str
+    poolings: Poolings
     places: NDArray[np.int64]
     y: Tensor
     text_ids: list[str]
@@ -86,7 +88,7 @@ class StreamedRows:
 
     def take(self, chosen: Int[Tensor, " chosen"]) -> Rows:
         """The examples at these positions, in memory."""
-        x = gather(self.cache, self.places[chosen.numpy()], self.layers, self.pooling)
+        x = gather(self.cache, self.places[chosen.numpy()], self.layers, self.poolings)
         ids = [self.text_ids[place] for place in chosen.tolist()]
         return Rows(x if self.treat is None else self.treat(x), self.y[chosen], ids)
 
@@ -132,18 +134,56 @@ class StreamedRows:
 
     def room(self, shards: int) -> Room:
         """Memory for so many shards."""
-        return Room.of(self.cache, self.layers, self.pooling, shards)
+        return Room.of(self.cache, self.layers, self.poolings, shards)
+
+
+@runtime_checkable
+class ReadBlock(Protocol):
+    """Some shards in memory."""
+
+    @property
+    def y(self) -> Tensor:
+        """Targets of the examples."""
+
+    def batch(self, chosen: Any) -> Batch:
+        """The examples at these positions."""
+
+
+@runtime_checkable
+class InBlocks(Protocol):
+    """Examples that are read in blocks of shards: `StreamedRows` and what is like them."""
+
+    @property
+    def y(self) -> Tensor:
+        """Targets."""
+
+    @property
+    def block_shards(self) -> int:
+        """Shards of a block."""
+
+    @property
+    def ahead(self) -> bool:
+        """Whether a thread reads a block while the one before it is trained on."""
+
+    def shards(self) -> list[int]:
+        """Those that hold an example."""
+
+    def read(self, shards: Sequence[int], into: Any = None) -> ReadBlock:
+        """The examples of these shards."""
+
+    def room(self, shards: int) -> Any:
+        """Memory for so many shards, which may `announce` one."""
 
 
 class StreamedBatches:
     """Shuffled batches out of blocks; all but the last have `batch_size` rows, as in memory."""
 
-    def __init__(self, rows: StreamedRows, batch_size: int, seed: int) -> None:
+    def __init__(self, rows: InBlocks, batch_size: int, seed: int) -> None:
         self._rows = rows
         self._batch_size = batch_size
         self.generator = torch.Generator().manual_seed(seed)
         # For all epochs: the kernel takes longer to map and zero new memory than a disk's cache to fill it.
-        self._rooms: list[Room] = []
+        self._rooms: list[Any] = []
 
     def __len__(self) -> int:
         return -(-len(self._rows.y) // self._batch_size)
@@ -170,7 +210,7 @@ class StreamedBatches:
         """Frees the blocks' memory: Lightning's references to a fit outlive it."""
         self._rooms.clear()
 
-    def _blocks(self) -> Iterator[Block]:
+    def _blocks(self) -> Iterator[ReadBlock]:
         """Blocks of shards in a new order, of much the same size."""
         shards = np.array(self._rows.shards())
         order = torch.randperm(len(shards), generator=self.generator).numpy()
@@ -181,19 +221,19 @@ class StreamedBatches:
         return reading(self._rows, [block.tolist() for block in blocks], self._rooms)
 
 
-def _in_turn(rows: StreamedRows, blocks: list[list[int]], rooms: list[Room]) -> Iterator[Block]:
+def _in_turn(rows: InBlocks, blocks: list[list[int]], rooms: list[Any]) -> Iterator[ReadBlock]:
     """Each block in the same room, while the disk gets at the next one."""
     for shards, following in zip_longest(blocks, blocks[1:], fillvalue=()):
         block = rows.read(shards, rooms[0])
         for shard in following:
-            rows.cache.announce(shard, rows.layers, rows.pooling)
+            rooms[0].announce(shard)
         yield block
 
 
-def _ahead(rows: StreamedRows, blocks: list[list[int]], rooms: list[Room]) -> Iterator[Block]:
+def _ahead(rows: InBlocks, blocks: list[list[int]], rooms: list[Any]) -> Iterator[ReadBlock]:
     """Each block in the next room, while a thread reads the one after it."""
     with ThreadPoolExecutor(1) as reader:
-        coming = deque[Future[Block]]()
+        coming = deque[Future[ReadBlock]]()
         for shards, room in zip(blocks, cycle(rooms)):
             coming.append(reader.submit(rows.read, shards, room))
             if len(coming) == BLOCKS:
@@ -203,12 +243,17 @@ def _ahead(rows: StreamedRows, blocks: list[list[int]], rooms: list[Room]) -> It
 
 
 def _joined(one: Batch, other: Batch) -> Batch:
-    return torch.cat([one[0], other[0]]), torch.cat([one[1], other[1]])
+    x = joined([one[0], other[0]]) if isinstance(one[0], Tokens) else torch.cat([one[0], other[0]])
+    return x, torch.cat([one[1], other[1]])
 
 
-def shards_in(budget: int, cache: Cache, layers: int) -> int:
+def shards_in(budget: int, cache: Cache, layers: int, poolings: Poolings) -> int:
     """Shards of a block so that streaming stays within `budget` bytes; `UserError` where not even single ones do."""
-    shard = shard_room(cache, layers)
+    return fitting_shards(budget, shard_room(cache, layers, poolings))
+
+
+def fitting_shards(budget: int, shard: int) -> int:
+    """The same of shards of so many bytes at most."""
     fitting = (budget // shard - LOOSE_SHARDS) // BLOCKS
     if fitting < 1:
         least = (BLOCKS + LOOSE_SHARDS) * shard

@@ -20,15 +20,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ilse.errors import UserError
+from ilse.table_files import read_parquet
 from ilse.tables import PAIR_TEXT_ID, SPLIT, TEST, TEXT_ID, TRAIN, VALIDATION
 from pipeline.store import Cache
+from trainer.poolings import TOKENS, Poolings, row_width
 from trainer.rows import PairRows, Rows
 from trainer.stored import gather
 from trainer.stream import StreamedRows, shards_in
 from trainer.targets import Targets, refused, targets_of
+from trainer.token_rows import TokenRows
+from trainer.token_shelf import lengths_of, shelf_of, token_bytes
+from trainer.token_stream import StreamedTokens, token_shards_in
 
 ROW, PAIR_ROW = "cache_row", "pair_cache_row"
-R = TypeVar("R", bound=Rows | PairRows | StreamedRows)
+InMemory = Rows | PairRows | TokenRows
+Streamed = StreamedRows | StreamedTokens
+R = TypeVar("R", bound=InMemory | Streamed)
 
 
 class Task:
@@ -56,6 +63,12 @@ class Task:
         chosen = self._examples_of(split)
         return len(chosen) if not self.pairs else len(_distinct(chosen)[0])
 
+    def bytes(self, split: str, layers: int, poolings: Poolings) -> int:
+        """Memory that those rows take, with so many layers and these poolings; `TOKENS` are held as they are stored."""
+        if poolings == TOKENS:
+            return self._tokens(split) * token_bytes(self.cache, layers)
+        return self.texts(split) * layers * row_width(self.cache, poolings) * 4
+
     def training_ids(self, split: str) -> pl.DataFrame:
         """The texts of `train` or `validation`, in order: the columns `text_id` and, of pairs, `pair_text_id`."""
         return self._ids(_for_training(split))
@@ -64,46 +77,48 @@ class Task:
         """Their targets, as `Targets.tensor` has them, for what learns from texts and reads no rows."""
         return self.targets.tensor(self._examples_of(_for_training(split)))
 
-    def training_split(self, split: str, layers: Sequence[int] | None = None, pooling: str = "mean") -> Rows | PairRows:
+    def training_split(self, split: str, layers: Sequence[int] | None = None, poolings: Poolings = "mean") -> InMemory:
         """The examples of `train` or `validation` in memory, with the rows of the chosen `layers`."""
-        return self._load(_for_training(split), layers, pooling)
+        return self._load(_for_training(split), layers, poolings)
 
     def streamed_split(
-        self, split: str, layers: Sequence[int], pooling: str = "mean", *, memory_budget: int
-    ) -> StreamedRows:
+        self, split: str, layers: Sequence[int], poolings: Poolings = "mean", *, memory_budget: int
+    ) -> Streamed:
         """The examples of `train` or `validation`, whose rows are read as they are used.
 
         `memory_budget` is that of the blocks that they are read in, in bytes; see `trainer.stream`. Raises
         `UserError` for one that does not hold single shards.
         """
-        return self._streamed(_for_training(split), layers, pooling, memory_budget)
+        return self._streamed(_for_training(split), layers, poolings, memory_budget)
 
     def unlabelled_ids(self) -> pl.DataFrame:
         """The texts of the test examples, in order, as `training_ids` has them."""
         return self._ids(TEST)
 
-    def unlabelled(self, layers: Sequence[int] | None = None, pooling: str = "mean") -> Rows | PairRows:
+    def unlabelled(self, layers: Sequence[int] | None = None, poolings: Poolings = "mean") -> InMemory:
         """The test examples for those who answer them: their rows without targets, of which `y` [rows, 0] has none."""
-        return _without_targets(self._load(TEST, layers, pooling))
+        return _without_targets(self._load(TEST, layers, poolings))
 
-    def unlabelled_streamed(self, layers: Sequence[int], pooling: str = "mean", *, memory_budget: int) -> StreamedRows:
+    def unlabelled_streamed(
+        self, layers: Sequence[int], poolings: Poolings = "mean", *, memory_budget: int
+    ) -> Streamed:
         """The same, read as they are used; `memory_budget` as for `streamed_split`."""
-        return _without_targets(self._streamed(TEST, layers, pooling, memory_budget))
+        return _without_targets(self._streamed(TEST, layers, poolings, memory_budget))
 
-    def sample(self, split: str, texts: int, pooling: str = "mean") -> Float[torch.Tensor, "texts layers dim"]:
+    def sample(self, split: str, texts: int, poolings: Poolings = "mean") -> Float[torch.Tensor, "texts layers dim"]:
         """Rows of at most so many distinct texts of `train` or `validation`, the same ones every time."""
         chosen = self._examples_of(_for_training(split))
         places = np.unique(chosen.select(name for name in (ROW, PAIR_ROW) if name in chosen.columns).to_numpy())
         drawn = np.random.default_rng(0).permutation(places)[:texts]
-        return gather(self.cache, np.sort(drawn), None, pooling)
+        return gather(self.cache, np.sort(drawn), None, poolings)
 
-    def held_out(self, layers: Sequence[int] | None = None, pooling: str = "mean") -> Rows | PairRows:
+    def held_out(self, layers: Sequence[int] | None = None, poolings: Poolings = "mean") -> InMemory:
         """The test examples. For `trainer.evaluate` alone, once every choice has been made."""
-        return self._load(TEST, layers, pooling)
+        return self._load(TEST, layers, poolings)
 
-    def held_out_streamed(self, layers: Sequence[int], pooling: str = "mean", *, memory_budget: int) -> StreamedRows:
+    def held_out_streamed(self, layers: Sequence[int], poolings: Poolings = "mean", *, memory_budget: int) -> Streamed:
         """The same, read as they are used; `memory_budget` as for `streamed_split`."""
-        return self._streamed(TEST, layers, pooling, memory_budget)
+        return self._streamed(TEST, layers, poolings, memory_budget)
 
     def held_out_targets(self) -> Tensor:
         """The test examples' targets, for `trainer.evaluate` alone too."""
@@ -113,7 +128,13 @@ class Task:
         chosen = self._examples_of(split)
         return chosen.select(name for name in (TEXT_ID, PAIR_TEXT_ID) if name in chosen.columns)
 
-    def _streamed(self, split: str, layers: Sequence[int], pooling: str, memory_budget: int) -> StreamedRows:
+    def _tokens(self, split: str) -> int:
+        """How many tokens the distinct texts of a split have."""
+        chosen = self._examples_of(split)
+        texts = np.unique(chosen.select(name for name in (ROW, PAIR_ROW) if name in chosen.columns).to_numpy())
+        return int(lengths_of(self.cache, texts).sum())
+
+    def _streamed(self, split: str, layers: Sequence[int], poolings: Poolings, memory_budget: int) -> Streamed:
         chosen = self._examples_of(split)
         if self.pairs:
             raise UserError(
@@ -123,19 +144,34 @@ class Task:
                 next_step="raise it, or train on a cache with fewer layers",
             )
         places = chosen[ROW].to_numpy().astype(np.int64)
-        shards = shards_in(memory_budget, self.cache, len(layers))
         ids = chosen[TEXT_ID].to_list()
         y, ahead = self.targets.tensor(chosen), not self.cache.location.is_local
-        return StreamedRows(self.cache, tuple(layers), pooling, places, y, ids, shards, ahead=ahead)
+        if poolings == TOKENS:
+            lengths_of(self.cache, places)  # refuses texts without any
+            shards = token_shards_in(memory_budget, self.cache, len(layers))
+            return StreamedTokens(self.cache, tuple(layers), places, y, ids, shards, ahead=ahead)
+        shards = shards_in(memory_budget, self.cache, len(layers), poolings)
+        return StreamedRows(self.cache, tuple(layers), poolings, places, y, ids, shards, ahead=ahead)
 
-    def _load(self, split: str, layers: Sequence[int] | None, pooling: str) -> Rows | PairRows:
+    def _load(self, split: str, layers: Sequence[int] | None, poolings: Poolings) -> InMemory:
         chosen = self._examples_of(split)
+        if poolings == TOKENS:
+            return self._load_tokens(chosen, layers)
         if self.pairs:
             texts, places = _distinct(chosen)
-            x = gather(self.cache, texts, layers, pooling)
+            x = gather(self.cache, texts, layers, poolings)
             return PairRows(x, places, self.targets.tensor(chosen), chosen[TEXT_ID].to_list())
-        x = gather(self.cache, chosen[ROW].to_numpy(), layers, pooling)
+        x = gather(self.cache, chosen[ROW].to_numpy(), layers, poolings)
         return Rows(x, self.targets.tensor(chosen), chosen[TEXT_ID].to_list())
+
+    def _load_tokens(self, chosen: pl.DataFrame, layers: Sequence[int] | None) -> TokenRows:
+        if self.pairs:
+            texts, places = _distinct(chosen)
+        else:  # in the cache's order, so that shards are copied as a whole
+            texts, inverse = np.unique(chosen[ROW].to_numpy(), return_inverse=True)
+            places = torch.from_numpy(inverse)
+        shelf = shelf_of(self.cache, texts, self.cache.token_layers if layers is None else tuple(layers))
+        return TokenRows(shelf, places, self.targets.tensor(chosen), chosen[TEXT_ID].to_list())
 
     def _examples_of(self, split: str) -> pl.DataFrame:
         chosen = self._examples.filter(pl.col(SPLIT) == split)
@@ -199,7 +235,7 @@ def _read(examples: Path) -> pl.DataFrame:
             next_step="run 'ilse prepare' first, or 'dvc repro'",
         )
     try:
-        table = pl.read_parquet(examples)
+        table = read_parquet(examples)
     except pl.exceptions.PolarsError as error:
         raise refused(examples, "a Parquet table", str(error).splitlines()[0]) from error
     if missing := [name for name in (TEXT_ID, SPLIT) if name not in table.columns]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from ilse.errors import UserError
+from ilse.table_files import read_parquet
 from ilse.tables import TEXT, TEXT_ID
 
 
@@ -19,7 +20,7 @@ def texts_of(table: Path, ids: pl.DataFrame) -> list[list[str]]:
         raise _refused(table, "the table that 'ilse prepare' writes", "no such file")
     columns = f"columns {TEXT_ID}, {TEXT}"
     try:
-        texts = pl.read_parquet(table, columns=[TEXT_ID, TEXT])
+        texts = read_parquet(table, columns=[TEXT_ID, TEXT])
     except pl.exceptions.PolarsError as error:
         raise _refused(table, f"a Parquet table with {columns}", str(error).splitlines()[0]) from error
     found = [

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,9 +9,10 @@ from statistics import median
 from typing import Any
 
 import polars as pl
-import torch
 
-from ilse.files import replacing, replacing_folder, write_json
+from ilse.files import replacing, replacing_folder, require_ours, write_json
+from ilse.ours import HEADS
+from ilse.terminal import say
 from pipeline.store import open_cache
 from trainer.artifact import HeadFacts, TrainedHead, save_head
 from trainer.assembly import head_of, objective_of
@@ -23,14 +21,11 @@ from trainer.fit import Fit, fit
 from trainer.heads import Head, head_config, head_kind
 from trainer.inputs import Inputs
 from trainer.objectives import Objective
-from trainer.progress import Progress, fit_key
+from trainer.poolings import Poolings
+from trainer.progress import Progress, fit_key, unfinished
 from trainer.rows import Examples
-from trainer.stream import StreamedRows
-from trainer.task import Task, open_task
+from trainer.task import Streamed, Task, open_task
 from trainer.treatment import Treatment
-
-UNFINISHED = ".unfinished"
-"""Folder beside the heads' own for fits that were cut short; it goes when the head is done."""
 
 
 def train(
@@ -44,19 +39,16 @@ def train(
     not, and for what `open_cache`, `open_task`, `objective_of` and `fit` refuse; the old ones then stay.
     """
     head_kind(name)  # refuses a wrong name before anything is read
-    trainer = HeadTrainer(open_task(open_cache(cache), examples), params, name, _say)
+    require_ours(models / name, HEADS, "--models")
+    trainer = HeadTrainer(open_task(open_cache(cache), examples), params, name, say)
     metric, fits = trainer.objective.metric, []
-    unfinished = models / UNFINISHED / name
-    with replacing_folder(models / name) as folder:
-        for seed in range(params.seeds):
-            result, trained = trainer.of_seed(seed, unfinished)
-            save_head(folder / f"seed-{seed}", trained)
-            fits.append(result)
-    figures = _write_figures(name, metric, trained.facts.recipe["learning_rate"], fits, results)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    with contextlib.suppress(OSError):  # another head's fit may be in it
-        unfinished.parent.rmdir()
-    return figures
+    with unfinished(models, name) as kept:
+        with replacing_folder(models / name, HEADS, "--models") as folder:
+            for seed in range(params.seeds):
+                result, trained = trainer.of_seed(seed, kept)
+                save_head(folder / f"seed-{seed}", trained)
+                fits.append(result)
+        return _write_figures(name, metric, trained.facts.recipe["learning_rate"], fits, results)
 
 
 class HeadTrainer:
@@ -71,22 +63,21 @@ class HeadTrainer:
     ) -> None:
         self._task, self._params, self._name, self._say = task, params, name, say
         self._recipes, self.objective = params.recipes_of(name), objective_of(params, name, task)
-        self._reads = self._head().layers_read
-        self._inputs = Inputs(task, params, self._recipes[0].treatment(), self._reads)
+        self._reads, self._pooling = self._head(0).layers_read, params.pooling_of(name)
+        self._inputs = Inputs(task, params, self._recipes[0].treatment(), self._reads, self._pooling)
 
     def of_seed(self, seed: int, unfinished: Path | None = None) -> tuple[Fit, TrainedHead]:
         """How training went, and the head; in the folder `unfinished` a fit that is cut short is kept to go on with."""
         tried = [(recipe, *self._run(recipe, seed, unfinished)) for recipe in self._recipes]
         recipe, treatment, result = max(tried, key=lambda run: (run[2].best.val_score, -run[2].best.val_loss))
         self._recipes = [recipe]
-        facts = _facts(self._task, self._params, recipe.model_dump(), seed, self.objective, result)
+        facts = _facts(self._task, self._pooling, recipe.model_dump(), seed, self.objective, result)
         return result, TrainedHead(_for_head(treatment, self._reads, result), result.head, facts)
 
     def _run(self, recipe: Recipe, seed: int, unfinished: Path | None) -> tuple[Treatment, Fit]:
         task, params = self._task, self._params
         treatment, train_rows, validation_rows = self._inputs.of_seed(seed)
-        torch.manual_seed(seed)
-        head = self._head()
+        head = self._head(seed)
         progress = None
         if unfinished is not None:
             key = _progress_key(task, params, recipe, head, seed, train_rows)
@@ -96,8 +87,8 @@ class HeadTrainer:
         self._say(f"{self._name} seed {seed}{rate}: {_line(self.objective.metric, result)}")
         return treatment, result
 
-    def _head(self) -> Head:
-        return head_of(self._params, self._name, self._task, self.objective)
+    def _head(self, seed: int) -> Head:
+        return head_of(self._params, self._name, self._task, self.objective, seed)
 
 
 def _progress_key(task: Task, params: TrainParams, recipe: Recipe, head: Head, seed: int, rows: Examples) -> str:
@@ -105,7 +96,7 @@ def _progress_key(task: Task, params: TrainParams, recipe: Recipe, head: Head, s
         "head": head_config(head),
         "recipe": recipe.model_dump(mode="json"),
         "seed": seed,
-        "block_shards": rows.block_shards if isinstance(rows, StreamedRows) else None,
+        "block_shards": rows.block_shards if isinstance(rows, Streamed) else None,
     }
     return fit_key(task, params, own)
 
@@ -116,14 +107,14 @@ def _for_head(treatment: Treatment, reads: tuple[int, ...], result: Fit) -> Trea
 
 
 def _facts(
-    task: Task, params: TrainParams, recipe: dict[str, Any], seed: int, objective: Objective, result: Fit
+    task: Task, pooling: Poolings, recipe: dict[str, Any], seed: int, objective: Objective, result: Fit
 ) -> HeadFacts:
     header = task.cache.header
     return HeadFacts(
         objective=objective.facts(),
         labels=list(task.labels),
         capture=header.capture,
-        pooling=params.pooling,
+        pooling=pooling if isinstance(pooling, str) else tuple(pooling),
         model_name=header.model_name,
         model_parameters=header.model_parameters,
         recipe=recipe,
@@ -133,6 +124,7 @@ def _facts(
         val_loss=result.best.val_loss,
         train_seconds=result.seconds,
         layer_scores=result.layer_scores,
+        penalty=result.penalty,
     )
 
 
@@ -157,8 +149,5 @@ def _write_figures(name: str, metric: str, rate: float, fits: list[Fit], results
 def _line(metric: str, result: Fit) -> str:
     best = result.best
     before = f", gone on with after epoch {result.epochs_before - 1}" if result.epochs_before else ""
-    return f"validation {metric} {best.val_score:.4f} at epoch {best.epoch}, {result.seconds:.1f} s{before}"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    place = f"epoch {best.epoch}" if result.penalty is None else f"penalty {result.penalty:.3g}"
+    return f"validation {metric} {best.val_score:.4f} at {place}, {result.seconds:.1f} s{before}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -12,14 +13,20 @@ from typing import Any
 
 import optuna
 import polars as pl
-import torch
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
-from sqlalchemy.exc import DatabaseError, DBAPIError
+from sqlalchemy import make_url
+from sqlalchemy.exc import DatabaseError, DBAPIError, SQLAlchemyError
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from ilse.disk import disk_error
 from ilse.errors import UserError
 from ilse.files import replacing, write_json
+from ilse.network import in_short
+from ilse.terminal import say
 from pipeline.store import open_cache
+from trainer.apart import quiet
 from trainer.assembly import head_of, objective_of
 from trainer.config import TrainParams
 from trainer.fit import fit
@@ -34,10 +41,10 @@ COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 """Trials that spend the budget; one whose process died is tried again."""
 HEARTBEAT_SECONDS = 30
 """A process that says nothing for twice as long is taken for dead."""
+PATIENCE_SECONDS = 60.0
+"""How long a file that another program has locked is waited for."""
 KEY = "data and parameters"
 Space = dict[str, Range | list[Value]]
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -68,16 +75,17 @@ def tune(tuning: TuneParams, params: TrainParams, head: str, cache: str | Path, 
     head_kind(head)
     task = open_task(open_cache(cache), examples)
     space = tuning.space_of(head, params)
-    study = _study(tuning, head, _key(tuning, params, head, task))
-    left = tuning.trials - len(study.get_trials(deepcopy=False, states=COUNTED))
-    if left > 0:
-        now = current(params, head, list(space))
-        study.enqueue_trial({key: now[key] for key in space if _holds(space[key], now[key])}, skip_if_exists=True)
-        study.optimize(
-            _Objective(tuning, params, head, task, space),
-            callbacks=[optuna.study.MaxTrialsCallback(tuning.trials, states=COUNTED), _tell],
-        )
-    return _write(study, head, results)
+    with quiet("optuna"), _usable(tuning.storage):  # a line about each trial is ours
+        study = _study(tuning, head, _key(tuning, params, head, task))
+        left = tuning.trials - len(study.get_trials(deepcopy=False, states=COUNTED))
+        if left > 0:
+            now = current(params, head, list(space))
+            study.enqueue_trial({key: now[key] for key in space if _holds(space[key], now[key])}, skip_if_exists=True)
+            study.optimize(
+                _Objective(tuning, params, head, task, space),
+                callbacks=[optuna.study.MaxTrialsCallback(tuning.trials, states=COUNTED), _tell],
+            )
+        return _write(study, head, results)
 
 
 class _Objective:
@@ -93,13 +101,12 @@ class _Objective:
     def _validation(self, params: TrainParams, seed: int, trial: optuna.Trial) -> float:
         """Best validation figure of one run; only the first one of a trial is compared with others as it goes."""
         recipe = params.recipe_of(self._head)
-        torch.manual_seed(seed)
         objective = objective_of(params, self._head, self._task)
-        head = head_of(params, self._head, self._task, objective)
+        head = head_of(params, self._head, self._task, objective, seed)
         wanted = (recipe.treatment(), head.layers_read)
         if self._inputs is None or self._inputs[0] != wanted:
             self._inputs = None  # frees the rows before others are read
-            self._inputs = wanted, Inputs(self._task, params, *wanted)
+            self._inputs = wanted, Inputs(self._task, params, *wanted, params.pooling_of(self._head))
         _, train, validation = self._inputs[1].of_seed(seed)
         pruned = []
 
@@ -119,9 +126,10 @@ class _Objective:
 
 
 def _study(tuning: TuneParams, head: str, key: str) -> optuna.Study:
-    if tuning.storage.startswith("sqlite:///"):
-        Path(tuning.storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
+        if (address := make_url(tuning.storage)).drivername == "sqlite" and address.database:
+            # As the library reads it: `%20` is a blank, and what follows `?` is no part of the name.
+            Path(address.database).parent.mkdir(parents=True, exist_ok=True)
         storage = _storage(tuning.storage)
         study = optuna.create_study(
             study_name=head,
@@ -131,12 +139,14 @@ def _study(tuning: TuneParams, head: str, key: str) -> optuna.Study:
             pruner=optuna.pruners.MedianPruner(n_warmup_steps=5) if tuning.pruning else optuna.pruners.NopPruner(),
         )
     except Exception as error:  # a driver that is missing, a server that is away, a file that is no database
+        if _is_locked(error) or disk_error(error):
+            raise
         raise UserError(
             "parameter tune.storage",
             expected="an Optuna storage that can be used, such as sqlite:///data/tune.db",
-            found=f"{tuning.storage}: {' '.join(str(error).split())[:200]}",
+            found=f"{tuning.storage}: {in_short(error)[:200]}",
             next_step="correct the address, start the server, or install its driver",
-        ) from error
+        ) from None  # the cause may hold the address with its password
     # The next draws of a study that goes on, or of another process, are not the first ones again.
     seed = tuning.seed + len(study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True, multivariate=True)
@@ -151,14 +161,55 @@ def _study(tuning: TuneParams, head: str, key: str) -> optuna.Study:
     return study
 
 
+@contextmanager
+def _usable(address: str) -> Iterator[None]:
+    """Says of a storage that fails in the block what is the matter: a file that is locked, a server that is lost."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        if full := disk_error(error):
+            raise OSError(full.errno, full.strerror, address.removeprefix("sqlite:///")) from error
+        if _is_locked(error):
+            raise UserError(
+                f"parameter tune.storage, {address}",
+                expected="a file that this command may write to",
+                found=f"one that another program has kept locked for {PATIENCE_SECONDS:.0f} s",
+                next_step="end that program, such as a browser of databases or a backup, and run the same command "
+                "again; finished trials are kept",
+            ) from None  # the cause may hold the address with its password
+        raise UserError(
+            "parameter tune.storage",
+            expected="a storage that answers until the search ends",
+            found=in_short(error.__cause__ or error)[:200],
+            next_step="check the server, and run the same command again; finished trials are kept",
+        ) from None  # the cause may hold the address with its password
+
+
+def _is_locked(error: BaseException) -> bool:
+    """Whether SQLite was kept waiting by another program."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return "database is locked" in str(error) or "database table is locked" in str(error)
+
+
+class _Storage(RDBStorage):
+    """Misses a sign of life that can't be written, as while another program has the file: the next one will do."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        with suppress(StorageInternalError, DBAPIError):
+            super().record_heartbeat(trial_id)
+
+
 @retry(
-    # A bare DatabaseError is a file that is no database, and will be none.
-    retry=retry_if_exception(lambda error: isinstance(error, DBAPIError) and type(error) is not DatabaseError),
+    # A bare DatabaseError is a file that is no database, and will be none; a locked one has been waited for.
+    retry=retry_if_exception(
+        lambda error: isinstance(error, DBAPIError) and type(error) is not DatabaseError and not _is_locked(error)
+    ),
     wait=wait_random_exponential(multiplier=0.2, max=2),
     stop=stop_after_attempt(6),
     reraise=True,
 )
-def _storage(address: str) -> optuna.storages.RDBStorage:
+def _storage(address: str) -> _Storage:
     """Opens a storage, which makes its tables where there are none.
 
     Optuna looks first and makes them then; of processes that start together, one is told that a table is there already
@@ -166,8 +217,9 @@ def _storage(address: str) -> optuna.storages.RDBStorage:
     """
     with warnings.catch_warnings():  # heartbeats are experimental, and the only way to tell the dead from the slow
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.storages.RDBStorage(
+        return _Storage(
             address,
+            engine_kwargs={"connect_args": {"timeout": PATIENCE_SECONDS}} if address.startswith("sqlite") else None,
             heartbeat_interval=HEARTBEAT_SECONDS,
             heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
         )
@@ -179,10 +231,12 @@ def _key(tuning: TuneParams, params: TrainParams, head: str, task: Task) -> str:
     A study whose best values were written into the parameters can then be gone on with.
     """
     space = tuning.space_of(head, params)
-    of_head = head_of(params, head, task, objective_of(params, head, task))
+    of_head = head_of(params, head, task, objective_of(params, head, task), 0)
+    described = head_config(of_head)
     own = {
         "head": head,
-        "options": {key: value for key, value in head_config(of_head)["options"].items() if key not in space},
+        "options": {key: value for key, value in described["options"].items() if key not in space},
+        **({"tokens": described["tokens"]} if "tokens" in described else {}),
         "recipe": params.recipe_of(head).model_dump(mode="json", exclude=set(space)),
         "tune": tuning.model_dump(mode="json", include={"seeds", "space", "pruning"}),
     }
@@ -204,7 +258,7 @@ def _suggest(trial: optuna.Trial, key: str, values: Range | list[Value]) -> Valu
 
 def _tell(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
     value = "ended early" if trial.value is None else f"validation {trial.value:.4f}"
-    print(f"{study.study_name} trial {trial.number}: {value} {json.dumps(trial.params)}", file=sys.stderr, flush=True)
+    say(f"{study.study_name} trial {trial.number}: {value} {json.dumps(trial.params)}")
 
 
 def _write(study: optuna.Study, head: str, results: Path) -> Tuned:

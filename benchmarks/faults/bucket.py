@@ -15,7 +15,8 @@ from benchmarks.faults import judge, kills, twice
 from benchmarks.faults.damage import Findings, most_computed, some_file
 from benchmarks.faults.proxy import AT_ONCE, CLIENT_TIMEOUT, LASTING, PASSING, Proxy
 from benchmarks.faults.references import DAMAGED, LENT_OF_DAMAGED, References
-from benchmarks.faults.stage import SECRET, SHARDS, Call, Ended
+from benchmarks.faults.stage import SECRET, SHARDS, Call
+from benchmarks.faults.starting import Ended
 from benchmarks.faults.tally import RESUMED, Fault
 from benchmarks.faults.work import Work, chain, ended_badly
 
@@ -142,7 +143,7 @@ class Bucket:
     """The kinds of faults of a remote cache; without `patience`, those alone that need no waiting."""
 
     def __init__(self, references: References, server: Server | None, patience: bool) -> None:
-        self._references, self._maybe = references, server
+        self.references, self._maybe = references, server
         self._passing = PASSING if patience else PASSING[:-1]
         self._lasting = LASTING if patience else LASTING[:AT_ONCE]
         self._lock = threading.Lock()
@@ -194,8 +195,8 @@ class Bucket:
             work = self._work(twice.KIND, random)
             moment = random.randint(2, self._moments())
             proxy = work.proxy(_at([moment], "holds"))
-            environment = self._server.environment(proxy.url, timeout="280s")
-            first = self._references.stage.start(work.call, environment=environment)
+            environment = self.server.environment(proxy.url, timeout="280s")
+            first = self.references.stage.start(work.call, environment=environment)
             while first.process.poll() is None and not proxy.held.wait(0.05):
                 pass
             second, mark = self._run(work, work.proxy()), work.mark()
@@ -216,64 +217,65 @@ class Bucket:
         """A reader of a finished cache meets errors: it must get an error of ours or the right values."""
         faults = []
         for _ in range(count):
-            call, reference = self._finished(random)
+            call, reference = self.finished(random)
             what = random.choice(self._passing)
             moments = sorted(random.sample(range(1, 60), 3))
-            proxy = Proxy(self._server.url, _at(moments, what))
-            findings = Findings(self._server.files)
-            with self._server.reached(proxy.url):
+            proxy = Proxy(self.server.url, _at(moments, what))
+            findings = Findings(self.server.files)
+            with self.server.reached(proxy.url):
                 findings.read(call.out, reference)
             verdict = findings.verdict("survived")
             faults.append(Fault("S3 server that errs, while read", f"{what} at requests {moments}", *verdict))
         return faults
 
     @property
-    def _server(self) -> Server:
+    def server(self) -> Server:
+        """The server; only where there is one."""
         assert self._maybe is not None
         return self._maybe
 
     def _flipped(self, random: Random) -> Fault:
-        call, reference = self._finished(random)
+        call, reference = self.finished(random)
         name = some_file(random, reference.files)
         content = bytearray(reference.files[name])
         place, bit = random.randrange(len(content)), random.randrange(8)
         content[place] ^= 1 << bit
-        self._server.put(call.out, name, bytes(content))
-        findings = Findings(self._server.files)
-        with self._server.reached():
-            findings.verified(self._references.stage, call.out, name)
+        self.server.put(call.out, name, bytes(content))
+        findings = Findings(self.server.files)
+        with self.server.reached():
+            findings.verified(self.references.stage, call.out, name)
             findings.read(call.out, reference)
-            findings.restored(self._references.stage, call, most_computed(name, call.variant), reference)
+            findings.restored(self.references.stage, call, most_computed(name, call.variant), reference)
         what = f"on S3, {call.variant}, {name} flipped at byte {place}, bit {bit}"
         return Fault("flipped bit, finished cache", what, *findings.verdict(RESUMED))
 
-    def _finished(self, random: Random) -> tuple[Call, judge.Reference]:
+    def finished(self, random: Random) -> tuple[Call, judge.Reference]:
         """A finished cache in the bucket."""
-        variant = self._references.stage.some_variant(random)
-        folder, reference = self._references.stage.folder(), self._references.reference(variant)
-        call = self._references.stage.call(folder, variant, out=f"s3://{BUCKET}/{folder.name}/cache.zarr")
+        variant = self.references.stage.some_variant(random)
+        folder, reference = self.references.stage.folder(), self.references.reference(variant)
+        call = self.references.stage.call(folder, variant, out=f"s3://{BUCKET}/{folder.name}/cache.zarr")
         for name, content in reference.files.items():
-            self._server.put(call.out, name, content)
+            self.server.put(call.out, name, content)
         return call, reference
 
     def _work(self, kind: str, random: Random) -> BucketWork:
-        variant, folder = self._references.stage.some_variant(random), self._references.stage.folder()
-        call = self._references.stage.call(folder, variant, out=f"s3://{BUCKET}/{folder.name}/cache.zarr")
-        reference = self._references.reference(variant)
-        work = BucketWork(kind, call, (reference,), server=self._server)
+        variant, folder = self.references.stage.some_variant(random), self.references.stage.folder()
+        call = self.references.stage.call(folder, variant, out=f"s3://{BUCKET}/{folder.name}/cache.zarr")
+        reference = self.references.reference(variant)
+        work = BucketWork(kind, call, (reference,), server=self.server)
         if random.random() < 0.3:  # to be mended
             for name, content in {**reference.files, **dict.fromkeys(DAMAGED, b"damaged")}.items():
-                self._server.put(call.out, name, content)
+                self.server.put(call.out, name, content)
             work.lent = LENT_OF_DAMAGED
         return work
 
     def _run(self, work: BucketWork, proxy: Proxy) -> Ended:
-        running = self._references.stage.start(work.call, environment=self._server.environment(proxy.url))
+        running = self.references.stage.start(work.call, environment=self.server.environment(proxy.url))
         proxy.victim = running.process.pid
         return running.wait()
 
     def _clean(self, call: Call) -> Ended:
-        return self._server.here(self._references, call.arguments())
+        return self.server.here(self.references, call.arguments())
 
     def _some_moment(self, work: BucketWork, random: Random) -> int:
         return random.randint(1, int(self._moments() * (1 - len(work.intact()) / (2 * SHARDS))))
@@ -281,12 +283,12 @@ class Bucket:
     def _moments(self) -> int:
         """Requests of one undisturbed run, about."""
         with self._lock:
-            if not self._requests and self._references.stage.quick:
+            if not self._requests and self.references.stage.quick:
                 self._requests = SOME_REQUESTS
             elif not self._requests:
                 work = self._work("", Random(0))
                 proxy = work.proxy()
-                ended = self._server.here(self._references, work.call.arguments(), proxy.url)
+                ended = self.server.here(self.references, work.call.arguments(), proxy.url)
                 assert ended.code == 0, ended.said
                 self._requests = next(proxy.numbers)
         return self._requests

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
-from benchmarks.faults import cluster, damage, disk, kills, twice
+from benchmarks.faults import cluster, damage, disk, exchange, kills, twice
 from benchmarks.faults.bucket import Bucket, Server, why_no_server
 from benchmarks.faults.references import References
 from benchmarks.faults.stage import Stage
@@ -66,6 +67,10 @@ def kinds(references: References, server: Server | None, patience: bool) -> list
         Kind("flips unfinished", damaged(damage.unfinished, damage.FLIP), 20, 10, quick=2),
         Kind("cuts finished", damaged(damage.finished, damage.CUT), 12, 6),
         Kind("cuts unfinished", damaged(damage.unfinished, damage.CUT), 12, 6),
+        Kind("exchange finished", on(exchange.finished), 36, 9, quick=4),
+        Kind("exchange donor", on(exchange.donor), 24, 6, quick=2),
+        Kind("exchange unfinished", on(exchange.unfinished), 20, 10, quick=2),
+        Kind("exchange s3", partial(exchange.remote, bucket), 12, 6, hindrance=why_no_server()),
     ]
 
 

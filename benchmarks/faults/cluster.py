@@ -11,7 +11,8 @@ from random import Random
 from benchmarks.faults.hook import Hook
 from benchmarks.faults.kills import wait_for
 from benchmarks.faults.references import References
-from benchmarks.faults.stage import SHARDS, Ended, Running, Stage
+from benchmarks.faults.stage import SHARDS, Stage
+from benchmarks.faults.starting import Ended, Running
 from benchmarks.faults.tally import Fault
 from benchmarks.faults.work import Mark, Work, chain
 

@@ -6,14 +6,15 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 
 from benchmarks.faults.kills import STARTS
 from benchmarks.faults.references import References
-from benchmarks.faults.stage import SHARDS, Ended, Running
+from benchmarks.faults.stage import SHARDS
+from benchmarks.faults.starting import PATIENCE, Ended, Running
 from benchmarks.faults.tally import Fault
 from benchmarks.faults.work import Work, chain, ended_badly
 
@@ -38,13 +39,19 @@ def why_no_permissions() -> str:
 
 def full(references: References, random: Random, count: int) -> list[Fault]:
     """Another program fills the disk, but for some pages, while the extractor works; later there is room again."""
-    folder = references.stage.folder()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], check=True)
-    try:
+    with small_disk(references.stage.folder(), 8) as folder:
         work = references.work(
             "disk that fills up", references.stage.some_variant(random), random.choice(STARTS), folder
         )
         return _hit_at_random_moments(references, random, count, work, lambda work: _fill(work, random), [])
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A disk of so many megabytes at the folder."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
@@ -57,12 +64,18 @@ def forbidden(references: References, random: Random, count: int) -> list[Fault]
 
 
 def _fill(work: Work, random: Random) -> tuple[str, Callable[[], None]]:
-    filler, pages = work.call.folder / "filler", random.choice([0, 0, 1, 4, 16])
+    pages = random.choice([0, 0, 1, 4, 16])
+    return f"{pages} pages left", filled(work.call.folder, pages).unlink
+
+
+def filled(disk: Path, pages: int) -> Path:
+    """Fills the disk but for so many pages, and returns the file that does."""
+    filler = disk / "filler"
     with suppress(OSError), filler.open("wb", buffering=0) as file:
         while file.write(bytes(PAGE)):
             pass
     os.truncate(filler, max(0, filler.stat().st_size - pages * PAGE))
-    return f"{pages} pages left", filler.unlink
+    return filler
 
 
 def _forbid(work: Work, random: Random) -> tuple[str, Callable[[], None]]:
@@ -119,10 +132,11 @@ def _unhit(work: Work, ended: Ended) -> Ended:
     return ended
 
 
-def waits(running: Running, gate: Path) -> bool:
-    """Waits until the process waits at its gate; false where it ended before."""
+def waits(running: Running, gate: Path, patience: float = PATIENCE) -> bool:
+    """Waits until the process waits at its gate; false where it ended before, or came there in no time."""
+    latest = time.monotonic() + patience
     while not gate.exists():
-        if running.process.poll() is not None:
+        if running.process.poll() is not None or time.monotonic() > latest:
             return gate.exists()
         time.sleep(0.005)
     return True

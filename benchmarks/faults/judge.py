@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.faults.stage import SECRET, Ended
+from benchmarks.faults.stage import SECRET
+from benchmarks.faults.starting import Ended
 from ilse.errors import UserError
 from pipeline import store
 
@@ -61,6 +62,22 @@ def readings(place: str) -> Iterator[tuple[str, Callable[[], np.ndarray[Any, Any
     if cache.header.capture.token_states:
         for text in range(0, cache.header.texts, 13):
             yield f"tokens {text}", partial(cache.token_states, text)
+        for shard in range(0, cache.header.shards, 4):
+            yield f"tokens of shard {shard}", partial(_shard_tokens, cache, shard)
+            for layer in cache.token_layers:
+                yield f"tokens of shard {shard}, layer {layer}", partial(_shard_tokens, cache, shard, [layer])
+        if cache.token_width < cache.dim:
+            yield "basis", partial(_directions, cache)
+
+
+def _shard_tokens(cache: store.Cache, shard: int, layers: list[int] | None = None) -> np.ndarray[Any, Any]:
+    return cache.shard_tokens(shard, layers).decoded()
+
+
+def _directions(cache: store.Cache) -> np.ndarray[Any, Any]:
+    basis = cache.basis()
+    assert basis is not None
+    return basis.directions
 
 
 def _statistics(cache: store.Cache, pooling: str) -> np.ndarray[Any, Any]:

@@ -9,7 +9,8 @@ from contextlib import suppress
 from random import Random
 
 from benchmarks.faults.references import References
-from benchmarks.faults.stage import SHARDS, Ended, Running
+from benchmarks.faults.stage import SHARDS
+from benchmarks.faults.starting import Ended, Running
 from benchmarks.faults.tally import Fault
 from benchmarks.faults.work import Work, chain
 

@@ -72,11 +72,11 @@ class References:
     def _reference(self, variant: str, table: str = "texts") -> Reference:
         return Reference.of(self.cache(variant, table))
 
-    def _unfinished(self, variant: str) -> Path:
+    def _unfinished(self, variant: str, table: str = "texts") -> Path:
         """Folder of the scratch as a kill midway leaves it."""
         folder, copy = self.stage.folder(), self.stage.folder() / "copy"
         with watching(Watch(folder, self.moments(variant) // 2, copy)):
-            call = self._made(folder, variant)
+            call = self._made(folder, variant, table)
         return copy / call.scratch.name
 
     def _moments(self, variant: str = "float16") -> int:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -18,26 +14,25 @@ from typing import Any
 import polars as pl
 import yaml
 
-from benchmarks.faults.hook import INSIDE, Hook
-from benchmarks.faults.warm import Forked, Warm
+from benchmarks.faults.hook import Hook
+from benchmarks.faults.starting import NOTHING, Ended, Env, Running, Starter
+from benchmarks.faults.warm import HEAVY
 from ilse.tables import TEXT, TEXT_ID
 
-ROOT = Path(__file__).parent.parent.parent
 SHARD_ROWS = 8
-TABLES = {"texts": 240, "older": 120, "grown": 264}
-"""Rows of the tables of texts: the campaign's own, half of it, and more; all are whole shards."""
+TABLES = {"texts": 240, "older": 120, "grown": 264, "others": 240}
+"""Rows of the tables of texts: the campaign's own, half of it, more, and as many others; all are whole shards."""
+FIRST = {"others": 1000}
+"""The number of a table's first text, where it is not 0."""
 SHARDS = TABLES["texts"] // SHARD_ROWS
 VARIANTS: dict[str, dict[str, Any]] = {
     "float16": {"storage_type": "float16"},
     "int8": {"storage_type": "int8", "poolings": ["mean", "last"]},
     "bfloat16": {"storage_type": "bfloat16"},
     "tokens": {"storage_type": "float32", "token_states": True},
+    "basis": {"token_states": {"layers": [0, -1], "rank": 8, "storage_type": "int8"}},
 }
 """Kinds of cache, each with other files in it."""
-PATIENCE = 300.0
-"""Seconds after which a command counts as one that hangs."""
-Env = Mapping[str, str]
-NOTHING: Env = {}
 SECRET = "the-secret-that-is-never-shown"
 
 _WORDS = (
@@ -56,14 +51,6 @@ _WORDS = (
     "song",
 )
 _ONE_AT_A_TIME = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended: its exit code (negative for a signal) and all it said."""
-
-    code: int
-    said: str
 
 
 @dataclass(frozen=True)
@@ -93,43 +80,18 @@ class Call:
         return ["extract", *(part for name, value in named.items() for part in (f"--{name}", str(value)))]
 
 
-class Running:
-    """A command in a process of its own."""
-
-    def __init__(self, process: subprocess.Popen[bytes] | Forked, said: Path) -> None:
-        self.process, self._said = process, said
-
-    def wait(self) -> Ended:
-        """Waits for its end; one that hangs is killed."""
-        try:
-            code = self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            code = self.process.wait() * 1000
-        return Ended(code, self._said.read_text(errors="replace"))
-
-
-class Stage:
+class Stage(Starter):
     """A folder with the model and the tables, and one folder for every piece of work.
 
     A `quick` one saves what costs most of the time: the start-up of processes.
     """
 
     def __init__(self, root: Path, quick: bool = False) -> None:
-        self.root, self.quick = root, quick
-        self._works, self._commands = itertools.count(), itertools.count()
-        self._started: list[Running] = []
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FAULTS_"))},
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": f"{INSIDE}{os.pathsep}{ROOT}",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
-        self._warm = Warm(self.environment) if quick else None
+        super().__init__(root, HEAVY if quick else ())
+        self.quick, self._works = quick, itertools.count()
         _build_model(root / "model")
         for name, rows in TABLES.items():
-            _build_table(root / f"{name}.parquet", rows)
+            _build_table(root / f"{name}.parquet", FIRST.get(name, 0), rows)
 
     def some_variant(self, random: Random) -> str:
         """One of `VARIANTS`; the quick campaign has two."""
@@ -163,38 +125,6 @@ class Stage:
     ) -> Running:
         """Starts the real command line; `before` stands before it, such as `setpriv`."""
         return self.start_module(["ilse.cli", *call.arguments()], call.folder, hook, before, environment)
-
-    def start_module(
-        self,
-        command: list[str],
-        folder: Path,
-        hook: Hook | None = None,
-        before: Sequence[str] = (),
-        environment: Env = NOTHING,
-    ) -> Running:
-        """Starts `python -m command`, in a session of its own."""
-        variables = {**self.environment, **(hook.environment() if hook else {}), **environment}
-        # Beside the folder: the disk under it may be full.
-        said = folder.with_suffix(f".said{next(self._commands)}")
-        if self._warm and not before:
-            running = Running(self._warm.start(command, folder, variables, str(said)), said)
-        else:
-            whole = [*before, sys.executable, "-m", *command]
-            with said.open("w") as file:
-                streams: Any = {"stdout": file, "stderr": file, "stdin": subprocess.DEVNULL}
-                process = subprocess.Popen(whole, cwd=folder, env=variables, start_new_session=True, **streams)
-            running = Running(process, said)
-        self._started.append(running)
-        return running
-
-    def end(self) -> None:
-        """Ends what an error of the campaign itself has left running."""
-        for running in self._started:
-            if running.process.poll() is None:
-                os.killpg(running.process.pid, signal.SIGKILL)
-                running.process.wait()
-        if self._warm:
-            self._warm.end()
 
     def run(self, call: Call, hook: Hook | None = None) -> Ended:
         """Runs it to its end."""
@@ -230,8 +160,8 @@ def _build_model(folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
-def _build_table(path: Path, rows: int) -> None:
-    texts = [_sentence(row) for row in range(rows)]
+def _build_table(path: Path, first: int, rows: int) -> None:
+    texts = [_sentence(row) for row in range(first, first + rows)]
     ids = [hashlib.sha256(text.encode()).hexdigest()[:32] for text in texts]
     pl.DataFrame({TEXT_ID: ids, TEXT: texts}).write_parquet(path)
 

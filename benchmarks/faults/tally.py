@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,28 +32,32 @@ class Fault:
     why: str = ""
 
 
-def document(faults: Iterable[Fault]) -> dict[str, Any]:
+def document(
+    faults: Iterable[Fault], verdicts: Sequence[str] = VERDICTS, failing: Sequence[str] = FAILURES
+) -> dict[str, Any]:
     """Counts in all and by kind, and every failure by name."""
     faults = list(faults)
-    by_kind = {kind: _counts(fault for fault in faults if fault.kind == kind) for kind in _kinds(faults)}
-    failures = [vars(fault) for fault in faults if fault.verdict in FAILURES]
-    return {**_counts(faults), "by_kind": by_kind, "failures": failures}
+    by_kind = {kind: _counts(_of(kind, faults), verdicts) for kind in _kinds(faults)}
+    failures = [vars(fault) for fault in faults if fault.verdict in failing]
+    return {**_counts(faults, verdicts), "by_kind": by_kind, "failures": failures}
 
 
-def table(faults: Iterable[Fault]) -> str:
+def table(faults: Iterable[Fault], verdicts: Sequence[str] = VERDICTS) -> str:
     """The counts by kind, in Markdown."""
     faults = list(faults)
-    head = ["kind", "injected", "survived", "clear error, then resumed", "lost", "silently wrong", "unclear error"]
-    rows = [
-        [kind, *map(str, _counts(fault for fault in faults if fault.kind == kind).values())] for kind in _kinds(faults)
-    ]
-    rows.append(["**all**", *(f"**{count}**" for count in _counts(faults).values())])
+    head = ["kind", "injected", *(verdict.replace("error_", "error, ").replace("_", " ") for verdict in verdicts)]
+    rows = [[kind, *map(str, _counts(_of(kind, faults), verdicts).values())] for kind in _kinds(faults)]
+    rows.append(["**all**", *(f"**{count}**" for count in _counts(faults, verdicts).values())])
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] + ["---:"] * (len(head) - 1), *rows])
 
 
-def _counts(faults: Iterable[Fault]) -> dict[str, int]:
+def _of(kind: str, faults: Iterable[Fault]) -> Iterator[Fault]:
+    return (fault for fault in faults if fault.kind == kind)
+
+
+def _counts(faults: Iterable[Fault], verdicts: Sequence[str]) -> dict[str, int]:
     found = Counter(fault.verdict for fault in faults)
-    return {"injected": found.total(), **{verdict: found[verdict] for verdict in VERDICTS}}
+    return {"injected": found.total(), **{verdict: found[verdict] for verdict in verdicts}}
 
 
 def _kinds(faults: Iterable[Fault]) -> list[str]:

@@ -9,7 +9,7 @@ from random import Random
 from benchmarks.faults.disk import waits
 from benchmarks.faults.kills import STARTS
 from benchmarks.faults.references import References
-from benchmarks.faults.stage import Ended
+from benchmarks.faults.starting import Ended
 from benchmarks.faults.tally import RESUMED, UNCLEAR, Fault
 from benchmarks.faults.work import Work, ended_badly
 

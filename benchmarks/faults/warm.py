@@ -7,6 +7,7 @@ it; what runs in the fork is what `python -m` runs, it is a process of its own, 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +71,9 @@ class Forked:
 class Warm:
     """The process that forks; `start` takes what `python -m` takes."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], modules: Sequence[str] = HEAVY) -> None:
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.faults.warm"],
+            [sys.executable, "-m", "benchmarks.faults.warm", *modules],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -109,8 +111,10 @@ class Warm:
 
 def serve() -> None:
     """Forks for every line of standard input, and says on standard output who was born and who has ended."""
-    for name in HEAVY:
+    for name in sys.argv[1:]:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # else every fork goes through all of it once more at its end, and copies its pages
     while True:
         ready, _, _ = select.select([0], [], [], 0.01)
         if ready:

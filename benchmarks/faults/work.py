@@ -9,7 +9,8 @@ from pathlib import Path
 from benchmarks.faults import judge
 from benchmarks.faults.hook import Hook
 from benchmarks.faults.judge import Reference
-from benchmarks.faults.stage import SHARD_ROWS, SHARDS, Call, Ended
+from benchmarks.faults.stage import SHARD_ROWS, SHARDS, Call
+from benchmarks.faults.starting import Ended
 from benchmarks.faults.tally import LOST, RESUMED, SURVIVED, UNCLEAR, WRONG, Fault
 
 

@@ -29,6 +29,7 @@ from pipeline.store.layout import sums_file
 
 ROOT, SUMS, SHARD = f"{CACHE}/zarr.json", f"{CACHE}/SHA256SUMS", f"{CACHE}/pooled/mean/c/0/0/0"
 ROWS, IDS = f"{CACHE}/pooled/mean/zarr.json", f"{CACHE}/text_id/zarr.json"
+BINDING = f"{CACHE}/binding/zarr.json"
 INSPECT, VERIFY = ilse("inspect", CACHE), ilse("verify", CACHE)
 TRAIN = ilse("train", "weighted")
 Change = Callable[[dict[str, Any]], object]
@@ -138,10 +139,11 @@ HEADERS: dict[str, Change] = {
 ARRAYS: dict[str, Craft] = {
     **{
         f"{name}'s metadata: {what}": craft
-        for name, place in {"rows": ROWS, "ids": IDS}.items()
+        for name, place in {"rows": ROWS, "ids": IDS, "binding": BINDING}.items()
         for what, craft in broken_json(place).items()
     },
     "rows of 10¹² texts": edited(ROWS, lambda a: a.update(shape=[HUGE, *a["shape"][1:]])),
+    "a binding of 10¹² shards": edited(BINDING, lambda a: a.update(shape=[HUGE, *a["shape"][1:]])),
     "rows of objects": edited(ROWS, lambda a: a.update(data_type="object")),
     "rows of text": edited(ROWS, lambda a: a.update(data_type="string")),
     "an unknown codec": edited(ROWS, lambda a: a.update(codecs=[{"name": "os.system", "configuration": {}}])),
@@ -170,6 +172,8 @@ FILES: dict[str, tuple[Craft, Opener]] = {
     "half a shard": (cut(SHARD, 100), TRAIN),
     "a shard without a byte": (written(SHARD, b""), TRAIN),
     "ids without a byte": (written(f"{CACHE}/text_id/c/0/0", b""), TRAIN),
+    "a binding without a byte": (written(f"{CACHE}/binding/c/0/0", b""), TRAIN),
+    "a pipe for the binding": (pipe(f"{CACHE}/binding/c/0/0"), TRAIN),
     "a shard that leads out": (linked_out(SHARD), TRAIN),
     "a shard that leads out, inspected": (linked_out(SHARD), INSPECT),
     "a shard that leads out, verified": (linked_out(SHARD, content=True), VERIFY),

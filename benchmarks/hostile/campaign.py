@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hostile import archives, caches, given, heads, models
+from benchmarks.hostile import archives, bombs, caches, given, heads, models, results
 from benchmarks.hostile.judge import ACCEPTED, REFUSED, TRACEBACK, Case, Outcome, judged
 from benchmarks.hostile.project import make_project
 
 
 def all_cases() -> list[Case]:
     """Every crafted artifact."""
-    return [case for module in (heads, caches, models, archives, given) for case in module.cases()]
+    return [case for module in (heads, caches, models, archives, given, bombs, results) for case in module.cases()]
 
 
 def campaign(folder: Path, quick: bool = False, only: str = "") -> list[Outcome]:

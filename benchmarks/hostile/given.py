@@ -25,11 +25,18 @@ from benchmarks.hostile.spoiling import (
     pipe,
     written,
 )
+from ilse.table_files import read_parquet
 
 PREPARE, EVALUATE = ilse("prepare", "--out", "data/other"), ilse("evaluate", "--results", "other")
 TRAIN, TUNE = ilse("train", "weighted"), ilse("tune", "weighted")
 FACTS, TABLE, EXAMPLES = f"{ANSWERS}/answers.json", f"{ANSWERS}/answers.parquet", "data/examples.parquet"
 LAUGHS = "a0: &a0 [lol]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
+MERGES = "a0: &a0 {path: source.csv}\n" + "".join(
+    f"a{i}: &a{i}\n  <<: [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)
+)
+DOUBLES = "a0: &a0 {a: 1, b: 2}\n" + "".join(
+    f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}], k{i}: 1}}\n" for i in range(1, 26)
+)
 
 
 def cases() -> Iterator[Case]:
@@ -65,7 +72,7 @@ def data_set(file: str, content: bytes) -> Craft:
 
 def table(place: str, change: pl.Expr) -> Craft:
     """The Parquet table with another column."""
-    return lambda: pl.read_parquet(place).with_columns(change).write_parquet(place)
+    return lambda: read_parquet(place).with_columns(change).write_parquet(place)
 
 
 PARAMETERS: dict[str, bytes] = {
@@ -74,6 +81,12 @@ PARAMETERS: dict[str, bytes] = {
     "a tag that imports": b"prepare: !!python/module:os\n",
     "a name that stands for a billion": LAUGHS.encode() + b"prepare: *a9\n",
     "a key of a billion": LAUGHS.encode() + b"prepare: {path: *a9}\n",
+    "a merge key of a billion": MERGES.encode() + b"prepare:\n  <<: *a9\n  path: source.csv\n",
+    "merge keys that double 25 times": DOUBLES.encode() + b"prepare: *a25\n",
+    "400,000 keys": b"".join(b"k%d: 1\n" % i for i in range(400_000)),
+    "40,000 keys": b"".join(b"k%d: 1\n" % i for i in range(40_000)),
+    "a number of 300,000 digits to the base 60": b"prepare: 1" + b":1" * 300_000,
+    "a file of 2 MB": b"# \n" * 700_000,
     "a section in itself": b"prepare: &a {path: *a}\n",
     "a list in a list, 2,000 deep": b"prepare: " + b"[" * 2000 + b"]" * 2000,
     "a number of 5,000 digits": b"prepare: " + TOO_LONG_NUMBER,
@@ -95,6 +108,10 @@ DATA: dict[str, tuple[str, bytes]] = {
     "half a surrogate pair": ("x.jsonl", b'{"text": "\\ud800", "label": "a"}'),
     "not UTF-8": ("x.csv", b"text,label\n\xff,a\n"),
     "a quote that never ends": ("x.csv", b'text,label\n"a,b\n'),
+    "a quote that swallows rows": ("x.tsv", b'text\tlabel\n"a\tb\nc"\td\n'),
+    "a label that is a list": ("x.csv", b"text,label\na,['b']\n"),
+    "a label that calls": ("x.csv", f"text,label\na,[__import__('os').mknod({str(OWNED)!r})]\n".encode()),
+    "a key twice in an object": ("x.jsonl", b'{"text": "a", "text": "b", "label": "c"}'),
     "a bomb of gzip": ("x.csv.gz", gzip.compress(bytes(2**20)) * 200),
     "gzip cut short": ("x.csv.gz", gzip.compress(b"text,label\na,b\n")[:-5]),
     "another ending": ("x.pkl", PICKLE),
@@ -125,7 +142,7 @@ TABLES: dict[str, Craft] = {
     "splits that are numbers": table(EXAMPLES, pl.lit(1).alias("split")),
     "an unknown split": table(EXAMPLES, pl.lit("../../outside").alias("split")),
     "scores that are infinite": lambda: (
-        pl.read_parquet(EXAMPLES)
+        read_parquet(EXAMPLES)
         .drop("label", "label_index")
         .with_columns(pl.lit(float("inf")).alias("score"))
         .write_parquet(EXAMPLES)

@@ -16,10 +16,9 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.faults.judge import is_clear
-from benchmarks.faults.stage import Ended as Said
+from benchmarks.faults.starting import Ended as Said
 from benchmarks.hostile.opening import Ended, Opener
 from pipeline.model import load
-from pipeline.work import shard
 
 REFUSED, ACCEPTED, TRACEBACK = "refused", "accepted", "traceback"
 MEMORY = 600 * 2**20
@@ -104,9 +103,8 @@ def _opened(opener: Opener) -> Ended:
 
 
 def _forget() -> None:
-    """Models are kept by their parameters, and every case has one at the same place."""
-    for kept in (load._load, shard.reader_here):
-        kept.cache_clear()
+    """A case starts with no model in memory."""
+    load.MODELS.forget()
 
 
 def _verdict(ended: Ended, before: Mapping[str, str], after: Mapping[str, str], taken: int) -> tuple[str, str]:

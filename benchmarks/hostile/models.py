@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from benchmarks.hostile.weights import broken_weights, saved_by_torch
 CONFIG, WEIGHTS, TOKENIZER = "model/config.json", "model/model.safetensors", "model/tokenizer.json"
 INDEX = "model/model.safetensors.index.json"
 EXTRACT = ilse("extract", "--out", "data/other.zarr", "--scratch", "data/other", "--figures", "data/other.json")
+Change = Callable[[Any], object]
 OWN_CODE = {"AutoConfig": "own.Config", "AutoModel": "own.Model", "AutoTokenizer": "own.Tokenizer"}
 
 
@@ -39,10 +40,64 @@ def cases() -> Iterator[Case]:
             yield Case("model's weights", name, craft, EXTRACT)
     for name, craft in FOLDERS.items():
         yield Case("model folder", name, craft, EXTRACT)
+    for name, changes in TOKENIZERS.items():
+        yield Case("tokenizer that never ends", name, edited(TOKENIZER, changes), EXTRACT)
     for name, content in GGUF.items():
         yield Case("GGUF file", name, gguf(content), EXTRACT)
 
 
+def normalised(*steps: Any, times: int = 1) -> Change:
+    """A tokenizer with these steps of normalisation, so many times."""
+    return lambda t: t.update(normalizer={"type": "Sequence", "normalizers": [*steps] * times})
+
+
+def replaced_by(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    """A step of normalisation."""
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def around(count: int, ids: int) -> Change:
+    """A tokenizer that puts a special token before a text, `count` times, which stands for so many ids."""
+    special = {"SpecialToken": {"id": "[UNK]", "type_id": 0}}
+    told = {"id": "[UNK]", "ids": [0] * ids, "tokens": ["[UNK]"] * ids}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    post = {"type": "TemplateProcessing", "single": [special] * count + [text], "pair": [text]}
+    return lambda t: t.update(post_processor={**post, "special_tokens": {"[UNK]": told}})
+
+
+def split_by(pattern: str) -> Change:
+    """A tokenizer that cuts words by a pattern."""
+    step = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return lambda t: t.update(pre_tokenizer=step)
+
+
+def cut_at(tokens: int) -> Change:
+    """A tokenizer with a limit of its own."""
+    limit = {"direction": "Right", "max_length": tokens, "strategy": "LongestFirst", "stride": 0}
+    return lambda t: t.update(truncation=limit)
+
+
+def numbered(value: int) -> Change:
+    """A tokenizer whose words have ids from there on."""
+    return lambda t: t["model"].update(vocab={word: value + i for word, i in t["model"]["vocab"].items()})
+
+
+TOKENIZERS: dict[str, Change] = {
+    "a letter doubled 32 times": normalised(replaced_by({"String": "e"}, "ee"), times=32),
+    "a pattern doubled 32 times": normalised(replaced_by({"Regex": "[a-z]"}, "ab"), times=32),
+    "a letter replaced by a megabyte": normalised(replaced_by({"String": "e"}, "e" * 2**20)),
+    "words put before it 5,000 times": normalised({"type": "Prepend", "prepend": "a" * 1000}, times=5000),
+    "bytes as letters 32 times": normalised({"type": "ByteLevel"}, times=32),
+    "a repetition in a repetition": split_by(r"(\w+\s?)+$"),
+    "a repetition in a repetition, replaced": normalised(replaced_by({"Regex": "(.+)+x"}, "")),
+    "200,000 tokens before a text": around(200_000, 1),
+    "one token that stands for 200,000": around(1, 200_000),
+    "cut at no token": cut_at(0),
+    "cut at one token": cut_at(1),
+    "ids near 2³²": numbered(2**32 - 100),
+    "ids beyond 2³²": numbered(2**33),
+    "no word": lambda t: t["model"].update(vocab={}),
+}
 LEGITIMATE = ("float64", "float16", "whole numbers", "a tensor more")
 """What models do hold: other types, and tensors that no architecture asks for."""
 
@@ -113,6 +168,10 @@ FOLDERS: dict[str, Craft] = {
     "-1 blocks": edited(CONFIG, lambda c: c.update(num_hidden_layers=-1)),
     "sizes that are words": edited(CONFIG, lambda c: c.update(hidden_size="many")),
     "sizes that are lists": edited(CONFIG, lambda c: c.update(hidden_size=[1], num_attention_heads={})),
+    "no block": edited(CONFIG, lambda c: c.update(num_hidden_layers=0)),
+    "half a block": edited(CONFIG, lambda c: c.update(num_hidden_layers=0.5)),
+    "true as the number of blocks": edited(CONFIG, lambda c: c.update(num_hidden_layers=True)),
+    "hidden states that are a word": edited(CONFIG, lambda c: c.update(output_hidden_states="yes", use_cache=[1])),
     "an unknown quantisation": edited(CONFIG, lambda c: c.update(quantization_config={"quant_method": "os.system"})),
     "a quantisation that is a list": edited(CONFIG, lambda c: c.update(quantization_config=[1])),
     "no tokenizer": both(removed(TOKENIZER), removed("model/tokenizer_config.json")),

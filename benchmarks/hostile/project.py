@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import random
+from collections.abc import Sequence
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -53,18 +56,27 @@ def make_project(folder: Path) -> None:
     from inference.predictor import Predictor
     from inference.sentence_transformer import export
 
-    tiny_model(folder / "model")
-    draw = random.Random(0)
-    lines = [f"{' '.join(draw.choices(WORDS, k=4))} {' '.join(str(row))},{'ab'[row % 2]}" for row in range(ROWS)]
-    (folder / "source.csv").write_text("\n".join(["text,label", *lines]) + "\n")
-    (folder / "new.txt").write_text("the market wins\n")
-    for name in ("given", "data/raw"):
-        (folder / name).mkdir(parents=True)
-    (folder / "given" / "a.txt").write_text("a file")
-    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    lay_out(folder)
     with chdir(folder):
         for stage in STAGES:
             ended = ilse(*stage)()
             if ended.code:
                 raise RuntimeError(f"ilse {stage[0]} on the intact project: {ended.said}")
         export(Predictor.load(HEAD, "model", device="cpu", threads=1), EXPORTED)
+
+
+def lay_out(folder: Path, labels: Sequence[str] = "ab", more: str = "") -> None:
+    """What a user brings: a model, a data set with these labels in turn, new texts and parameters; `more` stands in
+    every text.
+    """
+    tiny_model(folder / "model")
+    draw = random.Random(0)
+    words = [f"{' '.join(draw.choices(WORDS, k=4))} {' '.join(str(row))}{more}" for row in range(ROWS)]
+    with (folder / "source.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([("text", "label"), *zip(words, itertools.cycle(labels))])
+    (folder / "new.txt").write_text(f"the market wins{more}\n")
+    for name in ("given", "data/raw"):
+        (folder / name).mkdir(parents=True)
+    (folder / "given" / "a.txt").write_text("a file")
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))

@@ -22,6 +22,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.study.experiments import Experiment, ended
 from ilse.files import replacing
+from ilse.table_files import read_csv
 from trainer.costs import extraction_seconds
 from trainer.statistics import compare_accuracy, compare_figure
 
@@ -93,8 +94,8 @@ def write_table(path: Path, parts: list[pl.DataFrame], order: list[tuple[str, st
 def read(path: Path) -> pl.DataFrame:
     """A table as it was written; a comparison across models has `ACROSS` as its model."""
     overrides = {"better": pl.Boolean, "mcnemar_p": pl.Float64, "learning_rate": pl.Float64, "best_epoch": pl.Int64}
-    present = pl.read_csv(path, n_rows=0).columns
-    return pl.read_csv(path, schema_overrides={name: kind for name, kind in overrides.items() if name in present})
+    present = read_csv(path, n_rows=0).columns
+    return read_csv(path, schema_overrides={name: kind for name, kind in overrides.items() if name in present})
 
 
 def runs_of(files: DVCFileSystem) -> pl.DataFrame:

@@ -20,6 +20,7 @@ from benchmarks.similarity import of_layer
 from benchmarks.study.experiments import STUDY, Experiment, ended
 from benchmarks.study.results import RESULTS, compared, placed, write_table
 from ilse.params import validate
+from ilse.table_files import read_parquet
 from ilse.tables import EXAMPLES_FILE, TEXTS_FILE
 from pipeline.config import ExtractParams
 from pipeline.extract import extract
@@ -101,6 +102,6 @@ def _raw(folder: Path, cache: Path) -> pl.DataFrame:
 
 def _gains(folder: Path, cache: Path, chosen: str) -> pl.DataFrame:
     heads = dict.fromkeys((chosen, *COMPARED))
-    answers = {name: pl.read_parquet(folder / "results" / "predictions" / f"{name}.parquet") for name in heads}
+    answers = {name: read_parquet(folder / "results" / "predictions" / f"{name}.parquet") for name in heads}
     gains = compared({RAW: _raw(folder, cache), **answers}, RAW)
     return gains.select("head", "difference_points", "low_points", "high_points", "better")

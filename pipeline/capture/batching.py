@@ -1,11 +1,11 @@
-"""Turns the texts of a shard into batches of few shapes and little padding."""
+"""Turns the texts of a shard into batches of few shapes and little padding, as far as the model's rows bear it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, repeat
+from itertools import chain, groupby, repeat
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.capture.packing import WIDTHS, pack
 from pipeline.capture.tokens import Tokens
+from pipeline.capture.ways import Way, Zone
 
 # Lengths up to the first number are rounded up to multiples of the second: on a CPU every new shape costs a kernel
 # compilation. A fixed step of 8 filled batches of headlines to 0.69 only, this to about 0.9.
@@ -48,13 +49,15 @@ class Spans:
 class Batch:
     """Rows of one forward pass: a text each, padded on either side, or several texts packed behind one another.
 
-    `positions` says which text of the shard each one is; `content` is True for tokens that are not special.
+    `positions` says which text of the shard each one is; `content` is True for tokens that are not special; `types`
+    are the tokens' types, None where all are 0.
     """
 
     positions: Int[Tensor, " texts"]
     spans: Spans
     ids: Int[Tensor, "rows tokens"]
     content: Bool[Tensor, "rows tokens"]
+    types: Int[Tensor, "rows tokens"] | None = None
 
     @property
     def packed(self) -> bool:
@@ -87,28 +90,54 @@ def rounded(length: int) -> int:
     return -(-length // step) * step
 
 
-def batches(tokens: Tokens, batch_tokens: int, pad: int, packing: bool = False) -> Iterator[Batch]:
+def batches(tokens: Tokens, batch_tokens: int, pad: int, zones: Sequence[Zone]) -> Iterator[Batch]:
     """Every text once, longest first, in batches of at most `batch_tokens` tokens with padding (or of one text).
 
-    With `packing`, texts that are short against a row stand several in one, where that makes less work. What a batch
-    holds follows from the texts and the arguments alone.
+    `zones`, ascending, say how texts of which lengths share a batch; those of two zones never do, and no row is wider
+    than its zone. What a batch holds follows from the texts and the arguments alone.
     """
     order = sorted(range(len(tokens.ids)), key=lambda i: (-len(tokens.ids[i]), i))
     lengths = [len(tokens.ids[i]) for i in order]
-    packed = (width for width in WIDTHS if packing and width <= batch_tokens)
-    plan = min((_plan(lengths, width, batch_tokens) for width in (0, *packed)), key=_work)
-    for rows, width in plan:
-        yield lay_out(tokens, [[order[i] for i in row] for row in rows], width, pad)
+    stop = len(order)
+    plans = []
+    for zone in zones[:-1]:
+        start = sum(length > zone.longest for length in lengths)
+        plans.append(_zone_plan(zone, lengths[start:stop], batch_tokens, order[start:stop]))
+        stop = start
+    plans.append(_zone_plan(zones[-1], lengths[:stop], batch_tokens, order[:stop]))
+    for rows, width in chain.from_iterable(reversed(plans)):
+        yield lay_out(tokens, rows, width, pad)
 
 
 Plan = list[tuple[list[list[int]], int]]
-"""Of each batch: the texts of each row, by their number in the order of lengths, and the rows' width."""
+"""Of each batch: the texts of each row, by their number, and the rows' width."""
 
 
-def _plan(lengths: list[int], width: int, batch_tokens: int) -> Plan:
+def _zone_plan(zone: Zone, lengths: list[int], batch_tokens: int, order: list[int]) -> Plan:
+    """`lengths`, longest first, are of the texts that `order` names."""
+    if zone.way in (Way.EXACT, Way.ALONE):
+        plan = _exact_plan(lengths, 1 if zone.way is Way.ALONE else batch_tokens)
+    else:
+        packed = (w for w in WIDTHS if zone.way is Way.PACKED and w <= min(batch_tokens, zone.longest))
+        plan = min((_plan(lengths, width, batch_tokens, zone.longest) for width in (0, *packed)), key=_work)
+    return [([[order[i] for i in row] for row in rows], width) for rows, width in plan]
+
+
+def _exact_plan(lengths: list[int], batch_tokens: int) -> Plan:
+    """Texts of one length alone share a batch."""
+    plan, start = [], 0
+    for length, same in groupby(lengths):
+        count = len(list(same))
+        cuts = _even_cuts([length] * count, batch_tokens)
+        plan += [([[start + i] for i in range(count)[cut]], length) for cut in cuts]
+        start += count
+    return plan
+
+
+def _plan(lengths: list[int], width: int, batch_tokens: int, longest: int) -> Plan:
     """Texts of at most `width` tokens in rows of that width, longer ones in rows of their own."""
     single = sum(length > width for length in lengths)
-    widths = [rounded(length) for length in lengths[:single]]
+    widths = [max(length, min(rounded(length), longest)) for length in lengths[:single]]
     plan = [([[i] for i in range(single)[cut]], widths[cut.start]) for cut in _even_cuts(widths, batch_tokens)]
     rows = [[single + i for i in row] for row in pack(lengths[single:], width)]
     return plan + [(rows[cut], width) for cut in _even_cuts([width] * len(rows), batch_tokens)]
@@ -149,12 +178,12 @@ def lay_out(tokens: Tokens, rows: Sequence[Sequence[int]], width: int, pad: int)
     filled = torch.zeros(len(rows), dtype=torch.long).index_add_(0, row, lengths)
     before = lengths.cumsum(0) - lengths - (filled.cumsum(0) - filled)[row]
     spans = Spans(row * width + before, lengths)
-    ids = np.full(len(rows) * width, pad, np.int64)
-    content = np.zeros(len(rows) * width, bool)
-    places, count = spans.places.numpy(), int(lengths.sum())
-    ids[places] = np.fromiter(chain.from_iterable(tokens.ids[i] for i in texts), np.int64, count)
-    content[places] = np.fromiter(chain.from_iterable(tokens.content[i] for i in texts), bool, count)
-    shape = len(rows), width
-    return Batch(
-        torch.tensor(texts), spans, torch.from_numpy(ids.reshape(shape)), torch.from_numpy(content.reshape(shape))
-    )
+    places, shape = spans.places.numpy(), (len(rows), width)
+
+    def flat(of_texts: Sequence[Sequence[int]], padding: int) -> Tensor:
+        values = np.full(len(rows) * width, padding, np.int64)
+        values[places] = np.fromiter(chain.from_iterable(of_texts[i] for i in texts), np.int64, len(places))
+        return torch.from_numpy(values.reshape(shape))
+
+    types = None if tokens.types is None else flat(tokens.types, tokens.pad_type)
+    return Batch(torch.tensor(texts), spans, flat(tokens.ids, pad), flat(tokens.content, 0).bool(), types)

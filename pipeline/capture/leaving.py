@@ -13,24 +13,29 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 
-from pipeline.capture.batching import Batch, Spans, batches
+from pipeline.capture.batching import Batch, Spans
 from pipeline.capture.forward import Enough, in_place
 from pipeline.capture.pooling import Pooler
-from pipeline.capture.proofs import REFUSALS, TOLERANCE
+from pipeline.capture.proofs import REFUSALS, agrees, made_up_tokens
 from pipeline.capture.reader import Reader
 from pipeline.capture.tokens import Tokens
 from pipeline.model.architecture import find_blocks, model_inputs
 from pipeline.model.load import FrozenModel
+from pipeline.model.witness import MadeUp, made_up_ids
 
 See = Callable[[int, Float[Tensor, "there tokens dim"], Int[Tensor, " there"]], Bool[Tensor, " there"]]
 """Told a layer, the states of the rows that are there and their numbers in the batch; says which of them stay."""
 
+BATCH_TOKENS = 128
+"""Of the proof's batches."""
+
 Decide = Callable[[int, Int[Tensor, " there"], Float32[Tensor, "there dim"]], Bool[Tensor, " there"]]
-"""Told a layer's place in the request, texts by their number and their pooled rows; says which of them stay."""
+"""Told a layer's place in the request, texts by their number and their pooled rows, of several poolings side by side;
+says which of them stay."""
 
 
 class LeavingReader:
-    """A reader of one pooling whose texts may leave at any layer of its request.
+    """A reader whose texts may leave at any layer of its request.
 
     Attributes
     ----------
@@ -48,12 +53,11 @@ class LeavingReader:
     @torch.inference_mode()
     def read_all(self, tokens: Tokens, batch_tokens: int, decide: Decide) -> None:
         """Shows every text's rows to `decide`, layer by layer, until it leaves. Batches are of a text a row."""
-        for batch in batches(tokens, batch_tokens, self.reader.pad):
+        for batch in self.reader.batches(tokens, batch_tokens, packing=False):
             self._read(batch, decide)
 
     def _read(self, batch: Batch, decide: Decide) -> None:
         request, device = self.reader.request, self._frozen.facts.device
-        (pooling,) = request.poolings
         width = batch.ids.shape[1]
         poolers: dict[int, Pooler] = {}  # by how many are there: rows only leave
 
@@ -61,21 +65,22 @@ class LeavingReader:
             if len(there) not in poolers:
                 spans = Spans(torch.arange(len(there)) * width, batch.spans.lengths[there])
                 poolers[len(there)] = Pooler(spans, batch.content[there], request.poolings, device)
-            rows = poolers[len(there)](states)[pooling].cpu()
+            pooled = poolers[len(there)](states)
+            rows = torch.cat([pooled[name] for name in request.poolings], -1).cpu()
             return decide(request.layers.index(layer), batch.positions[there], rows)
 
-        self._forward(see, batch.ids, batch.mask if self.reader.masked(batch) else None)
+        self._forward(see, batch)
 
-    def _forward(self, see: See, ids: Int[Tensor, "rows tokens"], mask: Int[Tensor, "rows tokens"] | None) -> None:
+    def _forward(self, see: See, batch: Batch) -> None:
         """Runs the model as far as a row is left, and as the last layer of the request at most."""
-        wanted, whole = set(self.reader.request.layers), len(ids)
+        wanted, (whole, width) = set(self.reader.request.layers), batch.ids.shape
         there = torch.arange(whole)
 
         def leave(layer: int, states: Tensor) -> Tensor:
             nonlocal there
             if layer not in wanted:
                 return states
-            stay = see(layer, states, there)
+            stay = see(layer, states[:, :width], there)
             if layer == max(wanted) or not stay.any():
                 raise Enough
             there = there[stay]
@@ -92,36 +97,45 @@ class LeavingReader:
             return hook
 
         frozen, device = self._frozen, self._frozen.facts.device
-        inputs = model_inputs(frozen.model, ids.to(device), None if mask is None else mask.to(device))
-        try:
-            handles = [b.register_forward_pre_hook(entering(i), with_kwargs=True) for i, b in enumerate(self._blocks)]
-            with in_place(handles):
-                output = frozen.model(**inputs)
-            leave(len(frozen.witness.layers) - 1, output.last_hidden_state)
-        except Enough:
-            pass
+        mask = batch.mask.to(device) if self.reader.masked(batch) else None
+        types = None if batch.types is None else batch.types.to(device)
+        inputs = model_inputs(frozen.model, batch.ids.to(device), mask, types)
+        with frozen.lock:
+            try:
+                hooks = [b.register_forward_pre_hook(entering(i), with_kwargs=True) for i, b in enumerate(self._blocks)]
+                with in_place(hooks):
+                    output = frozen.model(**inputs)
+                leave(len(frozen.witness.layers) - 1, output.last_hidden_state)
+            except Enough:
+                pass
+            finally:
+                self.reader.restore()
 
     @torch.inference_mode()
     def _proven(self) -> bool:
-        """Whether the states of either made-up text stay what they are when the other one has left."""
+        """Whether the states of two made-up texts stay what they are when the others have left."""
+        texts = self._frozen.witness.texts[:2]
+        twins = [made_up_ids(self._frozen.model, len(text.ids), 100 + i) for i, text in enumerate(texts)]
+        tokens = made_up_tokens([*(list(text.ids) for text in texts), *twins])
         try:
-            return all(self._equals_witness(row) for row in range(2))
-        except (*REFUSALS, RuntimeError):  # of shapes that do not go together
+            return all(
+                self._agrees(batch, row, texts[position])
+                for batch in self.reader.batches(tokens, BATCH_TOKENS, packing=False)
+                for row, position in enumerate(batch.positions.tolist())
+                if position < len(texts)
+            )
+        except REFUSALS:  # of shapes that do not go together, for one
             return False
 
-    def _equals_witness(self, row: int) -> bool:
-        witness, facts = self._frozen.witness, self._frozen.facts
+    def _agrees(self, batch: Batch, row: int, text: MadeUp) -> bool:
         found: list[Tensor] = []
 
         def see(layer: int, states: Tensor, there: Int[Tensor, " there"]) -> Bool[Tensor, " there"]:
-            found.append(states.cpu()[there == row][0].float())
+            found.append(states.cpu()[there == row][0, : len(text.ids)].float())
             return there == row
 
-        self._forward(see, witness.ids, witness.mask)
-        real = witness.mask[row].bool()
-        expected = witness.states[list(self.reader.request.layers), row][:, real]
-        error = (torch.stack(found)[:, real] - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-12)
-        return bool((error.median(1).values <= TOLERANCE[facts.compute_type]).all())
+        self._forward(see, batch)
+        return agrees(torch.stack(found), text, self.reader.request.layers, self._frozen)
 
 
 def _of(there: Int[Tensor, " there"], whole: int, given: Any) -> Any:

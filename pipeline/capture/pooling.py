@@ -85,7 +85,7 @@ class Pooler:
     content
         True for tokens that are not special. A text without any counts all its tokens.
     poolings
-        Names as in `pipeline.config.Pooling`.
+        Names as in `pipeline.store.POOLINGS`.
     device
         Where the states will be.
     """

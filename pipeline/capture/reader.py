@@ -7,18 +7,29 @@ last block's output after the model's final norm, where it has one. The last nee
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float32, Int
 from torch import Tensor
 
+from ilse.errors import UserError
 from pipeline.capture.batching import Batch, Spans, batches
 from pipeline.capture.forward import Forward
 from pipeline.capture.pooling import Pooler
-from pipeline.capture.proofs import does_without_mask, keeps_packed_texts_apart, prove_capture
+from pipeline.capture.projection import Projection
+from pipeline.capture.proofs import prove_capture, prove_ways
 from pipeline.capture.tokens import Tokens
+from pipeline.capture.ways import Way, Zone
+from pipeline.model.architecture import accepts
+from pipeline.model.failures import named_failures
 from pipeline.model.load import FrozenModel
+
+WAY_OUT = {
+    "hooks": "set extract.capture to hidden_states: slower, and it holds all layers at a time",
+    "hidden_states": "take another model: nothing here can read it",
+}
+"""What is left where a model fails while it is read in some way."""
 
 
 @dataclass(frozen=True)
@@ -27,25 +38,34 @@ class Request:
 
     layers: tuple[int, ...]
     poolings: tuple[str, ...]
-    token_states: bool = False
+    token_states: bool | tuple[int, ...] = False
+    """Of which layers, all of them in `layers`; True: of all."""
+
+    @property
+    def token_layers(self) -> tuple[int, ...]:
+        """The layers whose token states are read, by number."""
+        if isinstance(self.token_states, bool):
+            return self.layers if self.token_states else ()
+        return self.token_states
 
 
 @dataclass(frozen=True)
 class BatchRows:
     """What was read of one batch, in its order, layers as requested.
 
-    `tokens`: one tensor a text, of its real tokens in order; None where they were not asked for.
+    `tokens`: one tensor a text, of its real tokens in order, as wide as the model or its projection; None where they
+    were not asked for.
     """
 
     pooled: dict[str, Float32[Tensor, "batch layers dim"]]
-    tokens: list[Float32[Tensor, "_ layers dim"]] | None
+    tokens: list[Float32[Tensor, "_ token_layers width"]] | None
 
 
 class Reader:
     """A model made ready for one request.
 
-    Building it proves capture on made-up texts and drops the weights of the blocks that are not run. Of several
-    readers of one model the latest is the one to use: it may have dropped what an earlier one needs.
+    Building it proves capture on made-up texts and drops the weights of the blocks that no reader of the model runs.
+    Several threads may use it, and several readers may share a model: `reader_of` gives those that are there.
 
     Parameters
     ----------
@@ -58,12 +78,10 @@ class Reader:
 
     Attributes
     ----------
-    needs_mask
-        Whether tokens would see the padding behind them.
+    zones
+        How texts of which lengths are batched: the fastest way whose rows are those of each text alone.
     pad
         The token that fills up rows.
-    packs
-        Whether several texts may stand in one row of a batch.
 
     Raises
     ------
@@ -73,61 +91,124 @@ class Reader:
 
     def __init__(self, frozen: FrozenModel, request: Request, method: str = "hooks") -> None:
         self.request = request
-        self._facts = frozen.facts
-        self.pad = frozen.tokenizer.pad_token_id or 0
-        self._forward = Forward(frozen, request.layers, method)
-        prove_capture(self._forward)
-        self.needs_mask = not does_without_mask(self._forward)
-        self.packs = keeps_packed_texts_apart(self._forward)
-        self._forward.drop_the_rest()
+        self.frozen, self._facts = frozen, frozen.facts
+        self.pad = frozen.pad
+        self._way_out = WAY_OUT[method]
+        with frozen.lock, named_failures(frozen.facts.architecture, self._way_out):
+            self._forward = Forward(frozen, request.layers, method)
+            prove_capture(self._forward)
+            self.zones = prove_ways(self._forward, self.pad)
+            self._forward.drop_the_rest()
 
-    def read_all(self, tokens: Tokens, batch_tokens: int) -> Iterator[tuple[Int[Tensor, " texts"], BatchRows]]:
+    @property
+    def needs_mask(self) -> bool:
+        """Whether texts of a few tokens are read with their mask."""
+        return self.zones[0].way not in (Way.PACKED, Way.PADDED)
+
+    @property
+    def packs(self) -> bool:
+        """Whether several texts of a few tokens may stand in one row of a batch."""
+        return self.zones[0].way is Way.PACKED
+
+    def batches(self, tokens: Tokens, batch_tokens: int, packing: bool = True) -> Iterator[Batch]:
+        """All texts in batches of at most `batch_tokens` tokens, as `zones` has it; without `packing` a text a row.
+
+        Packing is proven of plain tokens: those of several types stand a text a row. Raises `UserError` for types that
+        the model does not know.
+        """
+        _require_types(self._forward.frozen, tokens)
+        zones: tuple[Zone, ...] = self.zones
+        if not packing or tokens.types is not None:
+            zones = tuple(replace(z, way=Way.PADDED) if z.way is Way.PACKED else z for z in zones)
+        return batches(tokens, batch_tokens, self.pad, zones)
+
+    @property
+    def token_layers(self) -> tuple[int, ...]:
+        """The layers whose token states are read, by number."""
+        return self.request.token_layers
+
+    def read_all(
+        self, tokens: Tokens, batch_tokens: int, projection: Projection | None = None
+    ) -> Iterator[tuple[Int[Tensor, " texts"], BatchRows]]:
         """The rows of all texts, in batches of at most `batch_tokens` tokens: which texts they are, and their rows."""
-        for batch in batches(tokens, batch_tokens, self.pad, self.packs):
-            yield batch.positions, self.read(batch)
+        for batch in self.batches(tokens, batch_tokens):
+            yield batch.positions, self.read(batch, projection)
 
     @torch.inference_mode()
-    def read(self, batch: Batch) -> BatchRows:
+    def read(self, batch: Batch, projection: Projection | None = None) -> BatchRows:
         """The rows of one batch, float32 in main memory; padding may stand on either side.
 
-        Packed batches are only for a reader that `packs`.
+        They are those of each text alone for batches that `batches` made. Token states are in the basis of the
+        `projection`, whose layers are those of `token_layers`; whole without one.
         """
         device = self._facts.device
         pooler = Pooler(batch.spans, batch.content, self.request.poolings, device)
         shape = (len(batch.positions), len(self.request.layers), self._facts.dim)
         pooled = {name: torch.empty(shape, device=device) for name in self.request.poolings}
-        tokens = _TokenStates(batch.spans, self.request, self._facts.dim) if self.request.token_states else None
+        wanted = self.token_layers
+        tokens = _TokenStates(batch.spans, len(wanted), self._facts.dim, projection) if wanted else None
 
         def see(layer: int, states: Tensor) -> None:
             place = self.request.layers.index(layer)
             for name, rows in pooler(states).items():
                 pooled[name][:, place] = rows
-            if tokens is not None:
-                tokens.see(place, states)
+            if tokens is not None and layer in wanted:
+                tokens.see(wanted.index(layer), states)
 
-        if batch.packed:
-            self._forward(see, batch.ids, numbers=batch.numbers)
-        else:
-            self._forward(see, batch.ids, batch.mask if self.masked(batch) else None)
+        with named_failures(self._facts.architecture, self._way_out):
+            if batch.packed:
+                self._forward(see, batch.ids, numbers=batch.numbers, types=batch.types)
+            else:
+                self._forward(see, batch.ids, batch.mask if self.masked(batch) else None, types=batch.types)
         return BatchRows({name: rows.cpu() for name, rows in pooled.items()}, tokens.split() if tokens else None)
 
     def masked(self, batch: Batch) -> bool:
         """Whether a batch of a text a row has to be read with its mask."""
         left_padded = not bool(batch.mask[:, 0].all())
-        return self.needs_mask or left_padded
+        zone = next((zone for zone in self.zones if batch.ids.shape[1] <= zone.longest), self.zones[-1])
+        return left_padded or zone.way not in (Way.PACKED, Way.PADDED)
+
+    def restore(self) -> None:
+        """Takes back what a forward pass left on the model, where that changes later ones."""
+        if self.frozen.pristine.needed:
+            self.frozen.pristine.restore()
+
+
+def reader_of(frozen: FrozenModel, request: Request, method: str = "hooks") -> Reader:
+    """The reader of this request that is in use, or a new one. Raises `UserError` as `Reader` does."""
+    with frozen.lock:
+        reader: Reader | None = frozen.readers.get((request, method))
+        if reader is None:
+            reader = frozen.readers[request, method] = Reader(frozen, request, method)
+        return reader
 
 
 class _TokenStates:
     """The states of a batch's real tokens, filled layer by layer."""
 
-    def __init__(self, spans: Spans, request: Request, dim: int) -> None:
+    def __init__(self, spans: Spans, layers: int, dim: int, projection: Projection | None) -> None:
         self._counts = spans.lengths.tolist()
         self._places = spans.places
-        self._states = torch.empty(len(self._places), len(request.layers), dim)
+        self._projection = projection
+        self._states = torch.empty(len(self._places), layers, projection.width if projection else dim)
 
     def see(self, place: int, states: Tensor) -> None:
         real = states.flatten(0, 1).index_select(0, self._places.to(states.device))
-        self._states[:, place] = real.float().cpu()
+        self._states[:, place] = (self._projection(place, real) if self._projection else real.float()).cpu()
 
-    def split(self) -> list[Float32[Tensor, "_ layers dim"]]:
+    def split(self) -> list[Float32[Tensor, "_ token_layers width"]]:
         return list(self._states.split(self._counts))
+
+
+def _require_types(frozen: FrozenModel, tokens: Tokens) -> None:
+    known = getattr(frozen.model.config, "type_vocab_size", None)
+    if tokens.types is None or not known or not accepts(frozen.model, "token_type_ids"):
+        return
+    largest = max(map(max, tokens.types))
+    if largest >= known:
+        raise UserError(
+            f"model architecture '{frozen.facts.architecture}'",
+            expected=f"token types below {known}",
+            found=f"{largest}, from its tokenizer",
+            next_step="take the tokenizer that belongs to this model",
+        )

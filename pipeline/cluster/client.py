@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-import sys
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+from ilse.children import SAFE_PATH
 from ilse.errors import UserError
+from ilse.spinning import COUNT, POLICY, ROUNDS, spinning
+from ilse.terminal import say
 from pipeline.config import ClusterParams
 
 CONNECT_SECONDS = 8.0
@@ -26,6 +29,10 @@ PLAIN_ENVIRONMENT = (
     "'MKL_NUM_THREADS': None, 'OPENBLAS_NUM_THREADS': None}\""
 )
 """Shell line that keeps Dask from giving a worker's process what `_cluster` keeps from workers on this machine."""
+BRIEF_SPINNING = f'[ -n "${{{POLICY}+set}}" ] || export {COUNT}="${{{COUNT}:-{ROUNDS}}}"'
+"""Shell line for what `ilse.spinning` does here; what the user has set wins, also where Slurm hands it on."""
+SAFE_PATH_LINE = "; ".join(f"export {name}={value}" for name, value in SAFE_PATH.items())
+"""Shell line for what `ilse.children` says."""
 OWN_DEVICE = "ILSE_OWN_DEVICE"
 """Set in the workers of kind `local`, which share the machine's CUDA devices by their index."""
 
@@ -43,7 +50,7 @@ def open_client(params: ClusterParams) -> Iterator[Any]:
         for name in ("distributed", "tornado", "bokeh"):  # our own errors say what their log lines would
             stack.enter_context(silence_logging_cmgr(logging.CRITICAL, name))
         client = stack.enter_context(_connected(params.address or _cluster(params, stack), params))
-        _say(f"dashboard: {dashboard(client)}")
+        say(f"dashboard: {dashboard(client)}")
         wait_for_worker(client, params)
         if params.kind in ("address", "slurm"):
             _require_same_versions(client)
@@ -71,7 +78,7 @@ def wait_for_worker(client: Any, params: ClusterParams) -> None:
     if client.scheduler_info()["workers"]:
         return
     limit = seconds_without_workers(params)
-    _say(f"no worker has connected to {client.scheduler.address} yet; waiting up to {limit:,.0f} s for the first")
+    say(f"no worker has connected to {client.scheduler.address} yet; waiting up to {limit:,.0f} s for the first")
     try:
         client.wait_for_workers(1, timeout=limit)
     except TimeoutError as error:
@@ -95,7 +102,8 @@ def _cluster(params: ClusterParams, stack: ExitStack) -> Any:
     makers = {"local": _local, "slurm": _slurm, "cuda": _cuda}
     # Dask hands freed memory back at once and gives each worker one OpenMP thread. Measured on the demo, two cores:
     # 630 tokens/s so, 1,270 without, most of the difference in page faults.
-    stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": {}}))
+    stack.enter_context(_same_environment())
+    stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": {**spinning(), **SAFE_PATH}}))
     try:
         return stack.enter_context(makers[params.kind](params))
     except (OSError, RuntimeError, TypeError, ValueError) as error:
@@ -103,9 +111,27 @@ def _cluster(params: ClusterParams, stack: ExitStack) -> Any:
             f"cluster of kind '{params.kind}'",
             expected="workers that start" + (f" with the options {sorted(params.options)}" if params.options else ""),
             found=f"{type(error).__name__}: {error}",
-            next_step="check 'extract.cluster' in the parameter file; a script of your own has to run its work under "
-            "if __name__ == '__main__', since workers import it",
+            next_step="check 'extract.cluster' in the parameter file; a script of your own has to be a file, and run "
+            "its work under if __name__ == '__main__', since workers import it",
         ) from error
+
+
+@contextmanager
+def _same_environment() -> Iterator[None]:
+    """Dask puts what a worker is to find into this process's environment first, and leaves it there.
+
+    The safe path is there before: `multiprocessing` starts a helper of its own ahead of the first worker.
+    """
+    before = {name: os.environ.get(name) for name in (COUNT, *SAFE_PATH, "PYTHONHASHSEED", "__DASK_PARENT_PID")}
+    os.environ.update(SAFE_PATH)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _local(params: ClusterParams) -> Any:
@@ -119,22 +145,40 @@ def _local(params: ClusterParams) -> Any:
         memory_limit=0,
         silence_logs=logging.CRITICAL,
         env={OWN_DEVICE: "1"},
+        security=_keys_of_the_run("local"),
     )
+
+
+def _keys_of_the_run(extra: str) -> Any:
+    """TLS with keys that live as long as the cluster, in memory: a scheduler runs whatever is sent to its port.
+
+    On loopback every user of the machine can reach it. Measured: 0.3 s more until the first worker is there, and no
+    more for a task.
+    """
+    _optional("cryptography", extra)
+    from distributed.security import Security
+
+    return Security.temporary()
 
 
 def _slurm(params: ClusterParams) -> Any:
     jobqueue = _optional("dask_jobqueue", "slurm")
-    prologue = [PLAIN_ENVIRONMENT, *params.options.get("job_script_prologue", ())]
-    return jobqueue.SLURMCluster(
-        **{"n_workers": params.workers, **params.options, "job_script_prologue": prologue},
-    )
+    prologue = [PLAIN_ENVIRONMENT, BRIEF_SPINNING, SAFE_PATH_LINE, *params.options.get("job_script_prologue", ())]
+    # Its own default shows the dashboard to the whole network, by plain http.
+    scheduler = {"dashboard_address": "127.0.0.1:0", **params.options.get("scheduler_options", {})}
+    # One worker a job: its own default cuts a job of 8 cores into 4, each with a copy of the model and all 8 cores.
+    given = {"n_workers": params.workers, "processes": 1, **params.options}
+    return jobqueue.SLURMCluster(**given | {"job_script_prologue": prologue, "scheduler_options": scheduler})
 
 
 def _cuda(params: ClusterParams) -> Any:
     cuda = _optional("dask_cuda", "cuda")
     # A worker a visible GPU is its own default; a number that the user named goes before it.
     named = {"n_workers": params.workers} if "workers" in params.model_fields_set else {}
-    return cuda.LocalCUDACluster(**{"dashboard_address": "127.0.0.1:0", **named, **params.options})
+    # Over NVLink and InfiniBand it has another protocol, which knows no keys.
+    own = any(name in ("protocol", "security") or name.startswith("enable_") for name in params.options)
+    keys = {} if own else {"security": _keys_of_the_run("cuda")}
+    return cuda.LocalCUDACluster(**{"dashboard_address": "127.0.0.1:0", **named, **keys, **params.options})
 
 
 def _optional(module: str, extra: str) -> Any:
@@ -209,7 +253,3 @@ def _other_version(machine: str, name: str, here: str, there: str | None) -> Use
         next_step="start it in an environment with the same versions, such as one made with this project's "
         "constraints.txt",
     )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

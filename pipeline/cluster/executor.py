@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -12,7 +11,10 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ilse.errors import UserError
+from ilse.memory import keep_freed_memory
+from ilse.terminal import say
 from pipeline.cluster.client import OWN_DEVICE, no_workers, open_client, seconds_without_workers
+from pipeline.cluster.machine import cores
 from pipeline.config import ClusterParams
 
 T = TypeVar("T")
@@ -32,6 +34,10 @@ _ALONE = threading.Lock()
 class Executor(Protocol):
     """Runs functions where the model is."""
 
+    @property
+    def workers(self) -> int:
+        """How many workers are there now."""
+
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """The result of one call on one worker."""
 
@@ -45,6 +51,8 @@ class Executor(Protocol):
 class Serial:
     """The slow, obvious twin: everything in this process, one after the other."""
 
+    workers = 1
+
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """The function's result."""
         return function(*args)
@@ -55,22 +63,21 @@ class Serial:
 
 
 class DaskExecutor:
-    """Sends work to a Dask scheduler's workers, a bounded number of tasks at a time.
-
-    Attributes
-    ----------
-    largest_graph
-        Most bytes of pickled tasks (function, job, item) that were in flight at once.
-    """
+    """Sends work to a Dask scheduler's workers, a bounded number of tasks at a time."""
 
     def __init__(self, client: Any, seconds_without_workers: float) -> None:
-        self.largest_graph = 0
         self._client = client
         self._address = client.scheduler.address
         self._patience = seconds_without_workers
         self._workers: set[str] = set()
         self._last_pulse = -PULSE_SECONDS
         self._last_worker = time.monotonic()
+        self._arrivals = 0
+
+    @property
+    def workers(self) -> int:
+        """How many were there at the last pulse."""
+        return len(self._workers)
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """The result of one call on any worker."""
@@ -83,32 +90,26 @@ class DaskExecutor:
         Raises `UserError` for a lost scheduler, a cluster without workers and an item on which workers die.
         """
         rest = iter(items)
-        flying: dict[Any, tuple[Item, int]] = {}
+        flying: dict[Any, Item] = {}
         try:
             while self._fill(flying, rest, function, job):
                 done = self._finished(flying)
                 # In the order they were sent: of tasks that died with a worker, the first one is likelier to blame.
                 for future in [one for one in flying if one in done]:
-                    item, _ = flying.pop(future)
-                    yield self._result(future, f"item {item}")
+                    yield self._result(future, str(flying.pop(future)))
         finally:
             for future in flying:
                 future.release()
 
-    def _fill(
-        self, flying: dict[Any, tuple[Item, int]], rest: Iterator[Item], function: Callable[..., Any], job: Any
-    ) -> int:
+    def _fill(self, flying: dict[Any, Item], rest: Iterator[Item], function: Callable[..., Any], job: Any) -> int:
         """Sends tasks until the window is full or no item is left; returns how many are in flight."""
-        from distributed.protocol.pickle import dumps
-
         self._pulse()
         while len(flying) < A_WORKER * max(1, len(self._workers)):
             for item in rest:
-                flying[self._submit(function, job, item)] = item, len(dumps((function, job, item)))
+                flying[self._submit(function, job, item)] = item
                 break
             else:
                 break
-        self.largest_graph = max(self.largest_graph, sum(size for _, size in flying.values()))
         return len(flying)
 
     def _submit(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -161,12 +162,20 @@ class DaskExecutor:
             raise self._scheduler_lost(error) from error
         self._last_pulse = time.monotonic()
         if lost := len(self._workers - workers):
-            print(f"{lost} of {len(self._workers)} workers lost; their shards go elsewhere", file=sys.stderr)
+            say(f"{lost} of {len(self._workers)} workers lost; their shards go elsewhere")
         self._workers = workers
-        if workers:
+        if workers or self._some_came():
             self._last_worker = self._last_pulse
         elif self._last_pulse > self._last_worker + self._patience:
             raise no_workers(self._address, self._last_pulse - self._last_worker)
+
+    def _some_came(self) -> bool:
+        """Whether workers came since it was last asked, also such as died again before the pulse: of these the task
+        is to blame, which the scheduler says after some deaths.
+        """
+        events = self._client.get_events("all")
+        before, self._arrivals = self._arrivals, sum(event.get("action") == "add-worker" for _, event in events)
+        return self._arrivals > before
 
     def _scheduler_lost(self, error: Exception) -> UserError:
         return UserError(
@@ -200,15 +209,6 @@ def threads_of(requested: int, params: ClusterParams) -> int:
     return max(1, cores() // workers)
 
 
-def cores() -> int:
-    """CPU cores that this process may use: those of its Slurm job, container or `taskset`, or the machine's.
-
-    Several workers on one machine that all see all cores should be given theirs, or `extract.threads` be named. The
-    environment's OMP_NUM_THREADS is not asked: Dask sets it to 1 for every worker that it starts.
-    """
-    return len(os.sched_getaffinity(0))
-
-
 def worker_device(requested: str) -> str:
     """The device of the worker that calls: where workers of kind `local` share CUDA devices, the one of its index.
 
@@ -229,6 +229,7 @@ def _device_number(index: int, devices: int) -> int:
 def _alone(function: Callable[..., T], *args: Any) -> T:
     """One task at a time in a worker process, whatever its number of threads: it holds one model."""
     with _ALONE:
+        keep_freed_memory()
         return function(*args)
 
 

@@ -40,8 +40,15 @@ def wanted_of(columns: Columns, present: list[str], file: Path) -> dict[str, str
 
 
 def require_columns(names: Iterable[str], present: list[str], file: Path | str, where: str) -> None:
-    """Raises `UserError` for a name that is not among the columns; `where` says where the right one is to be named."""
+    """Raises `UserError` for a name that no column has, or several; `where` says where the right one is to be named."""
     for name in names:
+        if present.count(name) > 1:
+            raise UserError(
+                f"data set {file}",
+                expected=f"one column '{name}'",
+                found=f"{present.count(name)} of that name among the columns {', '.join(present)}",
+                next_step="rename or remove all but one",
+            )
         if name not in present:
             raise UserError(
                 f"data set {file}",
@@ -51,8 +58,8 @@ def require_columns(names: Iterable[str], present: list[str], file: Path | str, 
             )
 
 
-def malformed(file: Path | str, line: int, expected: str, found: str) -> UserError:
+def malformed(
+    file: Path | str, line: int, expected: str, found: str, next_step: str = "mend that line, or remove it"
+) -> UserError:
     """The error for one line of a file."""
-    return UserError(
-        f"data set {file}, line {line}", expected=expected, found=found, next_step="mend that line, or remove it"
-    )
+    return UserError(f"data set {file}, line {line}", expected=expected, found=found, next_step=next_step)

@@ -9,6 +9,7 @@ import polars as pl
 
 from ilse.tables import PAIR_TEXT_ID, SPLIT, SPLITS, TEXT, TEXT_ID, TRAIN
 from pipeline.dataset.columns import TARGET
+from pipeline.dataset.label_names import MISSING
 from pipeline.dataset.targets import Conflicts, Kind, each_label
 from pipeline.dataset.texts import Unit
 
@@ -74,7 +75,12 @@ def notes(counts: Mapping[str, Any], unit: Unit, kind: Kind, conflicts: Conflict
 
 def _label_notes(found: Mapping[str, Mapping[str, int]]) -> dict[str, list[str]]:
     train = found.get(TRAIN, {})
+    folded: dict[str, list[str]] = {}
+    for name in train:
+        folded.setdefault(name.casefold(), []).append(name)
     return {
+        "labels that differ in case alone": [" and ".join(alike) for alike in folded.values() if len(alike) > 1],
+        "labels that look like a missing value": [name for name in train if name in MISSING],
         "labels with a single example": [name for name in train if sum(split[name] for split in found.values()) == 1],
         f"labels absent from {TRAIN}": [name for name, number in train.items() if not number],
     }

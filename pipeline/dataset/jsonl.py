@@ -8,7 +8,11 @@ from typing import Any
 
 import polars as pl
 
+from ilse.reading import each_once
 from pipeline.dataset.columns import TARGET, Columns, malformed, names_of, wanted_of
+
+_EXACT = 2**53
+"""Up to here a float holds every whole number."""
 
 
 def read_jsonl(file: Path, text: str, columns: Columns) -> pl.DataFrame:
@@ -33,8 +37,11 @@ def read_jsonl(file: Path, text: str, columns: Columns) -> pl.DataFrame:
 
 def json_object(file: Path | str, line: int, content: str) -> dict[str, Any]:
     """What one line holds. Raises `UserError` for anything but a JSON object."""
+    if line == 1 and content.lstrip().startswith("["):
+        next_step = "write an object a line; pandas does so with to_json(…, orient='records', lines=True)"
+        raise malformed(file, line, "one JSON object", "an array", next_step)
     try:
-        record = json.loads(content)
+        record = json.loads(content, object_pairs_hook=each_once)
     except (ValueError, RecursionError) as error:
         raise malformed(file, line, "one JSON object", str(error)) from error
     if not isinstance(record, dict):
@@ -50,7 +57,8 @@ def _series(name: str, values: list[Any], file: Path, lines: list[int], strings:
             raise malformed(file, line, f"{expected} as {name}", f"a JSON {type(value).__name__}")
         check_unicode(name, value, file, line)
     kinds = {type(value) for value in values if value is not None}
-    if not kinds <= {int, float} and len(kinds) > 1:
+    exact = kinds != {int, float} or all(abs(value) <= _EXACT for value in values if isinstance(value, int))
+    if (not kinds <= {int, float} and len(kinds) > 1) or not exact:
         values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
     return pl.Series(name, values, strict=False)
 
@@ -59,6 +67,8 @@ def _lists(name: str, values: list[Any], file: Path, lines: list[int]) -> pl.Ser
     """Arrays of labels, or strings that are yet to be split."""
     if {type(value) for value in values} <= {str, type(None)}:
         return _series(name, values, file, lines, strings=True)
+    if (number := _number_of_vectors(values)) is not None:
+        return pl.Series(name, values, dtype=pl.List(number), strict=False)
     for line, value in zip(lines, values, strict=True):
         if value is not None and not isinstance(value, list):
             expected = f"a list of labels as {name} (or a string, on every line)"
@@ -70,6 +80,17 @@ def _lists(name: str, values: list[Any], file: Path, lines: list[int]) -> pl.Ser
             check_unicode(name, label, file, line)
     texts = [None if value is None else [str(label) for label in value] for value in values]
     return pl.Series(name, texts, dtype=pl.List(pl.String))
+
+
+def _number_of_vectors(values: list[Any]) -> Any:
+    """Polars' type of what may be vectors of 0 and 1, as neither labels are: booleans, or 0.0 and 1.0; else None."""
+    if not all(value is None or isinstance(value, list) for value in values):
+        return None
+    numbers = [number for value in values for number in value or ()]
+    kinds = set(map(type, numbers))
+    if kinds == {bool}:
+        return pl.Boolean
+    return pl.Float64 if float in kinds and kinds <= {int, float} and set(numbers) <= {0, 1} else None
 
 
 def check_unicode(name: str, value: Any, file: Path | str, line: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from ilse.errors import UserError
+from ilse.table_files import read_parquet
 from ilse.tables import EXAMPLES_FILE, PAIR_TEXT_ID, SPLIT, TEXT, TEXT_ID, TEXTS_FILE, TRAIN
 from pipeline.dataset.columns import PAIR_TEXT
 from pipeline.dataset.texts import text_columns
@@ -48,7 +49,7 @@ def _bare(text: pl.Expr) -> pl.Expr:
 def _trained_on(folder: Path) -> pl.DataFrame:
     """The training examples' texts."""
     try:
-        examples, texts = (pl.read_parquet(folder / name) for name in (EXAMPLES_FILE, TEXTS_FILE))
+        examples, texts = (read_parquet(folder / name) for name in (EXAMPLES_FILE, TEXTS_FILE))
     except (OSError, pl.exceptions.PolarsError) as error:
         raise UserError(
             f"data set {folder}, of prepare.exclude_train_of",

@@ -7,6 +7,7 @@ score, Float64) and `split` (String, null in every row where the source gives no
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,15 +17,20 @@ import polars as pl
 
 from ilse.errors import UserError
 from ilse.tables import SOURCE_ROW, SPLIT, TEXT
+from pipeline.archives import open_archive
 from pipeline.dataset.columns import PAIR_TEXT, TARGET, Columns
+from pipeline.dataset.delimited import Dialect
 from pipeline.dataset.readers import Decoder, read_file
 from pipeline.dataset.splits import KEEPING, SPLIT_NAMES, split_name
+from pipeline.dataset.texts import require_short
 
 Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder", "hub"]
 
 _PLAIN = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 _TABLES = {".parquet": "parquet"} | _PLAIN | {f"{ending}.gz": kind for ending, kind in _PLAIN.items()}
-ENDINGS = _TABLES | {".zip": "folder"}
+# The Hub's data sets call lines of objects so too; in a folder, only with a split's name: others are metadata.
+_JSON = {".json": "jsonl"}
+ENDINGS = _TABLES | {".zip": "folder"} | _JSON
 """How a file's name ends → its format."""
 # `train.parquet`, `train-00000-of-00002.parquet`, but not `train_extra.parquet`
 _SPLIT_FILE = re.compile(rf"^({'|'.join(SPLIT_NAMES)})([-_.]\d.*)?$")
@@ -44,22 +50,26 @@ def read_source(
     columns: Columns,
     decode: Decoder,
     as_target: Callable[[pl.Series, str], pl.Series],
+    dialect: Dialect = Dialect(),  # noqa: B008
 ) -> pl.DataFrame:
     """The rows of the data set at `path`: a file, a folder, or one of them for each split.
 
     `as_target` turns a file's column of labels or scores into ours; it gets the column and the file's name.
     Given splits are read test first and train last: rows appended to train then come after all others.
     """
-    rows = pl.concat([_read_part(part, columns, decode, as_target) for part in _parts(path, kind)])
+    read = functools.partial(read_file, columns=columns, decode=decode, dialect=dialect)
+    rows = pl.concat([_read_part(part, read, as_target) for part in _parts(path, kind)])
     if rows.is_empty():
         raise UserError(f"data set {path}", expected="at least one row", found="none", next_step="check prepare.path")
     return with_split_names(rows, columns.split)
 
 
 def _read_part(
-    part: _Part, columns: Columns, decode: Decoder, as_target: Callable[[pl.Series, str], pl.Series]
+    part: _Part, read: Callable[[Path, str], pl.DataFrame], as_target: Callable[[pl.Series, str], pl.Series]
 ) -> pl.DataFrame:
-    tables = [read_file(file, part.kind, columns, decode) for file in part.files]
+    tables = [read(file, part.kind) for file in part.files]
+    for table, file in zip(tables, part.files, strict=True):
+        require_short(table, f"data set {file}")
     # Before the files are joined: labels may be numbers in one file and words in the next.
     targets = [as_target(table[TARGET], str(file)) for table, file in zip(tables, part.files, strict=True)]
     frame = pl.concat([table.with_columns(target.alias(TARGET)) for table, target in zip(tables, targets, strict=True)])
@@ -94,7 +104,7 @@ def _parts_of(path: Path, kind: Format) -> list[_Part]:
         return _hub_parts(path)
     if chosen == "folder" or path.is_file():
         return [_Part(None, chosen, [path])]
-    files = sorted(file for file in path.rglob("*") if ENDINGS.get(ending_of(file)) == chosen)
+    files = sorted(file for file in path.rglob("*") if _TABLES.get(ending_of(file)) == chosen)
     if not files:
         raise _no_files(path, f"{chosen} files")
     return [_Part(None, chosen, files)]
@@ -102,8 +112,11 @@ def _parts_of(path: Path, kind: Format) -> list[_Part]:
 
 def _recognise(path: Path) -> str:
     if path.is_dir():
-        tables = sorted(file for file in path.rglob("*") if ending_of(file) in _TABLES)
-        if any(_split_of(file) for file in tables):
+        files = sorted(path.rglob("*"))
+        tables = [file for file in files if ending_of(file) in _TABLES]
+        if not tables and any(file.suffix == ".arrow" for file in files):
+            raise _unread(path, "files of datasets.save_to_disk", "write each split with its to_parquet")
+        if any(_split_of(file) for file in files if ending_of(file) in _TABLES | _JSON):
             return "hub"
         return _TABLES[ending_of(tables[0])] if tables else "folder"
     ending = ending_of(path).lower()
@@ -114,7 +127,21 @@ def _recognise(path: Path) -> str:
             found=f"the ending '{ending_of(path)}'",
             next_step="name its format as prepare.format",
         )
+    if ENDINGS[ending] == "folder":
+        _require_no_tables(path)
     return ENDINGS[ending]
+
+
+def _require_no_tables(path: Path) -> None:
+    with open_archive(path) as archive:
+        tables = sorted(name for name in archive.namelist() if ending_of(Path(name)).lower() in _TABLES)
+    if tables:
+        raise _unread(path, f"the table {tables[0]}", "unpack it, and name the table as prepare.path")
+
+
+def _unread(path: Path, found: str, next_step: str) -> UserError:
+    expected = "a table, or a folder or zip file of texts by label"
+    return UserError(f"data set {path}", expected=expected, found=found, next_step=next_step)
 
 
 def ending_of(file: Path) -> str:
@@ -124,7 +151,8 @@ def ending_of(file: Path) -> str:
 
 def _split_of(file: Path) -> str | None:
     """`data/train-00000-of-00001.parquet` and `default/train/0000.parquet` both belong to train."""
-    for name in (file.name.removesuffix(ending_of(file)), file.parent.name):
+    own = file.name.removesuffix(ending_of(file))
+    for name in (own,) if ending_of(file) in _JSON else (own, file.parent.name):
         if match := _SPLIT_FILE.match(name.lower()):
             return split_name(match[1], str(file))
     return None
@@ -132,7 +160,7 @@ def _split_of(file: Path) -> str | None:
 
 def _hub_parts(path: Path) -> list[_Part]:
     """A snapshot's files by split; Parquet where the snapshot holds several formats."""
-    for ending, kind in _TABLES.items():
+    for ending, kind in (_TABLES | _JSON).items():
         found = [file for file in sorted(path.rglob(f"*{ending}")) if _split_of(file)]
         if found:
             parts = [_Part(name, kind, [file for file in found if _split_of(file) == name]) for name in KEEPING]

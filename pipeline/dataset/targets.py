@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal, NamedTuple
 
 import polars as pl
 
 from ilse.errors import UserError
+from ilse.label_order import in_order
 from ilse.tables import SOURCE_ROW, TEXT
 from pipeline.dataset.columns import PAIR_TEXT, TARGET
+from pipeline.dataset.label_lists import from_vectors, is_written_list, separated
+from pipeline.dataset.label_names import clean, one_a_number
 from pipeline.dataset.texts import Unit
 
 Conflicts = Literal["drop", "error", "keep"]
 Kind = Literal["label", "label set", "score"]
 
 _STRINGS = (pl.String, pl.Categorical, pl.Enum)
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
-
 
 _WANTED: dict[Kind, tuple[str, str]] = {
     "label": (
@@ -45,37 +45,64 @@ class Settled(NamedTuple):
 
 
 def as_labels(target: pl.Series, where: str) -> pl.Series:
-    """Labels as stripped strings, null where there is none; a whole number in a float column loses its `.0`."""
-    if target.dtype.is_float():
-        target = target.fill_nan(None)
-        broken = target.filter((target != target.round()) | target.is_infinite())
-        if len(broken):
-            raise _no("label", f"{where}, labels", f"the number {broken[0]}")
-        target = target.cast(pl.Int64)
+    """Labels as `clean` strings, null where there is none; a whole number in a column of decimals loses its `.0`."""
     if target.dtype.is_nested() or target.dtype.is_temporal() or target.dtype == pl.Binary:
         raise _no("label", f"{where}, labels", f"a column of {target.dtype}")
-    labels = target.cast(pl.String).str.strip_chars()
-    return labels.set(labels == "", None)
+    if target.dtype.is_float() or target.dtype.is_decimal():
+        target = _whole(target, where)
+    labels = pl.select(clean(pl.lit(target.cast(pl.String)))).to_series()
+    labels = labels.set(labels == "", None)
+    _refuse_written_lists(labels, where)
+    return labels.alias(target.name)
 
 
-def as_label_sets(target: pl.Series, where: str, separator: str) -> pl.Series:
-    """Lists of distinct, stripped labels in alphabetic order, empty for no label and null where the target is missing.
+def _whole(numbers: pl.Series, where: str) -> pl.Series:
+    if numbers.dtype.is_float():
+        numbers = numbers.fill_nan(None)
+    broken = numbers.filter((numbers != numbers.round()) | numbers.cast(pl.Float64).is_infinite())
+    if len(broken):
+        raise _no("label", f"{where}, labels", f"the number {broken[0]}")
+    # Through Python's integers, which have no largest one.
+    texts = [None if value is None else str(int(value)) for value in numbers.to_list()]
+    return pl.Series(numbers.name, texts, dtype=pl.String)
 
-    Takes lists of strings or whole numbers, and strings that `separator` splits; blank labels do not count.
+
+def _refuse_written_lists(labels: pl.Series, where: str) -> None:
+    distinct = labels.drop_nulls().unique().to_list()
+    if distinct and all(map(is_written_list, distinct)):
+        raise UserError(
+            f"data set {where}, labels",
+            expected="one label an example",
+            found=f"a list written as a string, {distinct[0][:200]!r}",
+            next_step="name the column as prepare.labels_column, for several labels an example",
+        )
+
+
+def as_label_sets(
+    target: pl.Series, where: str, separator: str | None = None, notes: list[str] | None = None
+) -> pl.Series:
+    """Lists of distinct, `clean` labels in alphabetic order, empty for no label and null where the target is missing.
+
+    Takes lists of strings or whole numbers, strings that hold such a list or that `separator` splits, and vectors of 0
+    and 1, whose labels are positions, as a line of `notes` then says; blank labels do not count.
     """
     if target.dtype == pl.Array:
         target = target.arr.to_list()
-    inner = target.dtype.inner if isinstance(target.dtype, pl.List) else None
     if target.dtype in _STRINGS:
-        lists = target.cast(pl.String).str.split(separator)
-    elif inner is not None and (inner in (*_STRINGS, pl.Null) or inner.is_integer()):
-        _check_whole(target, where)
-        lists = target.cast(pl.List(pl.String))
-    elif target.dtype == pl.Null:
-        lists = target.cast(pl.List(pl.String))
-    else:
+        target = separated(target.cast(pl.String), separator, where)
+    inner = target.dtype.inner if isinstance(target.dtype, pl.List) else None
+    if inner is None and target.dtype != pl.Null:
         raise _no("label set", f"{where}, labels", f"a column of {target.dtype}")
-    labels = lists.list.eval(pl.element().str.strip_chars())
+    if inner is not None and inner != pl.Null:
+        _check_whole(target, where)
+        vectors = from_vectors(target, where)
+        if vectors is not None and notes is not None:
+            notes.append(f"vectors of 0 and 1 in {where}: each label is named by its position, from 0")
+        target = target if vectors is None else vectors
+        inner = target.dtype.inner  # type: ignore[attr-defined]
+    if inner is not None and not (inner in (*_STRINGS, pl.Null) or inner.is_integer()):
+        raise _no("label set", f"{where}, labels", f"a column of {target.dtype}")
+    labels = target.cast(pl.List(pl.String)).list.eval(clean(pl.element()))
     return labels.list.eval(pl.element().filter(pl.element() != "")).list.unique().list.sort()
 
 
@@ -108,14 +135,23 @@ def _no(kind: Kind, where: str, found: str) -> UserError:
 
 
 def label_names(labels: pl.Series) -> list[str]:
-    """The label map: distinct labels in sorted order, by value where all of them are whole numbers."""
-    names = sorted(each_label(labels).unique().to_list())
-    return sorted(names, key=int) if all(_INTEGER.fullmatch(name) for name in names) else names
+    """The label map: distinct labels in sorted order, by value where all of them are numbers."""
+    return in_order(each_label(labels).unique().to_list())
 
 
 def each_label(labels: pl.Series) -> pl.Series:
     """Every label of every example, shape (labels,): lists taken apart."""
     return labels.explode().drop_nulls() if isinstance(labels.dtype, pl.List) else labels
+
+
+def with_one_spelling(labels: pl.Series, where: str) -> tuple[pl.Series, dict[str, str]]:
+    """The labels, or lists of them, with numbers under one name each, and what became of which spelling."""
+    names = one_a_number(each_label(labels).drop_nulls().unique().to_list(), where)
+    if not names:
+        return labels, names
+    if not isinstance(labels.dtype, pl.List):
+        return labels.replace(names), names
+    return labels.list.eval(pl.element().replace(names)).list.unique().list.sort(), names
 
 
 def settle(rows: pl.DataFrame, unit: Unit, conflicts: Conflicts, where: str) -> Settled:

@@ -7,10 +7,16 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
+from ilse.errors import UserError
 from ilse.tables import PAIR_TEXT_ID, TEXT, TEXT_ID
 from pipeline.dataset.columns import PAIR_TEXT
 
 Use = Literal["whole", "first_line"]
+
+LONGEST = 2**24
+"""Bytes of one text in UTF-8: five times War and Peace. A tokenizer takes a hundred times that in memory, and Polars
+ends the process where memory is out.
+"""
 
 PAIR_ID = "pair_id"
 """The id of the unordered pair; in no table."""
@@ -40,6 +46,25 @@ def normalised(text: pl.Expr, use: Use) -> pl.Expr:
     whole = text.fill_null("").str.normalize("NFC").str.replace_all("\r\n?", "\n").str.strip_chars()
     # The stripped text starts with its first line that is not empty.
     return whole if use == "whole" else whole.str.extract(r"^([^\n]*)").str.strip_chars()
+
+
+def require_short(rows: pl.DataFrame, where: str) -> None:
+    """Raises `UserError`, with row and column, for a string longer than a text may be."""
+    for name in (name for name, kind in rows.schema.items() if kind == pl.String):
+        lengths = rows[name].str.len_bytes()
+        longest = lengths.max()
+        if isinstance(longest, int) and longest > LONGEST:
+            raise too_long(f"{where}, row {lengths.arg_max()} (from 0), {name}", longest)
+
+
+def too_long(where: str, size: int) -> UserError:
+    """The error for one cell or text."""
+    return UserError(
+        where,
+        expected=f"a text of at most {LONGEST:,} bytes",
+        found=f"{size:,}",
+        next_step="cut it into parts, or leave it out; a model reads its first few thousand words",
+    )
 
 
 def text_id(text: str) -> str:

@@ -9,16 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
+from ilse.table_files import scan_parquet
 from ilse.tables import TEXT
 from pipeline import store
-from pipeline.capture.batching import Batch, batches
+from pipeline.capture.batching import Batch
 from pipeline.capture.reader import Reader, Request
 from pipeline.capture.tokens import Tokens, tokenise
+from pipeline.capture.unknown import Unknown
 from pipeline.config import ModelParams
+from pipeline.forecast.costs import peak_memory
+from pipeline.forecast.room import Room, most_tokens, room_here, round_down
+from pipeline.forecast.workload import sampled_workload
 from pipeline.model.load import Compute
-from pipeline.work.shard import load_here, reader_here
+from pipeline.model.threads import cpu_threads
+from pipeline.work.shard import reader_here, threads_here
 
 SAMPLE_TEXTS = 2_000
 SAMPLE_RUN = 64
@@ -56,11 +61,19 @@ class Calibration:
     """CPU time that the batches got, as a part of what its threads could have had; 1 on another device."""
     seconds: float
     """That the calibration itself took."""
+    threads: int
+    """CPU threads that the worker took."""
+    batch: int
+    """Tokens of the largest batch, padding included; where shards hold more texts than the sample, by their number."""
+    longest: int
+    """Tokens of the longest text."""
+    room: Room
+    """Of the worker."""
 
 
 def sample_texts(texts: Path, count: int) -> list[str]:
     """All of `count` texts, or about `SAMPLE_TEXTS` of them in short runs spread evenly over the table."""
-    table = pl.scan_parquet(texts).select(TEXT)
+    table = scan_parquet(texts).select(TEXT)
     if count <= SAMPLE_TEXTS:
         everything: list[str] = table.collect()[TEXT].to_list()
         return everything
@@ -78,24 +91,42 @@ def calibrate(
 ) -> Calibration:
     """Measures on this worker, with batches as the shards of `texts` have them.
 
+    The texts are a sample of all, before anything is computed: raises `UserError` where the tokenizer does not know
+    most of their words.
+
     The first batch of a shape is slower, kernels being compiled for it: each batch runs twice, both are kept apart.
     """
+    with cpu_threads(threads_here(compute)):
+        return _calibrate(model, compute, request, header, texts, seconds)
+
+
+def _calibrate(
+    model: ModelParams,
+    compute: Compute,
+    request: Request,
+    header: store.CacheHeader,
+    texts: Sequence[str],
+    seconds: float,
+) -> Calibration:
     started = time.perf_counter()
-    frozen = load_here(model, compute)
     reader = reader_here(model, compute, request)
+    frozen = reader.frozen
     began = time.perf_counter()
     capture = header.capture
-    tokens = tokenise(
-        frozen.tokenizer, texts, [str(i) for i in range(len(texts))], capture.template, capture.max_tokens
-    )
+    names = [repr(text if len(text) <= 40 else f"{text[:40]}…") for text in texts]
+    tokens = tokenise(frozen.tokenizer, texts, names, capture.template, capture.max_tokens, frozen.facts.vocabulary)
     tokenising = time.perf_counter() - began
-    pad = frozen.tokenizer.pad_token_id or 0
-    shards = _shards(tokens, header.shard_rows)
-    work = [batch for part in shards for batch in batches(part, compute.batch_tokens, pad, reader.packs)]
+    Unknown(frozen.tokenizer).see(texts, tokens)
+    lengths = np.array([len(ids) for ids in tokens.ids])
+    work = _batches(tokens, reader, header, compute.batch_tokens)
+    largest, room = _largest(work, len(texts), header, compute.batch_tokens), room_here(frozen.facts.device)
+    need = peak_memory(sampled_workload(header, frozen.facts, request, int(lengths.sum()), len(texts)), largest)
+    if (most := most_tokens(need, largest, room)) < largest:  # such a run is refused; what is measured here has to fit
+        work = _batches(tokens, reader, header, max(1, round_down(most)))
+    threads = threads_here(compute)
     wall, cpu = time.perf_counter(), time.process_time()
     firsts, agains, seen = _timed(reader, work, seconds)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    lengths = np.array([len(ids) for ids in tokens.ids])
     extra = np.array(firsts) - [took for took, _ in agains]
     return Calibration(
         texts=len(texts),
@@ -109,9 +140,22 @@ def calibrate(
         shapes_seen=seen,
         tokenise_rate=float(lengths.sum()) / tokenising,
         write_rate=_write_rate(header),
-        cpu_share=min(1.0, cpu / wall / compute.threads) if frozen.facts.device == "cpu" else 1.0,
+        cpu_share=min(1.0, cpu / wall / threads) if frozen.facts.device == "cpu" else 1.0,
         seconds=time.perf_counter() - started,
+        threads=threads,
+        batch=largest,
+        longest=int(lengths.max()),
+        room=room,
     )
+
+
+def _largest(work: Sequence[Batch], sampled: int, header: store.CacheHeader, batch_tokens: int) -> int:
+    """Tokens of the largest batch: `batch_tokens`, or fewer where a whole shard has no more."""
+    found = max(batch.ids.numel() for batch in work)
+    of_a_shard = min(header.shard_rows, header.texts)
+    if of_a_shard <= sampled:
+        return found
+    return max(found, min(batch_tokens, found * of_a_shard // sampled))
 
 
 def _timed(reader: Reader, work: Sequence[Batch], seconds: float) -> tuple[list[float], list[tuple[float, int]], int]:
@@ -145,10 +189,15 @@ def _spread_out(work: Sequence[Batch]) -> Iterator[Batch]:
     return (by_length[i] for i in np.argsort(places))
 
 
+def _batches(tokens: Tokens, reader: Reader, header: store.CacheHeader, batch_tokens: int) -> list[Batch]:
+    """Every batch of the sample's shards."""
+    shards = _shards(tokens, header.shard_rows)
+    return [batch for shard in shards for batch in reader.batches(shard, batch_tokens)]
+
+
 def _shards(tokens: Tokens, rows: int) -> Iterator[Tokens]:
     for start in range(0, len(tokens.ids), rows):
-        place = slice(start, start + rows)
-        yield Tokens(tokens.ids[place], tokens.content[place], tokens.truncated[place])
+        yield tokens.take(range(start, min(start + rows, len(tokens.ids))))
 
 
 def _standard_error(lengths: np.ndarray[tuple[int], np.dtype[np.int64]], population: int) -> float:

@@ -28,6 +28,17 @@ _INNER_STATES = 3
 
 
 @dataclass(frozen=True)
+class KeptTokens:
+    """What is kept of token states, where it is not all of them, whole and in the cache's storage type."""
+
+    layers: int
+    width: int
+    storage_type: str
+    based: bool = False
+    """Whether the values are those of a basis, which the cache then holds."""
+
+
+@dataclass(frozen=True)
 class Workload:
     """What is to be extracted: everything that bytes and operations depend on."""
 
@@ -54,6 +65,8 @@ class Workload:
     storage_type: str = "float16"
     shard_rows: int = 256
     token_states: bool = False
+    kept_tokens: KeptTokens | None = None
+    """Beside `token_states`: what is kept of them."""
 
     @property
     def shards(self) -> int:
@@ -78,14 +91,22 @@ class Workload:
     @property
     def values(self) -> int:
         """Numbers that are stored."""
-        rows = self.texts * self.poolings + (self.tokens if self.token_states else 0)
-        return rows * self.layers * self.dim
+        return self.texts * self.poolings * self.layers * self.dim + self.tokens * self.token_values
+
+    @property
+    def token_values(self) -> int:
+        """Numbers that are stored of a token."""
+        kept = self.kept_tokens
+        if not self.token_states:
+            return 0
+        return self.layers * self.dim if kept is None else kept.layers * kept.width
 
     @property
     def objects(self) -> int:
         """Files or objects that hold rows: one a shard and pooling, and what stands beside it."""
         kinds = self.poolings * (2 if self.storage_type == "int8" else 1) + (2 if self.token_states else 0)
-        return self.shards * kinds
+        scaled = self.kept_tokens is not None and self.kept_tokens.storage_type == "int8"
+        return self.shards * (kinds + scaled)
 
 
 def disk_bytes(work: Workload, storage_type: str | None = None) -> int:
@@ -98,11 +119,23 @@ def disk_bytes(work: Workload, storage_type: str | None = None) -> int:
         shard += row * _SCALE_BYTES + _SUM_BYTES
     fixed = _METADATA_BYTES + work.poolings * _STATISTICS * work.layers * 8
     total = work.shards * shard * work.poolings + work.texts * _TEXT_BYTES + fixed
-    if work.token_states:
+    return total + _token_bytes(work, storage_type)
+
+
+def _token_bytes(work: Workload, storage_type: str) -> int:
+    kept = work.kept_tokens
+    if not work.token_states:
+        return 0
+    if kept is None:
         rows = work.tokens + work.shards * _TOKEN_CHUNK_ROWS // 2
-        total += rows * row * size + rows // _TOKEN_CHUNK_ROWS * work.layers * _CHUNK_BYTES
-        total += work.shards * _TOKEN_ARRAY_BYTES
-    return total
+        values = rows * work.layers * work.dim * VALUE_BYTES[storage_type]
+        return values + rows // _TOKEN_CHUNK_ROWS * work.layers * _CHUNK_BYTES + work.shards * _TOKEN_ARRAY_BYTES
+    row = kept.layers * kept.width
+    shard = kept.layers * (_CHUNK_BYTES + 4) + _TOKEN_ARRAY_BYTES  # its column of the binding
+    if kept.storage_type == "int8":
+        shard += row * _SCALE_BYTES + _SUM_BYTES
+    basis = 4 * kept.layers * (2 * work.dim + kept.width * work.dim + 1) + _METADATA_BYTES // 2 if kept.based else 0
+    return work.tokens * row * VALUE_BYTES[kept.storage_type] + work.shards * shard + basis
 
 
 def flops(work: Workload) -> float:
@@ -144,9 +177,9 @@ def peak_memory(work: Workload, batch_tokens: int) -> Memory:
     """
     widest = _STATES * work.dim + _INNER_STATES * work.intermediate
     activations = batch_tokens * (widest * work.compute_bytes + 2 * work.dim * 4)
-    rows = work.shard_rows * work.poolings
-    if work.token_states:
-        rows += round(work.shard_rows * work.tokens_per_text)
-    values = rows * work.layers * work.dim
-    encoded = 2 * values * VALUE_BYTES[work.storage_type]  # the stored values, and the file made of them
+    pooled = work.shard_rows * work.poolings * work.layers * work.dim
+    tokens = round(work.shard_rows * work.tokens_per_text * work.token_values)
+    values, kind = pooled + tokens, work.kept_tokens.storage_type if work.kept_tokens else work.storage_type
+    # The stored values, and the file made of them.
+    encoded = 2 * (pooled * VALUE_BYTES[work.storage_type] + tokens * VALUE_BYTES[kind])
     return Memory(work.weight_bytes, activations, SHARDS_IN_FLIGHT * values * 4 + encoded)

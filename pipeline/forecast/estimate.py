@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ilse.errors import UserError
 from pipeline.capture.reader import Request
 from pipeline.cluster.executor import Executor
+from pipeline.cluster.machine import cores
 from pipeline.config import ClusterParams, ExtractParams
 from pipeline.forecast.calibration import SAMPLE_TEXTS, SECONDS, Calibration, calibrate, sample_texts
 from pipeline.forecast.costs import Memory, Workload, disk_bytes, peak_memory
 from pipeline.forecast.machines import CHECK_RATE
-from pipeline.forecast.quote import duration, size, storage_line, workload_document
+from pipeline.forecast.quote import duration, size, storage_line, token_line, workload_document
+from pipeline.forecast.room import shortage
 from pipeline.forecast.todo import ToDo
-from pipeline.model.load import COMPUTE_TYPES, Compute, ModelFacts
+from pipeline.forecast.workload import sampled_workload
+from pipeline.model.load import Compute, ModelFacts
 from pipeline.store import CacheHeader
 
 FINISH_SECONDS = 1.0
@@ -43,6 +46,8 @@ class Estimate:
     """From the start until the model is loaded; measured."""
     to_do: ToDo | None = None
     """The texts that are computed, where earlier caches lend the rows of the others; None: all."""
+    lacking: UserError | None = None
+    """What to say of a run that its workers' memory can't hold; None where it may."""
 
     @property
     def share(self) -> float:
@@ -96,8 +101,10 @@ class Estimate:
             f"texts    {work.texts:,} of {work.tokens_per_text:.1f} tokens{about}: {work.tokens:,} tokens, "
             f"{work.shards:,} shards of {work.shard_rows} texts",
             f"disk     {storage_line(work)}",
+            f"tokens   {token_line(work)}",
             f"memory   {size(memory.total)} for each of {self.workers} worker(s): weights {size(memory.weights)}, "
-            f"a batch {size(memory.activations)}, shards {size(memory.shards)}, libraries {size(memory.runtime)}",
+            f"a batch {size(memory.activations)}, shards {size(memory.shards)}, libraries {size(memory.runtime)}"
+            + (f". Too much: {self.lacking.where}: {self.lacking.next_step}" if self.lacking else ""),
             f"time     about {duration(self.seconds)}: "
             + ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.parts.items())
             + f"; {rate:,.0f} tokens/s"
@@ -142,47 +149,25 @@ def estimate(
     if to_do is not None:  # a calibration is no longer than the work is worth; one batch is always run
         seconds *= min(1.0, to_do.texts / SAMPLE_TEXTS)
     found = executor.call(calibrate, params.model, compute, request, header, sample, seconds)
-    work = _workload(header, facts, request, found)
-    memory = peak_memory(work, compute.batch_tokens)
-    workers, speed = _speed(params.cluster, facts.device, compute.threads)
-    return Estimate(work, memory, facts, found, workers, speed, ready_seconds, to_do)
+    work = sampled_workload(header, facts, request, found.tokens, found.texts)
+    memory = peak_memory(work, found.batch)
+    workers, speed = _speed(params.cluster, facts.device, found.threads, executor.workers)
+    together = workers if params.cluster.kind == "local" else 1
+    lacking = shortage(memory, found.batch, found.room, together, found.longest)
+    return Estimate(work, memory, facts, found, workers, speed, ready_seconds, to_do, lacking)
 
 
-def _workload(header: CacheHeader, facts: ModelFacts, request: Request, sample: Calibration) -> Workload:
-    all_blocks = len(facts.layers) - 1
-    blocks = min(max(request.layers) + 1, all_blocks)
-    return Workload(
-        texts=header.texts,
-        tokens=round(sample.tokens * header.texts / sample.texts),
-        layers=len(header.capture.layers),
-        dim=facts.dim,
-        parameters=facts.parameters,
-        flops_per_token=facts.flops_per_token * blocks / all_blocks,
-        blocks=blocks,
-        intermediate=4 * facts.dim,
-        compute_bytes=COMPUTE_TYPES[facts.compute_type].itemsize,
-        stored_bytes=facts.stored_bytes,
-        held_bytes=facts.bytes,
-        poolings=len(header.capture.poolings),
-        storage_type=header.capture.storage_type,
-        shard_rows=header.shard_rows,
-        token_states=header.capture.token_states,
-    )
-
-
-def _speed(cluster: ClusterParams, device: str, threads: int) -> tuple[int, float]:
+def _speed(cluster: ClusterParams, device: str, threads: int, connected: int) -> tuple[int, float]:
     """Copies of the model, and how many times as fast as the calibrated one they are together.
 
-    Workers on one machine share its cores: two with all of them are no faster than one.
+    Workers on one machine share its cores: two with all of them are no faster than one. Elsewhere `connected` workers
+    are there, and those that were asked for will come.
     """
     if cluster.kind == "synchronous":
         return 1, 1.0
     if cluster.kind == "local":
         if device != "cpu":
             return cluster.workers, 1.0  # `local` gives all of them the same device
-        return cluster.workers, float(max(1, min(cluster.workers, _cores() / threads)))
-    return cluster.workers, float(cluster.workers)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+        return cluster.workers, float(max(1, min(cluster.workers, cores() / threads)))
+    workers = max(cluster.workers, connected)
+    return workers, float(workers)

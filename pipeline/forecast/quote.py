@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ilse.errors import UserError
-from pipeline.forecast.costs import VALUE_BYTES, Workload, disk_bytes
+from pipeline.forecast.costs import VALUE_BYTES, KeptTokens, Workload, disk_bytes
 from pipeline.forecast.machines import MACHINES, PRICES, Machine, dollars, fits, need, times
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _NUMBER = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?(?:e[0-9]{1,2})?)\s*([kmbgt]?)", re.IGNORECASE)
+
+
+RANKS, KINDS = (64, 128), ("int8", "float16")
+"""Of the token states whose bytes are named."""
 
 
 def parse_count(text: str, name: str) -> int:
@@ -54,7 +59,32 @@ def storage_line(work: Workload) -> str:
     chosen = work.storage_type
     sizes = ", ".join(f"{kind} {size(disk_bytes(work, kind))}" for kind in _kinds(work) if kind != chosen)
     states = ", with the states of every token" if work.token_states else ""
+    if work.kept_tokens is not None:
+        states += f" ({_in_words(work.kept_tokens, work)})"
     return f"{size(disk_bytes(work))} as {chosen}{states}; {sizes}"
+
+
+def token_choices(work: Workload) -> dict[str, int]:
+    """Bytes that token states add to the cache, by what `extract.token_states` may say: the one that is set first."""
+    pooled = disk_bytes(replace(work, token_states=False, kept_tokens=None))
+    full = [KeptTokens(work.layers, work.dim, kind) for kind in ("float16", "int8")]
+    ranks = [KeptTokens(work.layers, rank, kind, True) for rank in RANKS if rank < work.dim for kind in KINDS]
+    choices = {_in_words(kept, work): replace(work, token_states=True, kept_tokens=kept) for kept in [*full, *ranks]}
+    if work.token_states:
+        kept = work.kept_tokens or KeptTokens(work.layers, work.dim, work.storage_type)
+        choices = {_in_words(kept, work): work, **choices}
+    return {name: disk_bytes(choice) - pooled for name, choice in choices.items()}
+
+
+def token_line(work: Workload) -> str:
+    """What token states cost by choice, and a token of each."""
+    each = [f"{name} {size(count)}" for name, count in token_choices(work).items()]
+    return f"{'' if work.token_states else 'not kept; '}{', '.join(each)}"
+
+
+def _in_words(kept: KeptTokens, work: Workload) -> str:
+    layers = "" if kept.layers == work.layers else f"{kept.layers} of {work.layers} layers, "
+    return f"{layers}{f'rank {kept.width}' if kept.based else 'whole'} {kept.storage_type}"
 
 
 def workload_document(work: Workload) -> dict[str, Any]:
@@ -69,12 +99,13 @@ def workload_document(work: Workload) -> dict[str, Any]:
         "storage_type": work.storage_type,
         "disk_bytes": disk_bytes(work),
         "disk_bytes_by_type": {kind: disk_bytes(work, kind) for kind in _kinds(work)},
+        "token_bytes_by_choice": token_choices(work),
     }
 
 
 def _kinds(work: Workload) -> list[str]:
-    """Storage types that can hold it: token states have no scales of their own, so not as int8."""
-    return [kind for kind in VALUE_BYTES if not (work.token_states and kind == "int8")]
+    """Storage types that can hold it: token states that have no type of their own are not kept as int8."""
+    return [kind for kind in VALUE_BYTES if not (work.token_states and not work.kept_tokens and kind == "int8")]
 
 
 HEADINGS: tuple[str, ...] = (

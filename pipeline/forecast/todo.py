@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from ilse.table_files import scan_parquet
 from ilse.tables import TEXT
 
 
@@ -22,7 +23,7 @@ class ToDo:
 
 def to_do_of(texts: Path, new: np.ndarray[tuple[int], np.dtype[np.int64]]) -> ToDo | None:
     """What the texts at the positions `new` of the table are of it all; None where they are all."""
-    table = pl.scan_parquet(texts)
+    table = scan_parquet(texts)
     if len(new) == table.select(pl.len()).collect().item():  # the file's own count: a first run reads no text for this
         return None
     sizes = table.select(pl.col(TEXT).str.len_bytes()).collect()[TEXT].to_numpy()

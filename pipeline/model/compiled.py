@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -20,12 +21,21 @@ def compile_blocks(model: Any) -> Any:
     rest would round differently on workers that met them in another order. Whoever reads first, the made-up texts
     that capture is proven on are the first shape. A single row or a single token would be a graph of its own, so
     those run uncompiled.
+
+    Each model has graphs of its own. PyTorch counts them by the code that they come from, which most architectures
+    share, and from the ninth on it runs the code uncompiled: in a process that had compiled other models before.
     """
     _remove_capturing_hooks(model)
+    compiled = torch.compile(_own_copy(lambda plain, *args, **kwargs: plain(*args, **kwargs)), dynamic=True)
     for block in find_blocks(model):
         plain = block.forward
-        block.forward = functools.partial(_forward, plain, torch.compile(plain, dynamic=True))
+        block.forward = functools.partial(_forward, plain, functools.partial(compiled, plain))
     return model
+
+
+def _own_copy(function: Any) -> FunctionType:
+    """The same function with a code object of its own, which is what compiled graphs are kept by."""
+    return FunctionType(function.__code__.replace(), function.__globals__)
 
 
 def _forward(plain: Any, compiled: Any, *args: Any, **kwargs: Any) -> Any:

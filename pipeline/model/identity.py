@@ -44,6 +44,18 @@ def stored_bytes(params: ModelParams) -> int:
     return sum(file.stat().st_size for file in files)
 
 
+def reading_identity(tokenizer: Any, takes_types: bool, feels_padding: bool) -> str:
+    """The tokenizer's sha256, and what of its texts' reading is not plain.
+
+    Token types were once dropped, and whatever model was padded. What was made of these models then has other rows, so
+    it must have another identity.
+    """
+    given = tokenizer(["a text"]).get("token_type_ids") or []
+    typed = takes_types and any(map(any, given))
+    kept = ", with token types" * typed + ", kept from padding" * feels_padding
+    return tokenizer_identity(tokenizer) + kept
+
+
 def tokenizer_identity(tokenizer: Any) -> str:
     """Sha256 of everything a fast tokenizer does, or of a slow one's vocabulary."""
     if tokenizer.is_fast:

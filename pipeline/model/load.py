@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
+from weakref import WeakSet, WeakValueDictionary
 
 import torch
 import transformers
-from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from ilse import __version__
 from ilse.errors import UserError
 from ilse.hardware import native_bfloat16
 from ilse.linear import pays, use_onednn
-from ilse.memory import keep_freed_memory
 from pipeline.config import ModelParams
-from pipeline.model.architecture import find_blocks, text_part, width, window
+from pipeline.model.architecture import accepts, text_part, vocabulary, width
 from pipeline.model.compiled import compile_blocks
-from pipeline.model.identity import model_identity, stored_bytes, tokenizer_identity
+from pipeline.model.configuration import read_config
+from pipeline.model.failures import named_failures
+from pipeline.model.identity import model_identity, reading_identity, stored_bytes
+from pipeline.model.kept import Kept, Stamp, require_unchanged, stamp
+from pipeline.model.kinds import kinds, outline
 from pipeline.model.origin import find_source, named_errors, quantisation, require_bitsandbytes
-from pipeline.model.witness import Witness, call_witness
+from pipeline.model.pristine import Pristine
+from pipeline.model.tokenizer import padding, read_tokenizer
+from pipeline.model.witness import Witness, call_witness, flops_per_token
 
 COMPUTE_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -72,6 +77,8 @@ class ModelFacts:
         How those files hold them, such as `GGUF`, or an empty string.
     window
         Longest text in tokens.
+    vocabulary
+        Token ids that the model has a row for, from 0.
     flops_per_token
         Twice the entries of the blocks' weight matrices.
     """
@@ -87,6 +94,7 @@ class ModelFacts:
     stored_bytes: int
     quantised: str
     window: int
+    vocabulary: int
     flops_per_token: int
     compute_type: str
     device: str
@@ -94,11 +102,26 @@ class ModelFacts:
     versions: dict[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrozenModel:
     """The part of a base model that reads text, in evaluation mode, and its tokenizer.
 
-    `witness` holds its hidden states of made-up texts, and `again` loads the model once more.
+    Whoever uses it holds it; several may, in several threads.
+
+    Parameters
+    ----------
+    witness
+        Its hidden states of made-up texts.
+    again
+        Loads the model once more.
+    lock
+        Held by whoever runs the model: its blocks carry the hooks of one forward pass at a time.
+    passes
+        Everyone's ways through it that are in use: the blocks that any of them runs stay in memory.
+    readers
+        Readers of it that are in use, by what they read.
+    pristine
+        What a forward pass left on the model is taken back by it.
     """
 
     model: Any
@@ -106,6 +129,18 @@ class FrozenModel:
     facts: ModelFacts
     witness: Witness
     again: Callable[[], Any]
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    passes: WeakSet[Any] = field(default_factory=WeakSet, repr=False)
+    readers: WeakValueDictionary[Any, Any] = field(default_factory=WeakValueDictionary, repr=False)
+
+    @functools.cached_property
+    def pristine(self) -> Pristine:  # noqa: D102 # an attribute, made when the first reader is
+        return Pristine(self.model)
+
+    @property
+    def pad(self) -> int:
+        """The id that fills up the rows of a batch."""
+        return padding(self.tokenizer, self.model.config, self.facts.vocabulary)
 
 
 def choose_device(requested: str) -> str:
@@ -129,35 +164,46 @@ def choose_compute_type(requested: str, device: str) -> str:
     return "bfloat16" if native_bfloat16(device) else "float32"
 
 
+MODELS: Kept[FrozenModel] = Kept()
+"""By what they were made from: parameters, the state of their files, and how they compute."""
+
+
 def load_model(params: ModelParams, compute: Compute) -> FrozenModel:
-    """The model, loaded once a process; `compute.threads` are the CPU threads that it then uses.
+    """The model as its files are now; the one that is in memory, while someone uses it and the files are the same.
 
     Raises `UserError` when it is missing, unreadable, without a tokenizer, only there as a pickle, or runs code of
-    its own without leave.
+    its own without leave, and for files that change while they are read.
     """
-    torch.set_num_threads(compute.threads)  # a Dask worker starts with one, whatever the machine has
+    made_from = _made_from(params, compute)
+    return MODELS.get(made_from, functools.partial(_load, *made_from))
+
+
+def in_memory(params: ModelParams, compute: Compute) -> FrozenModel | None:
+    """What `load_model` gives without loading anything."""
+    return MODELS.held(_made_from(params, compute))
+
+
+def _made_from(params: ModelParams, compute: Compute) -> tuple[ModelParams, Stamp, str, str, bool]:
     device = choose_device(compute.device)
-    if device == "cpu":
-        keep_freed_memory()
-    return _load(params, choose_compute_type(compute.type, device), device, compute.compile)
+    return params, stamp(params), choose_compute_type(compute.type, device), device, compute.compile
 
 
-@functools.lru_cache(maxsize=1)
-def _load(params: ModelParams, compute_type: str, device: str, compiled: bool) -> FrozenModel:
-    source, arguments = find_source(params)
-    with named_errors(params):
-        config = AutoConfig.from_pretrained(source, **arguments)
-        tokenizer = AutoTokenizer.from_pretrained(source, config=config, **arguments)
-    read = functools.partial(_read, params, config, compute_type, device)
+def _load(params: ModelParams, files: Stamp, compute_type: str, device: str, compiled: bool) -> FrozenModel:
+    config = read_config(params)
+    tokenizer = read_tokenizer(params, config)
+    read = functools.partial(_read, params, files, config, compute_type, device)
     model = read()
-    witness = call_witness(model, device)
+    with named_failures(model.config.model_type, "take another model: nothing here can read it"):
+        witness = call_witness(model, device)
     if compiled:
         compile_blocks(model)
     facts = _facts(params, model, tokenizer, witness, compute_type, device, compiled)
+    require_unchanged(params, files)  # its identity too was taken from them
     return FrozenModel(model, tokenizer, facts, witness, lambda: compile_blocks(read()) if compiled else read())
 
 
-def _read(params: ModelParams, config: Any, compute_type: str, device: str) -> Any:
+def _read(params: ModelParams, files: Stamp, config: Any, compute_type: str, device: str) -> Any:
+    require_unchanged(params, files)
     if params.untrained is not None:
         model, packed = _untrained(params, config, compute_type), False
     else:
@@ -166,18 +212,28 @@ def _read(params: ModelParams, config: Any, compute_type: str, device: str) -> A
     model = text_part(model).eval().requires_grad_(False)
     if not packed:
         model = model.to(device)
+        _own(model)
+    require_unchanged(params, files)
     if pays():
         use_onednn(model)
     return model
+
+
+def _own(model: Any) -> None:
+    """Copies weights in main memory: windows onto a file change with it, and end the process if it shrinks.
+
+    Nothing tells which. One copy at a time, so that memory holds one of them twice at the most.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 def _untrained(params: ModelParams, config: Any, compute_type: str) -> Any:
     """The model before any training: its weights as its authors' code draws them, on the CPU so that they are one."""
     with torch.random.fork_rng(devices=[]), named_errors(params):
         torch.manual_seed(params.untrained or 0)
-        return AutoModel.from_config(
-            config, dtype=COMPUTE_TYPES[compute_type], trust_remote_code=params.trust_remote_code
-        )
+        return outline(kinds(config)[0], config, params.trust_remote_code, dtype=COMPUTE_TYPES[compute_type])
 
 
 def _trained(params: ModelParams, config: Any, compute_type: str, device: str, packed: bool) -> Any:
@@ -191,22 +247,27 @@ def _trained(params: ModelParams, config: Any, compute_type: str, device: str, p
     if packed:
         require_bitsandbytes(params, quantisation(params, config))
         arguments["device_map"] = {"": device}  # such weights are placed while they are read, and never moved
-    _require_room(params, config)
-    with named_errors(params):
-        model, loading = AutoModel.from_pretrained(
-            source, config=config, dtype=COMPUTE_TYPES[compute_type], output_loading_info=True, **arguments
-        )
-    _require_whole(params, loading["missing_keys"])
-    return model
+    arguments |= {"config": config, "dtype": COMPUTE_TYPES[compute_type], "output_loading_info": True}
+    drawn: list[str] = []
+    for kind in kinds(config):
+        _require_room(params, kind, config)
+        with named_errors(params):
+            model, loading = kind.from_pretrained(source, **arguments)
+        # Poolers, which no hidden state passes, may be missing.
+        missing = sorted(name for name in loading["missing_keys"] if "pooler" not in name)
+        if not missing:
+            return model
+        drawn = drawn or missing
+    raise _not_whole(params, drawn)
 
 
-def _require_room(params: ModelParams, config: Any) -> None:
+def _require_room(params: ModelParams, kind: Any, config: Any) -> None:
     """Whether the config's sizes are those of the files: what they do not hold, transformers would draw at random."""
     stored = stored_bytes(params)
     if params.path is None or not stored:  # transformers says better that there are none
         return
     with named_errors(params), torch.device("meta"):
-        outlined = AutoModel.from_config(config, trust_remote_code=params.trust_remote_code)
+        outlined = outline(kind, config, params.trust_remote_code)
     values, most = sum(weight.numel() for weight in outlined.parameters()), 8 * stored
     if values > most:  # a bit a value
         raise UserError(
@@ -217,16 +278,14 @@ def _require_room(params: ModelParams, config: Any) -> None:
         )
 
 
-def _require_whole(params: ModelParams, missing: Iterable[str]) -> None:
-    """Transformers draws weights at random where the files have none. Poolers, which no hidden state passes, may be."""
-    drawn = sorted(name for name in missing if "pooler" not in name)
-    if drawn:
-        raise UserError(
-            f"model {params.name}",
-            expected="a weight for every part of the model that reads text",
-            found=f"none for {len(drawn)} of them, such as {drawn[0]}",
-            next_step="fetch the model again, or name one whose files are of its own architecture",
-        )
+def _not_whole(params: ModelParams, drawn: list[str]) -> UserError:
+    """Transformers draws weights at random where the files have none."""
+    return UserError(
+        f"model {params.name}",
+        expected="a weight for every part of the model that reads text",
+        found=f"none for {len(drawn)} of them, such as {drawn[0]}",
+        next_step="fetch the model again, or name one whose files are of its own architecture",
+    )
 
 
 def _facts(
@@ -243,7 +302,7 @@ def _facts(
     return ModelFacts(
         name=params.name,
         identity=model_identity(params),
-        tokenizer=tokenizer_identity(tokenizer),
+        tokenizer=reading_identity(tokenizer, accepts(model, "token_type_ids"), witness.feels_padding),
         architecture=model.config.model_type,
         layers=witness.layers,
         dim=width(model.config),
@@ -251,24 +310,11 @@ def _facts(
         bytes=sum(weight.numel() * weight.element_size() for weight in weights),
         stored_bytes=stored_bytes(params),
         quantised=quantisation(params, model.config) if params.untrained is None else "",
-        window=window(model.config),
-        flops_per_token=_flops_per_token(model),
+        window=witness.window,
+        vocabulary=vocabulary(model),
+        flops_per_token=flops_per_token(model),
         compute_type=compute_type,
         device=device,
         compiled=compiled,
         versions={"ilse-cache": __version__, **{name: version(name) for name in packages}},
     )
-
-
-def _flops_per_token(model: Any) -> int:
-    try:
-        part: nn.Module = find_blocks(model)
-    except UserError:  # read through hidden_states: the whole model is near enough
-        part = model
-    return 2 * sum(weight.numel() for weight in part.parameters() if weight.dim() >= 2)
-
-
-def quieten() -> None:
-    """Keeps transformers' own progress bars and advice out of ours."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()

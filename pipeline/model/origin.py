@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ilse.errors import UserError
+from ilse.network import lost_connection
 from pipeline.config import ModelParams
 from pipeline.model.folder import check_folder
 
@@ -52,9 +53,12 @@ def named_errors(params: ModelParams) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # of files that others made: whatever in them transformers and its readers stumble over
+        where, expected = f"model {params.hub or params.path}", "a model and a tokenizer that transformers can load"
+        if params.hub is not None and (lost := lost_connection(where, expected, error)) is not None:
+            raise lost from None
         raise UserError(
-            f"model {params.hub or params.path}",
-            expected="a model and a tokenizer that transformers can load from safetensors or GGUF",
+            where,
+            expected=f"{expected} from safetensors or GGUF",
             found=" ".join(str(error).split())[:300] or type(error).__name__,
             next_step="correct extract.model, or run 'ilse fetch' first",
         ) from error

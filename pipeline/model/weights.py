@@ -1,16 +1,18 @@
-"""Frees the weights of blocks that no forward pass reaches, and reads them again when one does."""
+"""Frees the weights of blocks that nobody's forward pass reaches, and reads them again when one does."""
 
 from __future__ import annotations
 
 from torch import nn
 
+from ilse.errors import UserError
 from pipeline.model.architecture import find_blocks
 from pipeline.model.load import FrozenModel
 
 
-def drop_blocks(frozen: FrozenModel, keep: int) -> None:
-    """Frees the weights of all blocks but the first `keep`; those that another part shares stay."""
+def drop_blocks(frozen: FrozenModel) -> None:
+    """Frees the weights of the blocks behind those that `frozen.passes` run; those that another part shares stay."""
     blocks = find_blocks(frozen.model)
+    keep = max(one.blocks_run for one in frozen.passes)
     behind = {module for block in blocks[keep:] for module in block.modules()}
     ahead = {module for block in blocks[:keep] for module in block.modules()}
     kept = [module for module in frozen.model.modules() if module in ahead or module not in behind]
@@ -23,7 +25,12 @@ def drop_blocks(frozen: FrozenModel, keep: int) -> None:
 
 def restore_blocks(frozen: FrozenModel, needed: int) -> None:
     """Reads the model again if one of the first `needed` blocks was dropped for an earlier request."""
-    blocks = find_blocks(frozen.model)
+    try:
+        blocks = find_blocks(frozen.model)
+    except UserError:  # nothing was dropped of a model whose blocks are not found
+        return
     if any(weight.is_meta for block in blocks[:needed] for weight in block.parameters()):
+        frozen.pristine.restore()
         for place, block in enumerate(find_blocks(frozen.again())):
             blocks[place] = block
+        frozen.pristine.renew()

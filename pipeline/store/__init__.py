@@ -1,24 +1,27 @@
 """The cache format: the one seam that the pipeline, which writes caches, and the trainer, which reads them, share.
 
-`spec` says what a cache is, `encoding` how a value stands in it, `layout` which files it has, `chunks` how the bytes of
-the large ones follow one another, `location` where they lie; `writing`, `opening`, `reading` and `verification` are
-what one does with it.
+`spec` says what a cache is, `encoding` how a value stands in it, `basis` in which directions a token state does,
+`layout` which files it has, `chunks` and `token_chunks` how the bytes of the large ones follow one another, `binding`
+which values belong to which texts, `location` where they lie, and `proven` the same with every byte compared with the
+list of checksums; `writing`, `opening`, `reading` and `verification` are what one does with it.
 """
 
+from pipeline.store.basis import Basis
 from pipeline.store.chunks import chunk_bytes
 from pipeline.store.encoding import STORAGE_TYPES, FloatRows, StoredRows, value_bytes
 from pipeline.store.layout import STATISTICS, TEXT_ID_BYTES, TextIds, shard_of_file, text_id_rows
 from pipeline.store.location import Location
-from pipeline.store.opening import peek
-from pipeline.store.reading import Cache, open_cache
-from pipeline.store.spec import FORMAT_VERSION, POOLINGS, CacheHeader, CaptureSpec, ShardRecord
-from pipeline.store.verification import Damage, listed_sums, verify
+from pipeline.store.opening import peek, read_basis
+from pipeline.store.reading import Cache, open_cache, open_proven
+from pipeline.store.spec import FORMAT_VERSION, POOLINGS, CacheHeader, CaptureSpec, Pooling, ShardRecord, TokenSpec
+from pipeline.store.token_chunks import ShardTokens
+from pipeline.store.verification import Damage, has_checksum, listed_sums, verify
 from pipeline.store.writing import (
     ShardRows,
     as_stored,
+    claim_of,
     create,
     finish,
-    has_checksum,
     is_same_cache,
     record_from_json,
     record_to_json,
@@ -33,25 +36,32 @@ __all__ = [
     "STATISTICS",
     "STORAGE_TYPES",
     "TEXT_ID_BYTES",
+    "Basis",
     "Cache",
     "CacheHeader",
     "CaptureSpec",
     "Damage",
     "FloatRows",
     "Location",
+    "Pooling",
     "ShardRecord",
     "ShardRows",
+    "ShardTokens",
     "StoredRows",
     "TextIds",
+    "TokenSpec",
     "as_stored",
     "chunk_bytes",
+    "claim_of",
     "create",
     "finish",
     "has_checksum",
     "is_same_cache",
     "listed_sums",
     "open_cache",
+    "open_proven",
     "peek",
+    "read_basis",
     "record_from_json",
     "record_to_json",
     "restore_metadata",

@@ -16,7 +16,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.store.encoding import STORAGE_TYPES, missing, value_bytes
+from pipeline.store.encoding import STORAGE_TYPES, Scales, missing, value_bytes
 from pipeline.store.location import Location
 from pipeline.store.spec import CacheHeader
 
@@ -51,8 +51,22 @@ def read_chunks(location: Location, header: CacheHeader, name: str, layers: Sequ
         location.read_into(name, zip(starts, [index, *out], strict=True))
     except (OSError, EOFError):  # missing, unreadable or cut
         return False
-    intact = np.array_equal(index, expected) and all(map(_is_intact, out))
+    intact = np.array_equal(index, expected) and all(map(is_intact, out))
     return intact and not missing(rows_in(out, header)[:, 0, 0], header.capture.storage_type).any()
+
+
+def read_scales(location: Location, name: str, shape: tuple[int, int]) -> Scales | None:
+    """A shard's scales from their file, float32 of this shape; None where it is no such file, bit for bit.
+
+    Raises `UserError` where an object store does not answer.
+    """
+    try:
+        data = np.frombuffer(location.get(name), np.uint8)
+    except OSError:  # missing or unreadable
+        return None
+    if len(data) != 4 * shape[0] * shape[1] + CHECKSUM_BYTES or not is_intact(data):
+        return None
+    return np.array(data[:-CHECKSUM_BYTES].view("<f4").reshape(shape), np.float32)
 
 
 def announce_chunks(location: Location, header: CacheHeader, name: str, layers: Sequence[int]) -> None:
@@ -63,17 +77,45 @@ def announce_chunks(location: Location, header: CacheHeader, name: str, layers: 
     location.announce(name, [(0, every * size)] if whole else [(layer * size, size) for layer in layers])
 
 
-def _is_intact(chunk: npt.NDArray[np.uint8]) -> bool:
-    return chunk[-CHECKSUM_BYTES:].tobytes() == _checksum(chunk[:-CHECKSUM_BYTES])
+def checksums_in(data: bytes, header: CacheHeader) -> list[int]:
+    """The checksum of each layer's chunk in a shard's file; 0 for each where it is laid out in another way."""
+    index, layers = _index(header).tobytes(), len(header.capture.layers)
+    chunks = np.frombuffer(data, np.uint8)[: len(data) - len(index)]
+    if not data.endswith(index) or len(chunks) != layers * chunk_bytes(header):
+        return [0] * layers
+    return checksums_of(chunks.reshape(layers, -1)).tolist()  # type: ignore[no-any-return]
 
 
-def _checksum(data: npt.NDArray[np.uint8]) -> bytes:
+def checksums_of(chunks: ChunkBytes) -> npt.NDArray[np.uint32]:
+    """The checksum that stands behind each chunk, [layers]."""
+    return np.ascontiguousarray(chunks[:, -CHECKSUM_BYTES:]).view("<u4")[:, 0]
+
+
+def seal(chunks: ChunkBytes, header: CacheHeader, rows: int) -> None:
+    """Makes chunks of which the values of so many rows were set what the writer made of them."""
+    values = rows_in(chunks, header)
+    values[:, rows:] = STORAGE_TYPES[header.capture.storage_type].missing
+    for chunk in chunks:
+        chunk[-CHECKSUM_BYTES:] = np.frombuffer(checksum(chunk[:-CHECKSUM_BYTES]), np.uint8)
+
+
+def is_intact(chunk: npt.NDArray[np.uint8]) -> bool:
+    """Whether the checksum behind a chunk is that of its bytes."""
+    return chunk[-CHECKSUM_BYTES:].tobytes() == checksum(chunk[:-CHECKSUM_BYTES])
+
+
+def checksum(data: npt.NDArray[np.uint8]) -> bytes:
+    """CRC-32C, as it stands behind what it is of."""
     return int(google_crc32c.value(data)).to_bytes(CHECKSUM_BYTES, "little")
 
 
-def _index(header: CacheHeader) -> npt.NDArray[np.uint8]:
-    """The index that every shard's file ends in, with its checksum."""
-    layers, size = len(header.capture.layers), chunk_bytes(header)
-    places = np.stack([np.arange(layers, dtype="<u8") * np.uint64(size), np.full(layers, size, "<u8")], axis=1)
+def index_of(chunks: int, size: int) -> npt.NDArray[np.uint8]:
+    """The index of a file of so many chunks of one size, with its checksum."""
+    places = np.stack([np.arange(chunks, dtype="<u8") * np.uint64(size), np.full(chunks, size, "<u8")], axis=1)
     data = places.reshape(-1).view(np.uint8)
-    return np.concatenate([data, np.frombuffer(_checksum(data), np.uint8)])
+    return np.concatenate([data, np.frombuffer(checksum(data), np.uint8)])
+
+
+def _index(header: CacheHeader) -> npt.NDArray[np.uint8]:
+    """The index that every shard's file ends in."""
+    return index_of(len(header.capture.layers), chunk_bytes(header))

@@ -4,11 +4,14 @@ A cache is a Zarr v3 group (docs/cache-format.md):
 
     pooled/<pooling>     [texts, layers, dim]   shards of `shard_rows` whole rows, one inner chunk a layer
     scale/<pooling>      [shards, layers, dim]  int8 only: the step of a stored level, float32
-    tokens/<shard>       [tokens, layers, dim]  token states only: those of the shard's texts, one after the other
+    tokens/<shard>       [tokens, token layers, token width]  token states only: those of the shard's texts in turn
+    scale/tokens         [shards, token layers, token width]  token states of int8 only
+    basis/<part>         token states of a rank only: mean, scale, directions and share, see `basis`
     text_id              [texts, 16] uint8      identity of the text of row i
     token_count          [texts] int32          tokens that the model saw, after truncation
     truncated            [texts] bool
     statistics/<pooling> [4, layers] float64    the rows of `STATISTICS`
+    binding              [shards, …] uint32     what ties each shard's values to its texts, see `binding`
     SHA256SUMS           checksum of every other file
 
 Files are made in memory, by zarr, and put in place whole; nothing else writes into a cache.
@@ -27,8 +30,9 @@ import zarr
 from zarr.codecs import Crc32cCodec
 from zarr.storage import MemoryStore
 
+from pipeline.store.basis import Basis
 from pipeline.store.encoding import STORAGE_TYPES, Scales, Stored
-from pipeline.store.spec import CacheHeader
+from pipeline.store.spec import CacheHeader, TokenSpec
 
 ATTRIBUTE = "ilse_cache"
 ROOT = "zarr.json"
@@ -42,8 +46,12 @@ TextIds = npt.NDArray[np.uint8]
 """[texts, 16]"""
 # The small per-text arrays share files of a megabyte or so: few files, and appending rewrites only the last one.
 INDEX_CHUNK_ROWS = 65_536
-# So that one text's token states are read without those of the whole shard.
+BINDING = "binding"
+BINDING_CHUNK_ROWS = 1_024
 TOKEN_CHUNK_ROWS = 256
+"""Tokens of a chunk where `token_states` is `true`; where it says what is kept, a chunk is all of a layer."""
+TOKENS = "tokens"
+BASIS = ("mean", "scale", "directions", "share")
 
 Files = dict[str, bytes]
 """Name inside the cache → content."""
@@ -62,6 +70,18 @@ def array_files(header: CacheHeader) -> Files:
     for pooling in header.capture.poolings:
         for name in (f"pooled/{pooling}", *([f"scale/{pooling}"] if scaled else [])):
             _create(group, name, _form(header, name))
+    if has_token_scales(header):
+        _create(group, f"scale/{TOKENS}", _form(header, f"scale/{TOKENS}"))
+    return _content(files, without=(ROOT,))
+
+
+def basis_files(header: CacheHeader, basis: Basis) -> Files:
+    """The arrays of the basis, whole."""
+    files: dict[str, Any] = {}
+    group = zarr.create_group(MemoryStore(files))
+    for part, values in basis.arrays().items():
+        name = f"basis/{part}"
+        _create(group, name, _form(header, name))[...] = values
     return _content(files, without=(ROOT,))
 
 
@@ -87,9 +107,9 @@ def shard_files(
     header: CacheHeader,
     shard: int,
     pooled: Mapping[str, tuple[Stored, Scales | None]],
-    tokens: Stored | None = None,
+    tokens: tuple[Stored, Scales | None] | None = None,
 ) -> Files:
-    """A shard's files from its stored values: [rows of the shard, layers, dim] a pooling, [tokens, layers, dim]."""
+    """A shard's files from its stored values: [rows of the shard, layers, dim] a pooling, [tokens, layers, width]."""
     files: Files = {}
     for pooling, (stored, scales) in pooled.items():
         for name, values in {f"pooled/{pooling}": stored, f"scale/{pooling}": scales}.items():
@@ -99,15 +119,45 @@ def shard_files(
                 files[_chunk_file(name, shard)] = _one_shard(form, rows)
     if tokens is not None:
         memory: dict[str, Any] = {}
-        name = tokens_name(shard)
-        _create(zarr.create_group(MemoryStore(memory)), name, _form(header, name, len(tokens)))[...] = tokens
+        name, (stored, scales) = tokens_name(shard), tokens
+        _create(zarr.create_group(MemoryStore(memory)), name, _form(header, name, len(stored)))[...] = stored
         files |= _content(memory, without=(ROOT, "tokens/zarr.json"))
+        if scales is not None:
+            files[scale_file(TOKENS, shard)] = _one_shard(_form(header, f"scale/{TOKENS}"), scales[None])
     return files
+
+
+def has_token_scales(header: CacheHeader) -> bool:
+    """Whether token states are levels of int8, with steps of their own."""
+    tokens = header.capture.tokens
+    return tokens is not None and tokens.storage_type == "int8"
+
+
+def has_whole_layers(header: CacheHeader) -> bool:
+    """Whether a chunk of token states is a layer of the whole shard, and each is bound; where `token_states` is `true`,
+    as in every cache of earlier releases, chunks are of `TOKEN_CHUNK_ROWS` tokens and the file is bound as a whole.
+    """
+    return isinstance(header.capture.token_states, TokenSpec)
 
 
 def shard_file(pooling: str, shard: int) -> str:
     """The file of a shard's pooled rows."""
     return _chunk_file(f"pooled/{pooling}", shard)
+
+
+def statistics_file(pooling: str) -> str:
+    """The file of a pooling's statistics."""
+    return f"statistics/{pooling}/c/0/0"
+
+
+def scale_file(pooling: str, shard: int) -> str:
+    """The file of a shard's scales: those of a pooling, or of `TOKENS`."""
+    return _chunk_file(f"scale/{pooling}", shard)
+
+
+def tokens_file(shard: int) -> str:
+    """The file of a shard's token states."""
+    return f"{tokens_name(shard)}/c/0/0/0"
 
 
 def _chunk_file(name: str, shard: int) -> str:
@@ -131,7 +181,8 @@ def is_as_laid_out(array: zarr.Array[Any], header: CacheHeader, name: str, token
 def belongs_to_an_array(name: str) -> bool:
     """Whether a file's name is one that the format gives to metadata or chunks of an array."""
     first, _, rest = name.partition("/")
-    return bool(rest) and first in ("pooled", "scale", "tokens", "statistics", "text_id", "token_count", "truncated")
+    arrays = ("pooled", "scale", "tokens", "basis", "statistics", "text_id", "token_count", "truncated", BINDING)
+    return bool(rest) and first in arrays
 
 
 def shard_of_file(name: str) -> int | None:
@@ -193,23 +244,64 @@ def _form(header: CacheHeader, name: str, tokens: int = 0) -> _Form:
     row = (len(header.capture.layers), header.capture.dim)
     match name.split("/")[0]:
         case "pooled":
-            return _rows_form(header, header.texts, header.shard_rows, header.shard_rows, "text")
+            kind, shards = header.capture.storage_type, (header.shard_rows, header.shard_rows)
+            return _rows_form(kind, (header.texts, *row), *shards, "text")
         case "tokens":
-            whole = -(-tokens // TOKEN_CHUNK_ROWS) * TOKEN_CHUNK_ROWS
-            return _rows_form(header, tokens, whole, TOKEN_CHUNK_ROWS, "token")
+            return _tokens_form(header, tokens)
+        case "basis":
+            shape = basis_shape(header, name.removeprefix("basis/"))
+            return _Form(shape, shape, np.dtype("<f4"), float("nan"))
         case "scale":
-            return _Form((header.shards, *row), (1, *row), np.dtype("<f4"), float("nan"))
+            steps = scales_shape(header, name.removeprefix("scale/"))
+            return _Form((header.shards, *steps), (1, *steps), np.dtype("<f4"), float("nan"))
         case "statistics":
             shape = (len(STATISTICS), row[0])
             return _Form(shape, shape, np.dtype("<f8"))
+        case "binding":
+            columns = binding_columns(header)
+            return _Form((header.shards, columns), (min(BINDING_CHUNK_ROWS, header.shards), columns), np.dtype("<u4"))
     rest, dtype = {"text_id": ((TEXT_ID_BYTES,), "u1"), "token_count": ((), "<i4"), "truncated": ((), "?")}[name]
     return _Form((header.texts, *rest), (min(INDEX_CHUNK_ROWS, header.texts), *rest), np.dtype(dtype))
 
 
-def _rows_form(header: CacheHeader, rows: int, shard_rows: int, chunk_rows: int, what: str) -> _Form:
-    kind, layers, dim = header.capture.storage_type, len(header.capture.layers), header.capture.dim
+def token_row(header: CacheHeader) -> tuple[int, int]:
+    """Layers and values a layer of a stored token state."""
+    tokens = header.capture.tokens
+    return (0 if tokens is None else len(tokens.layers)), header.capture.token_width
+
+
+def scales_shape(header: CacheHeader, what: str) -> tuple[int, int]:
+    """Of a shard's scales: those of a pooling, or of `TOKENS`."""
+    return token_row(header) if what == TOKENS else (len(header.capture.layers), header.capture.dim)
+
+
+def basis_shape(header: CacheHeader, part: str) -> tuple[int, ...]:
+    """Of one of the parts in `BASIS`."""
+    (layers, rank), dim = token_row(header), header.capture.dim
+    return {"mean": (layers, dim), "scale": (layers, dim), "directions": (layers, rank, dim), "share": (layers,)}[part]
+
+
+def binding_columns(header: CacheHeader) -> int:
+    """Those of the texts, their counts, cuts and tokens; of each pooling its layers and scales; and of token states
+    with chunks of whole layers likewise.
+    """
+    scaled = header.capture.storage_type == "int8"
+    pooled = 4 + len(header.capture.poolings) * (len(header.capture.layers) + scaled)
+    return pooled + (token_row(header)[0] + has_token_scales(header) if has_whole_layers(header) else 0)
+
+
+def _tokens_form(header: CacheHeader, tokens: int) -> _Form:
+    spec = header.capture.tokens
+    kind, shape = spec.storage_type if spec else header.capture.storage_type, (tokens, *token_row(header))
+    if has_whole_layers(header):
+        return _rows_form(kind, shape, tokens, tokens, "token")
+    return _rows_form(kind, shape, -(-tokens // TOKEN_CHUNK_ROWS) * TOKEN_CHUNK_ROWS, TOKEN_CHUNK_ROWS, "token")
+
+
+def _rows_form(kind: str, shape: tuple[int, int, int], shard_rows: int, chunk_rows: int, what: str) -> _Form:
+    _, layers, dim = shape
     return _Form(
-        shape=(rows, layers, dim),
+        shape=shape,
         chunks=(chunk_rows, 1, dim),
         dtype=STORAGE_TYPES[kind].dtype,
         fill_value=STORAGE_TYPES[kind].missing,

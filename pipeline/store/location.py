@@ -11,7 +11,7 @@ import functools
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,8 +25,8 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from ilse.errors import UserError
-from ilse.reading import own_file, own_path
-from ilse.secrets import without_secrets
+from ilse.reading import own_path, plain_file
+from ilse.secrets import holds_secrets, remember, without_secrets
 
 PARTIAL = ".partial"
 """Ending of a local file that is being written; a killed writer leaves it, and `Location.sweep` removes it."""
@@ -181,17 +181,17 @@ class Location:
         for folder, folders, names in os.walk(self.path / prefix, onerror=_unless_missing):
             inside = Path(folder).relative_to(self.path)
             for name in folders:
-                self._own((inside / name).as_posix(), own_path)
+                self._own((inside / name).as_posix())
             for name in names:
                 if not name.endswith(PARTIAL):
                     file = (inside / name).as_posix()
                     yield file, self._own(file).stat().st_size
 
-    def _own(self, name: str, check: Callable[[Path, str], Path] = own_file) -> Path:
+    def _own(self, name: str) -> Path:
         try:
             path = own_path(self.path, name)
             # A folder in a file's place is damage, which whoever reads it is told by the system.
-            return path if path.is_dir() else check(self.path, name)
+            return path if path.is_dir() else plain_file(path, name)
         except FileNotFoundError:
             if (self.path / name).is_symlink():
                 raise _foreign(self, f"{name}, a link to nowhere") from None
@@ -310,11 +310,11 @@ def _unless_missing(error: OSError) -> None:
 
 
 def _refuse_secrets(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.username or parts.password or parts.query:
+    if holds_secrets(url):
+        remember(url)
         raise UserError(
-            f"cache {parts.scheme}://{parts.hostname}{parts.path}",
+            f"cache {url}",
             expected="a URL without credentials",
-            found="one with a user, a password or a query",
+            found="one with a user, a password, a query or a fragment",
             next_step="put credentials into the environment (AWS_ACCESS_KEY_ID, …) and remove them from the URL",
         )

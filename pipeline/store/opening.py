@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
 
 from ilse.errors import UserError
-from pipeline.store.layout import ATTRIBUTE, ROOT, TEXT_ID_BYTES
+from pipeline.store.basis import Basis
+from pipeline.store.layout import ATTRIBUTE, BASIS, ROOT, TEXT_ID_BYTES, basis_shape, is_as_laid_out
 from pipeline.store.location import Location
 from pipeline.store.spec import FORMAT_VERSION, CacheHeader, CaptureSpec
 
 
 def peek(place: str | Path | Location) -> tuple[CacheHeader, bool]:
     """Header of the cache, and whether it is finished. Raises `UserError` where there is none."""
-    location = Location(place)
+    location = place if isinstance(place, Location) else Location(place)
     attributes = _attributes(location)
     if attributes.get("format_version") != FORMAT_VERSION:
         raise UserError(
@@ -67,6 +70,47 @@ def open_group(location: Location) -> zarr.Group:
     except Exception as error:  # a file that does not parse has many errors, by what is wrong in it
         found = f"a group that does not open ({type(error).__name__})"
         raise location.refusal(error, "opening") or damaged(location, found) from None
+
+
+def read_basis(location: Location, header: CacheHeader) -> Basis | None:
+    """The basis of the cache's token states, the very one that its header names; None where they have none.
+
+    Raises `UserError` for a basis that is missing or damaged.
+    """
+    tokens = header.capture.tokens
+    if tokens is None or tokens.rank is None:
+        return None
+    shapes = {part: basis_shape(header, part) for part in BASIS}
+    try:
+        held = sum(size for _, size in location.list("basis"))
+        if 4 * sum(map(math.prod, shapes.values())) > held:  # before anything of that size is made
+            raise _no_basis(location, f"files of {held:,} bytes")
+        group, arrays = open_group(location), {}
+        for part in BASIS:
+            array = group[f"basis/{part}"]
+            if not isinstance(array, zarr.Array) or not is_as_laid_out(array, header, f"basis/{part}"):
+                raise _no_basis(location, f"no array 'basis/{part}' of the shape that the header asks for")
+            arrays[part] = np.asarray(array[...])
+        basis = Basis.from_arrays(arrays)
+    except UserError as error:
+        if error.where.startswith("basis"):  # of values that are none
+            raise _no_basis(location, error.found) from None
+        raise
+    except Exception as error:  # zarr has no error of its own for a bad checksum, a cut or a missing file
+        found = " ".join(str(error).split())[:200] or type(error).__name__
+        raise location.refusal(error, "reading its basis") or _no_basis(location, found) from None
+    if basis.sha256 != tokens.basis:
+        raise _no_basis(location, f"another basis, of SHA-256 {basis.sha256[:16]}…")
+    return basis
+
+
+def _no_basis(location: Location, found: str) -> UserError:
+    return UserError(
+        f"cache {location}, basis of its token states",
+        expected="the basis that they were projected with",
+        found=found,
+        next_step=f"'ilse verify {location}' names all damage; pull the cache again, or extract it again",
+    )
 
 
 def check_sizes(location: Location, header: CacheHeader) -> None:

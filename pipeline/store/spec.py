@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from itertools import chain
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, pairwise
+from typing import Any, Literal, get_args
 
 from ilse.errors import UserError
 from pipeline.store.encoding import STORAGE_TYPES, value_bytes
@@ -17,7 +17,7 @@ FORMAT_VERSION = 2
 that no donor lends rows of an older meaning."""
 MAX_LAYERS = 4096
 """No model has a tenth of it; some heads need the square of it in memory."""
-POOLINGS = (
+Pooling = Literal[
     "mean",
     "mean_without_first",
     "last",
@@ -27,7 +27,38 @@ POOLINGS = (
     "last_content",
     "first_content",
     "max_content",
-)
+]
+POOLINGS: tuple[str, ...] = get_args(Pooling)
+
+
+@dataclass(frozen=True)
+class TokenSpec:
+    """Which token states a cache keeps, and how: of some of its layers, perhaps in a basis of a lower rank."""
+
+    layers: tuple[str, ...]
+    """Names of the layers whose token states are kept, a subset of the capture's, in depth order."""
+    rank: int | None = None
+    """How many directions of the layer's basis stand for a state; None: the states themselves."""
+    storage_type: str = "float16"
+    """Type of the stored values, one of `STORAGE_TYPES`."""
+    basis: str | None = None
+    """SHA-256 of the basis, 64 hexadecimal digits; None without a rank, and before the basis is known."""
+
+    def __post_init__(self) -> None:
+        _require(self.storage_type in STORAGE_TYPES, _TOKENS, list(STORAGE_TYPES), self.storage_type)
+        _require(self.rank is None or _is_count(self.rank), _TOKENS, "a rank of at least 1, or none", self.rank)
+        is_digest = isinstance(self.basis, str) and len(self.basis) == 64 and set(self.basis) <= set("0123456789abcdef")
+        _require(self.basis is None or (is_digest and self.rank is not None), _TOKENS, "a basis' SHA-256", self.basis)
+
+    @classmethod
+    def from_attributes(cls, values: bool | Mapping[str, Any]) -> TokenSpec | bool:
+        """As it stands in a cache's attributes: of earlier releases, whether there are any."""
+        if isinstance(values, bool):
+            return values
+        return cls(**{**values, "layers": tuple(values["layers"])})
+
+
+_TOKENS = "token_states"
 
 
 @dataclass(frozen=True)
@@ -54,8 +85,9 @@ class CaptureSpec:
     storage_type: str
     """Type of the stored values, one of `STORAGE_TYPES`."""
     poolings: tuple[str, ...] = ("mean",)
-    token_states: bool = False
-    """Whether the state of every token is kept beside the pooled rows."""
+    token_states: TokenSpec | bool = False
+    """Whether the state of every token is kept beside the pooled rows: True for all layers, whole and in the cache's
+    storage type, or what is kept of them. `tokens` says the same without the short form."""
 
     def __post_init__(self) -> None:
         known = isinstance(self.model, Mapping) and all(isinstance(value, str) for value in self.model.values())
@@ -75,8 +107,44 @@ class CaptureSpec:
         _require("{text}" in self.template, "template", "a place for {text}", self.template)
         unknown = [name for name in self.poolings if name not in POOLINGS]
         _require(bool(self.poolings) and not unknown, "poolings", list(POOLINGS), list(self.poolings))
-        whole = self.token_states and self.storage_type == "int8"
-        _require(not whole, "storage_type", "a floating type, for token states", self.storage_type)
+        whole = self.token_states is True and self.storage_type == "int8"
+        _require(not whole, "storage_type", "a floating type, for token states that have none of their own", "int8")
+        self._require_tokens()
+
+    def _require_tokens(self) -> None:
+        tokens = self.token_states
+        if isinstance(tokens, bool):
+            return
+        _require(isinstance(tokens, TokenSpec), _TOKENS, "true, false or a TokenSpec", tokens)
+        depth = [self.layers.index(name) if name in self.layers else -1 for name in tokens.layers]
+        ascending = bool(depth) and depth[0] >= 0 and all(a < b for a, b in pairwise(depth))
+        _require(ascending, _TOKENS, f"some of the layers {', '.join(self.layers)}, in that order", tokens.layers)
+        fits = tokens.rank is None or tokens.rank <= self.dim
+        _require(fits, _TOKENS, f"a rank of at most the width, {self.dim}", tokens.rank)
+
+    @property
+    def tokens(self) -> TokenSpec | None:
+        """What is kept of the token states; None for none."""
+        if isinstance(self.token_states, bool):
+            return TokenSpec(self.layers, None, self.storage_type) if self.token_states else None
+        return self.token_states
+
+    @property
+    def token_width(self) -> int:
+        """Values of a layer's stored token state: the rank of its basis, or `dim`."""
+        tokens = self.tokens
+        return self.dim if tokens is None or tokens.rank is None else tokens.rank
+
+    @property
+    def without_basis(self) -> CaptureSpec:
+        """The same before its basis is known: captures that are equal so may share one."""
+        tokens = self.token_states
+        return replace(self, token_states=replace(tokens, basis=None)) if isinstance(tokens, TokenSpec) else self
+
+    def with_basis(self, sha256: str) -> CaptureSpec:
+        """The same in this basis; for a capture that has a rank."""
+        assert isinstance(self.token_states, TokenSpec)
+        return replace(self, token_states=replace(self.token_states, basis=sha256))
 
     @property
     def fingerprint(self) -> str:
@@ -88,7 +156,7 @@ class CaptureSpec:
     def from_attributes(cls, values: Mapping[str, Any]) -> CaptureSpec:
         """The spec as it stands in a cache's attributes."""
         lists = {"layers": tuple(values["layers"]), "poolings": tuple(values["poolings"])}
-        return cls(**{**values, **lists})
+        return cls(**{**values, **lists, _TOKENS: TokenSpec.from_attributes(values[_TOKENS])})
 
 
 @dataclass(frozen=True)
@@ -159,6 +227,10 @@ class ShardRecord:
     """Pooling → per layer: sum of row norms, sum, sum of squares, largest |value|; [4, layers]."""
     token_count: list[int]
     truncated: list[bool]
+    claim: str
+    """What the shard is of, as `claim_of` has it: the capture, the shard's number, and its texts in their order."""
+    binding: list[int]
+    """The shard's row of the array `binding`."""
 
 
 def _is_count(value: object) -> bool:

@@ -27,6 +27,14 @@ def listed_sums(location: Location) -> dict[str, str] | None:
         return None
 
 
+def has_checksum(location: Location, name: str, digest: str) -> bool:
+    """Whether a file is there with this checksum."""
+    try:
+        return sha256(location.get(name)) == digest
+    except FileNotFoundError:
+        return False
+
+
 def verify(location: Location) -> Iterator[Damage]:
     """Every file that differs from its checksum. Reads the whole cache once, one file at a time.
 

@@ -13,16 +13,36 @@ import numpy.typing as npt
 
 from ilse.errors import UserError
 from pipeline.store import layout
+from pipeline.store.basis import Basis
+from pipeline.store.binding import binding_row
 from pipeline.store.encoding import STORAGE_TYPES, FloatRows, Scales, Stored, decode, encode
 from pipeline.store.layout import TextIds, sha256
 from pipeline.store.location import Location
+from pipeline.store.opening import read_basis
 from pipeline.store.spec import CacheHeader, CaptureSpec, ShardRecord
+from pipeline.store.verification import has_checksum
 
 
-def create(location: Location, header: CacheHeader, text_ids: Sequence[str] | TextIds) -> None:
-    """Lays out an empty, incomplete cache; `text_ids` are 32 hexadecimal digits each, in row order, or their bytes."""
-    for name, data in _metadata(header, text_ids, complete=False):
+def create(
+    location: Location, header: CacheHeader, text_ids: Sequence[str] | TextIds, basis: Basis | None = None
+) -> None:
+    """Lays out an empty, incomplete cache; `text_ids` are 32 hexadecimal digits each, in row order, or their bytes.
+
+    `basis` is that of its token states, for a header that names one.
+    """
+    for name, data in _metadata(header, text_ids, complete=False, basis=_own_basis(header, basis)):
         location.put(name, data)
+
+
+def _own_basis(header: CacheHeader, basis: Basis | None) -> Basis | None:
+    """The basis that the header names; another one would give every stored value another meaning."""
+    tokens = header.capture.tokens
+    if tokens is None or tokens.rank is None:
+        return None
+    if basis is None or tokens.basis is None or basis.sha256 != tokens.basis:
+        found = "none" if basis is None else f"one of SHA-256 {basis.sha256}"
+        raise ValueError(f"a cache of token states in the basis {tokens.basis} takes that basis, got {found}")
+    return basis
 
 
 @dataclass(frozen=True)
@@ -35,7 +55,7 @@ class ShardRows:
     pooled: Mapping[str, FloatRows]
     """Pooling → [rows of the shard, layers, dim]"""
     token_states: FloatRows | None = None
-    """[tokens of the shard, layers, dim], text after text"""
+    """[tokens of the shard, token layers, token width], text after text; in the cache's basis, where it has one"""
 
 
 def write_shard(location: Location, header: CacheHeader, shard: int, rows: ShardRows) -> ShardRecord:
@@ -48,13 +68,15 @@ def write_shard(location: Location, header: CacheHeader, shard: int, rows: Shard
     kind = header.capture.storage_type
     encoded, sums = {}, {}
     for pooling, values in rows.pooled.items():
-        _check_range(header.capture, rows.text_ids, values)
+        _check_range(header.capture.layers, kind, rows.text_ids, values)
         encoded[pooling] = encode(values, kind)
         sums[pooling] = _sums(*encoded[pooling], kind).tolist()
     tokens = None
-    if rows.token_states is not None:
-        _check_range(header.capture, rows.text_ids, rows.token_states, rows.token_count)
-        tokens, _ = encode(rows.token_states, kind)
+    spec = header.capture.tokens
+    if rows.token_states is not None and spec is not None:
+        setting = "token_states.storage_type" if layout.has_whole_layers(header) else "storage_type"
+        _check_range(spec.layers, spec.storage_type, rows.text_ids, rows.token_states, rows.token_count, setting)
+        tokens = encode(rows.token_states, spec.storage_type)
     files = layout.shard_files(header, shard, encoded, tokens)
     for name, data in files.items():
         location.put(name, data)
@@ -66,7 +88,13 @@ def write_shard(location: Location, header: CacheHeader, shard: int, rows: Shard
                 next_step="check the disk, then run the extraction again: the shard is computed anew",
             )
     digests = {name: sha256(data) for name, data in files.items()}
-    return ShardRecord(shard, digests, sums, [int(n) for n in rows.token_count], [bool(t) for t in rows.truncated])
+    counts, cut, own = [int(n) for n in rows.token_count], [bool(t) for t in rows.truncated], _own_ids(rows)
+    binding = binding_row(header, own, counts, cut, shard, files)
+    return ShardRecord(shard, digests, sums, counts, cut, _claim(header, shard, own), binding)
+
+
+def _own_ids(rows: ShardRows) -> TextIds:
+    return np.ascontiguousarray(layout.text_id_rows(rows.text_ids))
 
 
 def as_stored(capture: CaptureSpec, text_ids: Sequence[str], values: FloatRows) -> FloatRows:
@@ -77,8 +105,8 @@ def as_stored(capture: CaptureSpec, text_ids: Sequence[str], values: FloatRows) 
     """
     if not len(values):
         return values
-    _check_range(capture, text_ids, values)
     kind = capture.storage_type
+    _check_range(capture.layers, kind, text_ids, values)
     return values if kind == "int8" else decode(encode(values, kind)[0], kind)
 
 
@@ -87,21 +115,26 @@ def verify_shard(location: Location, record: ShardRecord) -> bool:
     return all(has_checksum(location, name, digest) for name, digest in record.files.items())
 
 
-def has_checksum(location: Location, name: str, digest: str) -> bool:
-    """Whether a file is there with this checksum."""
-    try:
-        return sha256(location.get(name)) == digest
-    except FileNotFoundError:
-        return False
+def claim_of(header: CacheHeader, text_ids: Sequence[str] | TextIds, shard: int) -> str:
+    """Says what a shard is of: SHA-256 of the capture, the shard's number, and its own texts among all, in order."""
+    own = np.ascontiguousarray(layout.text_id_rows(text_ids)[header.rows_of(shard)])
+    return _claim(header, shard, own)
+
+
+def _claim(header: CacheHeader, shard: int, own: TextIds) -> str:
+    return sha256(f"{header.capture.fingerprint} {shard}\n".encode() + own.tobytes())
 
 
 def finish(
     location: Location, header: CacheHeader, text_ids: Sequence[str] | TextIds, records: Iterable[ShardRecord]
 ) -> None:
-    """Writes index, statistics and checksums from the records of all shards, in shard order; at last, `complete`."""
-    index = _Index(header)
+    """Writes index, statistics and checksums from the records of all shards, in shard order; at last, `complete`.
+
+    Raises `UserError` where a shard's record is missing, or is one of other texts.
+    """
+    index, ids = _Index(header), layout.text_id_rows(text_ids)
     for record in records:
-        if record.shard != index.shards:
+        if record.shard != index.shards or record.claim != claim_of(header, ids, record.shard):
             break  # one is missing
         index.add(record)
     if index.shards != header.shards:
@@ -113,7 +146,8 @@ def finish(
         )
     root = layout.root_file(header, complete=True)
     sums = {**index.sums, layout.ROOT: sha256(root[layout.ROOT])}
-    for name, data in chain(_arrays(header, text_ids), index.files()):
+    basis = _own_basis(header, read_basis(location, header))
+    for name, data in chain(_arrays(header, text_ids, basis), index.files()):
         location.put(name, data)
         sums[name] = sha256(data)
     _remove_others(location, sums)
@@ -129,13 +163,18 @@ def _remove_others(location: Location, sums: Mapping[str, str]) -> None:
 
 
 def is_same_cache(listed: Mapping[str, str], header: CacheHeader, text_ids: Sequence[str] | TextIds) -> bool:
-    """Whether a finished cache with these checksums is exactly the one that `header` and `text_ids` make."""
+    """Whether a finished cache with these checksums is exactly the one that `header` and `text_ids` make.
+
+    Its basis is looked at by who reads it: the header names it by its own checksum.
+    """
     return all(listed.get(name) == sha256(data) for name, data in _metadata(header, text_ids, complete=True))
 
 
-def restore_metadata(location: Location, header: CacheHeader, text_ids: Sequence[str] | TextIds) -> None:
-    """Puts back metadata files that are damaged; for a cache that `is_same_cache` knows."""
-    for name, data in _metadata(header, text_ids, complete=True):
+def restore_metadata(
+    location: Location, header: CacheHeader, text_ids: Sequence[str] | TextIds, basis: Basis | None = None
+) -> None:
+    """Puts back metadata files that are damaged, those of the `basis` too; for a cache that `is_same_cache` knows."""
+    for name, data in _metadata(header, text_ids, complete=True, basis=basis):
         if not has_checksum(location, name, sha256(data)):
             location.put(name, data)
 
@@ -144,14 +183,18 @@ Named = Iterator[tuple[str, bytes]]
 """Files one by one: name inside the cache, content."""
 
 
-def _arrays(header: CacheHeader, text_ids: Sequence[str] | TextIds) -> Named:
+def _arrays(header: CacheHeader, text_ids: Sequence[str] | TextIds, basis: Basis | None = None) -> Named:
     yield from layout.array_files(header).items()
+    if basis is not None:
+        yield from layout.basis_files(header, basis).items()
     yield from layout.index_files(header, "text_id", layout.text_id_rows(text_ids))
 
 
-def _metadata(header: CacheHeader, text_ids: Sequence[str] | TextIds, complete: bool) -> Named:
-    """What follows from header and texts alone; the group's own file comes last."""
-    yield from _arrays(header, text_ids)
+def _metadata(
+    header: CacheHeader, text_ids: Sequence[str] | TextIds, complete: bool, basis: Basis | None = None
+) -> Named:
+    """What follows from header, texts and basis alone; the group's own file comes last."""
+    yield from _arrays(header, text_ids, basis)
     yield from layout.root_file(header, complete).items()
 
 
@@ -166,11 +209,13 @@ class _Index:
         self._truncated = np.zeros(header.texts, bool)
         layers = len(header.capture.layers)
         self._totals = {pooling: np.zeros((4, layers)) for pooling in header.capture.poolings}
+        self._binding = np.zeros((header.shards, layout.binding_columns(header)), "<u4")
 
     def add(self, record: ShardRecord) -> None:
         # In shard order, whatever the order of computation: the sums' last bits depend on it.
         place = self._header.rows_of(record.shard)
         self._token_count[place], self._truncated[place] = record.token_count, record.truncated
+        self._binding[record.shard] = record.binding
         for pooling, total in self._totals.items():
             sums = np.array(record.sums[pooling])
             total[:3] += sums[:3]
@@ -179,8 +224,9 @@ class _Index:
         self.shards += 1
 
     def files(self) -> Named:
-        arrays = {"token_count": self._token_count, "truncated": self._truncated}
+        arrays: dict[str, npt.NDArray[Any]] = {"token_count": self._token_count, "truncated": self._truncated}
         arrays |= {f"statistics/{pooling}": self._statistics(total) for pooling, total in self._totals.items()}
+        arrays[layout.BINDING] = self._binding
         for name, values in arrays.items():
             yield from layout.index_files(self._header, name, values)
 
@@ -197,8 +243,8 @@ def _require_shapes(header: CacheHeader, shard: int, rows: ShardRows) -> None:
     texts, row = place.stop - place.start, (len(capture.layers), capture.dim)
     expected: dict[str, Any] = {pooling: (texts, *row) for pooling in capture.poolings}
     found: dict[str, Any] = {pooling: values.shape for pooling, values in rows.pooled.items()}
-    if capture.token_states:
-        expected["tokens"] = (sum(rows.token_count), *row)
+    if capture.tokens is not None:
+        expected["tokens"] = (sum(rows.token_count), *layout.token_row(header))
     if rows.token_states is not None:
         found["tokens"] = rows.token_states.shape
     lengths = {len(rows.text_ids), len(rows.token_count), len(rows.truncated)}
@@ -218,10 +264,14 @@ def _sums(stored: Stored, scales: Scales | None, kind: str) -> npt.NDArray[np.fl
 
 
 def _check_range(
-    capture: CaptureSpec, text_ids: Sequence[str], values: FloatRows, counts: Sequence[int] | None = None
+    layers: Sequence[str],
+    kind: str,
+    text_ids: Sequence[str],
+    values: FloatRows,
+    counts: Sequence[int] | None = None,
+    setting: str = "storage_type",
 ) -> None:
     """Refuses a value that the type can't hold; with `counts`, text i has that many rows one after the other."""
-    kind = capture.storage_type
     limit = STORAGE_TYPES[kind].limit
     if -limit <= values.min() and values.max() <= limit:  # false for NaN
         return
@@ -229,10 +279,10 @@ def _check_range(
     text = row if counts is None else int(np.searchsorted(np.cumsum(counts), row, side="right"))
     value = float(values[row, layer, coordinate])
     raise UserError(
-        f"layer '{capture.layers[layer]}', text {text_ids[text]}, dimension {coordinate}",
+        f"layer '{layers[layer]}', text {text_ids[text]}, dimension {coordinate}",
         expected=f"a finite value that {kind} can hold (|value| ≤ {limit:g})",
         found=f"{value:g}",
-        next_step="set extract.storage_type to bfloat16 or float32"
+        next_step=f"set extract.{setting} to bfloat16 or float32"
         if np.isfinite(value)
         else "set extract.compute_type to float32",
     )
@@ -250,7 +300,7 @@ def record_from_json(data: bytes) -> ShardRecord | None:
         values = json.loads(data)
         checksum = values.pop("checksum")
         return ShardRecord(**values) if checksum == _checksum(values) else None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 

@@ -1,9 +1,14 @@
-"""Rows from caches that hold them already: a donor has the same capture fingerprint, so its rows are this cache's."""
+"""Rows from caches that hold them already: a donor has the same capture fingerprint, so its rows are this cache's.
+
+What is lent is signed anew by the cache that takes it. So a donor lends what it can prove to have been written for
+these texts, and nothing else: the texts' ids and each shard have the checksums that its own list names. A shard that is
+whole, but another's, is refused like a damaged one.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +17,9 @@ import numpy.typing as npt
 from ilse.errors import UserError
 from pipeline import store
 from pipeline.work.ids import TextIndex
+
+NAMED = 3
+"""Shards of a donor that a line names."""
 
 
 @dataclass(frozen=True)
@@ -23,33 +31,63 @@ class Loan:
     rows: dict[str, store.FloatRows]
     """Pooling → [texts found, layers, dim]"""
     token_states: list[store.FloatRows] | None
-    """[tokens, layers, dim] of each text found, where the capture keeps them."""
+    """[tokens, token layers, token width] of each text found, where the capture keeps them."""
 
 
-def usable(donors: Sequence[str], header: store.CacheHeader, named: bool) -> list[str]:
-    """The donors with this capture. Raises `UserError` for one that was named and is no cache at all."""
+@dataclass(frozen=True)
+class Refusal:
+    """A shard of a donor that lends nothing."""
+
+    donor: str
+    shard: int | None
+    """None for the whole donor."""
+    why: str
+
+    @classmethod
+    def of(cls, donor: str, shard: int | None, error: UserError) -> Refusal:
+        """The refusal that an error is the reason of."""
+        part = error.where.removeprefix(f"cache {donor}").lstrip(", ")
+        return cls(donor, shard, f"{part}: {error.found}" if part else error.found)
+
+
+Note = Callable[[Refusal], None]
+
+
+def _unnoted(refusal: Refusal) -> None:
+    pass
+
+
+def usable(donors: Sequence[str], header: store.CacheHeader, named: bool, note: Note = _unnoted) -> list[str]:
+    """The donors with this capture. Raises `UserError` for one that was named and is none or can't prove its texts.
+
+    Of others, `note` gets each that stands there and lends nothing.
+    """
     fitting = []
     for donor in donors:
         try:
-            cache = store.open_cache(donor)
-        except UserError:
+            cache = store.open_proven(donor)
+        except UserError as error:
             if named:
                 raise
+            if _is_finished(donor):
+                note(Refusal.of(donor, None, error))
             continue
         if cache.fingerprint == header.capture.fingerprint:
             fitting.append(donor)
     return fitting
 
 
-def borrow(donors: Sequence[str], run: str, text_ids: store.TextIds) -> Loan | None:
+def borrow(donors: Sequence[str], run: str, text_ids: store.TextIds, note: Note = _unnoted) -> Loan | None:
     """The rows of these texts from the first donor that holds any of them; None where no donor does.
 
-    A donor's damaged shard lends nothing. `run` names the run: what is known of a donor is kept for that long.
+    A donor's shard that is not as its list says lends nothing, and `note` gets it. `run` names the run: what is known
+    of a donor is kept for that long.
     """
     for donor in donors:
         try:
-            loan = _lender(donor, run).lend(text_ids)
-        except UserError:  # it was readable when the run began, and is damaged or gone now
+            loan = _lender(donor, run).lend(text_ids, note)
+        except UserError as error:  # it was readable when the run began, and is damaged or gone now
+            note(Refusal.of(donor, None, error))
             continue
         if loan is not None:
             return loan
@@ -74,6 +112,7 @@ def unlent(donors: Sequence[str], header: store.CacheHeader, text_ids: store.Tex
 
 @dataclass(frozen=True)
 class _Lender:
+    donor: str
     cache: store.Cache
     index: TextIndex
 
@@ -83,7 +122,7 @@ class _Lender:
         rows = places[places >= 0]
         return places if len(rows) and self._may_lend(rows, len(places)) else None
 
-    def lend(self, text_ids: store.TextIds) -> Loan | None:
+    def lend(self, text_ids: store.TextIds, note: Note) -> Loan | None:
         places = self.places(text_ids)
         if places is None:
             return None
@@ -92,16 +131,30 @@ class _Lender:
         capture = self.cache.header.capture
         try:
             pooled = {pooling: self.cache.gather(rows, pooling=pooling) for pooling in capture.poolings}
-            states = [self.cache.token_states(int(row)) for row in rows] if capture.token_states else None
-        except UserError:  # damaged: these rows are computed again
+            states = self.cache.gather_tokens(rows) if capture.token_states else None
+        except UserError:  # damaged, or another's: these rows are computed again
+            self._note_refused(rows, note)
             return None
         return Loan(found, pooled, states)
+
+    def _note_refused(self, rows: npt.NDArray[np.int64], note: Note) -> None:
+        """Tries each shard of its own that these rows are in."""
+        capture, shard_of = self.cache.header.capture, rows // self.cache.header.shard_rows
+        for shard in np.unique(shard_of).tolist():
+            try:
+                for pooling in capture.poolings:
+                    self.cache.gather(rows[shard_of == shard], pooling=pooling)
+                if capture.token_states:
+                    self.cache.shard_tokens(shard)
+            except UserError as error:
+                note(Refusal.of(self.donor, shard, error))
 
     def _may_lend(self, rows: npt.NDArray[np.int64], wanted: int) -> bool:
         """Int8 values belong to their shard's scales: rounding them twice would add to the error, so a whole shard
         is lent or nothing.
         """
-        if self.cache.header.capture.storage_type != "int8":
+        capture = self.cache.header.capture
+        if "int8" not in (capture.storage_type, capture.tokens and capture.tokens.storage_type):
             return True
         start = int(rows[0])
         shard = self.cache.header.rows_of(start // self.cache.header.shard_rows)
@@ -115,5 +168,29 @@ def _lender(donor: str, run: str) -> _Lender:
 
 
 def _open(donor: str) -> _Lender:
-    cache = store.open_cache(donor)
-    return _Lender(cache, TextIndex(cache.text_id_rows()))
+    cache = store.open_proven(donor)
+    return _Lender(donor, cache, TextIndex(cache.text_id_rows()))
+
+
+def _is_finished(donor: str) -> bool:
+    try:
+        return store.peek(donor)[1]
+    except UserError as error:
+        return error.found != "nothing there"
+
+
+def refusals_in_words(refusals: Sequence[Refusal]) -> list[str]:
+    """A line for each donor that was refused in part or as a whole."""
+    lines = []
+    for donor in dict.fromkeys(refusal.donor for refusal in refusals):
+        own = {refusal.shard: refusal.why for refusal in refusals if refusal.donor == donor}
+        if None in own:
+            lines.append(f"donor {donor} lends nothing: {own[None]}")
+            continue
+        named = [f"shard {shard} ({own[shard]})" for shard in sorted(own, key=lambda shard: shard or 0)]
+        more = f" and {len(named) - NAMED:,} more" if len(named) > NAMED else ""
+        lines.append(
+            f"donor {donor}: {len(named):,} of its shards are not as its list of checksums says and lent nothing: "
+            f"{', '.join(named[:NAMED])}{more}; 'ilse verify {donor}' names all damage"
+        )
+    return lines

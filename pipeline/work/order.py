@@ -15,6 +15,8 @@ import polars as pl
 
 from ilse.errors import UserError
 from ilse.files import replacing
+from ilse.table_files import literal, scan_parquet
+from ilse.tables import TEXT_ID
 from pipeline import store
 from pipeline.work.ids import TextIndex
 
@@ -27,10 +29,10 @@ Order = npt.NDArray[np.int64]
 
 
 def row_order(text_ids: store.TextIds, earlier: Sequence[str]) -> Order:
-    """The order by the first of the `earlier` caches whose list of texts can be read; without one, the table's own."""
+    """The order by the first of the `earlier` caches that proves its list of texts; without one, the table's own."""
     for cache in earlier:
         try:
-            return keeping_rows(text_ids, store.open_cache(cache).text_id_rows())
+            return keeping_rows(text_ids, store.open_proven(cache).text_id_rows())
         except UserError:  # it was there when the run began, and is damaged or gone now
             continue
     return np.arange(len(text_ids))
@@ -50,21 +52,36 @@ def keeping_rows(text_ids: store.TextIds, before: store.TextIds) -> Order:
     return order
 
 
-def in_order(texts: Path, order: Order, copy: Path) -> Path:
+def in_order(texts: Path, order: Order, copy: Path, text_ids: store.TextIds) -> Path:
     """The table whose row i is the text of row i: `texts` itself, or a `copy` of it in that order.
 
-    A copy that is there is taken as it is: name it by what it holds.
+    A copy that is there is taken as it is where its texts are these, of `text_ids`.
     """
     if np.array_equal(order, np.arange(len(order))):
         return texts
-    if not copy.is_file():
+    if not _holds(copy, text_ids):
         import pyarrow.parquet as pq
 
-        schema = pq.read_schema(texts)
+        schema = pq.read_schema(literal(texts))
         with replacing(copy) as new, pq.ParquetWriter(new, schema) as writer:
             for piece in _pieces(texts, order):
                 writer.write_table(piece.to_arrow().cast(schema), row_group_size=ROW_GROUP)
     return copy
+
+
+def _holds(copy: Path, text_ids: store.TextIds) -> bool:
+    if not copy.is_file():
+        return False
+    table, start = scan_parquet(copy).select(TEXT_ID), 0
+    try:
+        while start < len(text_ids):
+            part = store.text_id_rows(table.slice(start, PIECE).collect()[TEXT_ID].to_list())
+            if not len(part) or not np.array_equal(part, text_ids[start : start + PIECE]):
+                return False
+            start += len(part)
+    except (pl.exceptions.PolarsError, ValueError, TypeError):  # another table, or one that a power cut left
+        return False
+    return True
 
 
 def _pieces(texts: Path, order: Order) -> Iterator[pl.DataFrame]:
@@ -74,7 +91,7 @@ def _pieces(texts: Path, order: Order) -> Iterator[pl.DataFrame]:
         parts, at = [], []
         for group in np.unique(wanted // ROW_GROUP):
             here = np.flatnonzero(wanted // ROW_GROUP == group)
-            part = pl.scan_parquet(texts).slice(int(group) * ROW_GROUP, ROW_GROUP).collect()
+            part = scan_parquet(texts).slice(int(group) * ROW_GROUP, ROW_GROUP).collect()
             parts.append(part[wanted[here] - group * ROW_GROUP])
             at.append(here)
         yield pl.concat(parts)[np.argsort(np.concatenate(at))]

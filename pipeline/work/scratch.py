@@ -4,6 +4,8 @@ On disk, under the scratch folder, so that `out` is the old cache or the new one
 
     <scratch>/<name>/cache.zarr          what store.create laid out
     <scratch>/<name>/records/N.json      written after shard N was written and read back
+    <scratch>/<name>/settings/H.json     how shards were computed, a file for each of the settings
+    <scratch>/bases/            see `pipeline.work.bases`
     <scratch>/previous/<place>           hard links to the last finished cache of a place: it gives its rows to the next
 
 In an object store, which cannot rename, the cache is written where it will stay, and counts when it says `complete`:
@@ -11,7 +13,8 @@ In an object store, which cannot rename, the cache is written where it will stay
     <out>                                the cache
     <out>.unfinished/<name>/records/N.json
 
-A shard counts as done when its record is there and its bytes have the recorded checksum, and at no other time.
+A shard counts as done when its record is there, is of these very texts, and its bytes have the recorded checksum, and
+at no other time.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ import numpy as np
 
 from ilse.errors import UserError
 from ilse.files import move_folder
+from ilse.ours import CACHE
 from pipeline import store
 
 REQUESTS = 16
@@ -66,33 +70,42 @@ class Scratch:
             if name not in kept:
                 self.work.delete(name)
 
-    def intact(self) -> set[int]:
-        """The shards whose stored bytes are still what was recorded."""
+    def intact(self, header: store.CacheHeader, text_ids: store.TextIds) -> set[int]:
+        """The shards whose stored bytes are still what was recorded for these texts."""
         names = sorted(name for name, _ in self.work.list("records"))
-        return {shard for shard in _at_once(self._intact_shard, names) if shard is not None}
 
-    def _intact_shard(self, name: str) -> int | None:
-        record = store.record_from_json(self.work.get(name))
-        whole = record is not None and name == _name(record.shard) and store.verify_shard(self.cache, record)
-        return record.shard if record is not None and whole else None
+        def intact_shard(name: str) -> int | None:
+            record = store.record_from_json(self.work.get(name))
+            if record is None or name != _name(record.shard) or record.shard >= header.shards:
+                return None
+            own = record.claim == store.claim_of(header, text_ids, record.shard)
+            return record.shard if own and store.verify_shard(self.cache, record) else None
+
+        return {shard for shard in _at_once(intact_shard, names) if shard is not None}
 
     def records(self, shards: int) -> Iterator[store.ShardRecord]:
         """The records of all shards in their order; a few at a time in memory."""
         return (record for record in _at_once(self.recorded, range(shards)) if record is not None)
 
 
-def scratch_name(header: store.CacheHeader, text_ids: store.TextIds, compute: str) -> str:
-    """Names work by its capture, its texts in their order, and what decides the last bits of a value.
+def scratch_name(header: store.CacheHeader, text_ids: store.TextIds) -> str:
+    """Names work by what its rows are: the capture, and the texts in their order and shards.
 
-    Work on another model, another setting or another list of texts is never mistaken for this one.
+    Work on another model, another capture or another list of texts is never mistaken for this one. How rows are
+    computed is no part of the name: a smaller batch or fewer workers go on with what is finished.
     """
-    digest = hashlib.sha256(f"{header.shard_rows}\n{compute}\n{sorted(header.versions.items())}\n".encode())
+    digest = hashlib.sha256(f"{header.shard_rows}\n".encode())
     digest.update(np.ascontiguousarray(text_ids).data)  # no copy of a million ids
     return f"{header.capture.fingerprint[:16]}-{digest.hexdigest()[:16]}"
 
 
 def open_scratch(
-    root: Path, out: store.Location, header: store.CacheHeader, text_ids: store.TextIds, name: str
+    root: Path,
+    out: store.Location,
+    header: store.CacheHeader,
+    text_ids: store.TextIds,
+    name: str,
+    basis: store.Basis | None = None,
 ) -> Scratch:
     """The scratch place of this cache, laid out if it is not there yet.
 
@@ -101,7 +114,7 @@ def open_scratch(
     """
     if not out.is_local:
         if not _is_finished(out, header):
-            store.create(out, header, text_ids)
+            store.create(out, header, text_ids, basis)
         return Scratch(out, out.sibling(f".unfinished/{name}"))
     folder = store.Location(root / name)
     scratch = Scratch(folder.child("cache.zarr"), folder)
@@ -109,7 +122,7 @@ def open_scratch(
     if not (scratch.cache.path / "zarr.json").is_file():
         # The group's own file is put last: a kill in between leaves nothing that looks usable.
         shutil.rmtree(folder.path, ignore_errors=True)
-        store.create(scratch.cache, header, text_ids)
+        store.create(scratch.cache, header, text_ids, basis)
     folder.sweep()
     return scratch
 
@@ -128,7 +141,7 @@ def move_into_place(scratch: Scratch, out: store.Location, root: Path) -> None:
             pass
         return
     _link(scratch.cache.path, previous(root, out))
-    move_folder(scratch.cache.path, out.path)
+    move_folder(scratch.cache.path, out.path, CACHE)
     shutil.rmtree(scratch.work.path, ignore_errors=True)
 
 

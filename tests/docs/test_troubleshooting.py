@@ -47,22 +47,37 @@ def known() -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{one})" for one in set(templates())))
 
 
+@pytest.fixture(scope="module")
+def places() -> re.Pattern[str]:
+    """What a first line may be: it begins with a word of the code."""
+    return re.compile("|".join(f"(?:{one})" for one in set(templates()) if not one.startswith("(?:.+)")))
+
+
+def is_a_place(where: str, places: re.Pattern[str]) -> bool:
+    """Whether each part of a first line is one; an address stands for itself."""
+    parts = re.split(" on (?=tcp://)|, (?=reading )", where)
+    return all(places.fullmatch(part) or part.startswith(("s3://", "tcp://")) for part in parts)
+
+
 def test_many_errors_are_quoted() -> None:
     assert len(QUOTED) >= 25
 
 
 @pytest.mark.parametrize("quoted", QUOTED, ids=lambda text: text.splitlines()[0].removeprefix("error: "))
-def test_the_code_can_say_it(quoted: str, known: re.Pattern[str]) -> None:
+def test_the_code_can_say_it(quoted: str, known: re.Pattern[str], places: re.Pattern[str]) -> None:
     lines = LINES.fullmatch(quoted)
     assert lines, "an error has four parts"
-    _, expected, found, next_step = lines.groups()
+    where, expected, found, next_step = lines.groups()
+    assert is_a_place(where, places)
     assert known.fullmatch(expected)
     assert known.fullmatch(next_step)
     # A value, such as a name, or words of another library: the code does not have them.
     assert known.fullmatch(found) or found == "…" or not re.search("[a-z] [a-z]", found)
 
 
-def test_words_that_no_code_says_are_found(known: re.Pattern[str]) -> None:
+def test_words_that_no_code_says_are_found(known: re.Pattern[str], places: re.Pattern[str]) -> None:
+    first_lines = [quoted.splitlines()[0].removeprefix("error: ") for quoted in QUOTED]
+    assert [line for line in first_lines if is_a_place(f"the {line}", places)] == []
     assert known.fullmatch("run 'ilse evaluate' first, or 'dvc repro'")
     assert not known.fullmatch("run 'ilse evaluate' once more, or 'dvc repro'")
     assert not known.fullmatch("anything else")

@@ -64,11 +64,12 @@ class Project:
     def cache(self) -> Path:
         return self.folder / "cache.zarr"
 
-    def trained(self, *heads: str, **options: Any) -> Path:
+    def trained(self, *heads: str, pooling: str | list[str] = "mean", **options: Any) -> Path:
         """The folder of the last head, with one seed; its predictions of the test split stand in `results`."""
         params = TrainParams.model_validate(
             {
                 "seeds": 1, "device": "cpu", "objective": self.objective, "embedding": 6, "options": options,
+                "pooling": pooling,
                 "recipe": {"epochs": 12, "batch_size": 16, "learning_rate": 0.01, "compute_type": "float32"},
             }
         )  # fmt: skip

@@ -21,6 +21,8 @@ class Hub:
         self.files: dict[str, dict[str, bytes]] = {}
         self.asked_by: set[str] = set()
         self.refuses: int | None = None
+        self.cuts: bool | str = False
+        """Whether the connection ends in the middle of a file, or of which one."""
 
     def commit(self, repository: str) -> str:
         """Names the state of a repository."""
@@ -62,8 +64,8 @@ class Hub:
 
 
 @contextmanager
-def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """The stand-in, as what huggingface_hub takes for the Hub."""
+def listening() -> Iterator[tuple[Hub, str]]:
+    """The stand-in and its address."""
     hub = Hub()
 
     class Handler(BaseHTTPRequestHandler):
@@ -75,12 +77,16 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             data = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
+            if status == 404 and "/resolve/" in path:
+                self.send_header("X-Error-Code", "EntryNotFound")
             self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
             name = "/".join(path.strip("/").split("/")[:2])
             self.send_header("X-Repo-Commit", hub.commit(name) if name in hub.files else "0" * 40)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(data)
+                cut = "/resolve/" in path and hub.cuts in (True, path.rsplit("/", 1)[-1])
+                self.wfile.write(data[: len(data) // 2] if cut else data)
+                self.close_connection = cut or self.close_connection
 
         do_GET = do_HEAD = do_POST = _answer
 
@@ -89,12 +95,19 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    with monkeypatch.context() as patch:
+    try:
+        yield hub, f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The stand-in, as what huggingface_hub takes for the Hub."""
+    with listening() as (hub, address), monkeypatch.context() as patch:
         patch.setattr("huggingface_hub.constants.ENDPOINT", address)
         template = address + "/{repo_id}/resolve/{revision}/{filename}"
         patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         yield hub
-    server.shutdown()
-    server.server_close()

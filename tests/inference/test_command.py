@@ -162,7 +162,7 @@ def test_mistakes_are_said_before_the_model_is_loaded(project: Build, tmp_path: 
         (("--input", "none.csv"), "nothing there"),
         (("--input", "empty.txt"), r"at least one row\n +found: +none"),
         (("--out", "out.xlsx"), r"ends in .csv, .jsonl, .parquet\n"),
-        (("--input", "in.csv", "--out", "in.csv"), r"a file of its own\n +found: +the input itself"),
+        (("--input", "in.csv", "--out", "in.csv"), r"found: +what --input names too"),
         (("--text-pair-column", "b"), "answers about single texts"),
     ):
         given = [tmp_path / part if "." in part else part for part in arguments]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 from click.testing import CliRunner
 from huggingface_hub import ModelCard
 
+from benchmarks.hostile.project import PARAMS, lay_out
 from ilse.cli import main
 from ilse.errors import UserError
 from ilse.secrets import without_secrets
 from inference.hub import pull, push
+from pipeline.model import load
 from tests.inference.conftest import Project
 from tests.inference.hub import Hub, serving
 from trainer.artifact import load_head
@@ -89,10 +94,10 @@ def test_a_pulled_head_that_is_none_leaves_the_old_one(head: Path, hub: Hub, tmp
     weights = (head / "head.safetensors").read_bytes()
     hub.files["owner/name"] = {"config.json": json.dumps(config).encode(), "head.safetensors": weights}
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").write_text("old")
+    (tmp_path / "out" / "head.safetensors").write_text("old")
     with pytest.raises(UserError, match=r"head owner/name of the Hub\n(.|\n)*names of 1000000000000 layers"):
         pull("owner/name", tmp_path / "out")
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]
+    assert {path.name: path.read_text() for path in tmp_path.rglob("*.*")} == {"head.safetensors": "old"}
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -106,6 +111,72 @@ def test_what_the_hub_refuses_is_said_without_the_token(head: Path, hub: Hub, tm
     assert not list(tmp_path.iterdir())
 
 
+def test_a_download_that_is_cut_in_a_file_is_said_and_goes_well_the_next_time(
+    head: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    hub.files["owner/name"] = {name: (head / name).read_bytes() for name in ("config.json", "head.safetensors")}
+    hub.cuts = True
+    ended = CliRunner().invoke(main, ["pull", "owner/name", str(tmp_path / "head")])
+    assert (ended.exit_code, list(tmp_path.iterdir())) == (2, [])
+    assert "repository owner/name of the Hub" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    hub.cuts = False
+    assert load_head(pull("owner/name", tmp_path / "head")).facts == load_head(head).facts
+
+
+@pytest.fixture(scope="module")
+def over_hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose model and whose artifact to fetch are to be on the Hub, and the model's files in `model`."""
+    folder = tmp_path_factory.mktemp("hub")
+    lay_out(folder)
+    with contextlib.chdir(folder):
+        assert CliRunner().invoke(main, ["prepare"]).exit_code == 0
+    return folder
+
+
+@pytest.mark.parametrize("cut", ["config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize(
+    "command",
+    [["fetch", "folder"], ["plan"], ["extract", "--out", "data/new.zarr", "--figures", "data/new.json"]],
+    ids=lambda command: command[0],
+)
+def test_a_model_that_is_cut_in_a_file_is_said_and_comes_the_next_time(
+    over_hub: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], cut: str
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(over_hub, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    hub.files["owner/model"] = {path.name: path.read_bytes() for path in Path("model").iterdir()}
+    model = {"hub": "owner/model", "revision": hub.commit("owner/model")}
+    artifact = {"kind": "hub", "repo_id": "owner/model", "revision": model["revision"]}
+    params = PARAMS | {"extract": PARAMS["extract"] | {"model": model}, "fetch": {"folder": artifact}}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    before = sorted(path for path in Path().rglob("*") if path.is_file())
+    hub.cuts = cut
+    load.MODELS.forget()
+    ended = CliRunner().invoke(main, command)
+    assert ended.exit_code == 2, ended.output
+    assert "found:    no answer from 127.0.0.1: " in ended.stderr
+    assert ended.stderr.count("error: ") == 1
+    assert sorted(path for path in Path().rglob("*") if path.is_file()) == before
+    hub.cuts = False
+    ended = CliRunner().invoke(main, command)
+    assert ended.exit_code == 0, ended.output
+
+
+def test_without_a_connection_the_hub_is_named(head: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the library asks six times within half a minute
+    for command in (["push", str(head), "owner/name"], ["pull", "owner/name", str(tmp_path / "head")]):
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 2
+        assert "found:    no answer from 127.0.0.1: [Errno 111] Connection refused" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["name", "https://user:secret@hub/owner/name", "../name", "a/b/c", ""])
 def test_another_name_than_a_repository_s_is_refused(head: Path, name: str) -> None:
     with pytest.raises(UserError, match="expected: owner/name") as caught:
@@ -116,10 +187,11 @@ def test_another_name_than_a_repository_s_is_refused(head: Path, name: str) -> N
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("no index at https://me:pass@host/simple", "no index at https://…host/simple"),
+        ("no index at https://me:pass@host/simple", "no index at https://…@host/simple"),
         ("Authorization: Bearer abcdef", "Authorization: Bearer …"),
         ("HF_TOKEN=abc and more", "HF_TOKEN=… and more"),
         (f"401 for {TOKEN}", "401 for …"),
+        ("unset HF_HUB_OFFLINE", "unset HF_HUB_OFFLINE"),
         ("the tokens of a text", "the tokens of a text"),
     ],
 )

@@ -93,12 +93,12 @@ def test_standard_input_is_utf_8_whatever_the_terminals_language(monkeypatch: py
 def test_the_input_is_read_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     read_so_far = []
 
-    def lines() -> Any:
-        for number in range(100):
-            read_so_far.append(number)
-            yield "the film\n"
+    class Lines:
+        def readline(self, _most: int) -> str:
+            read_so_far.append(1)
+            return "the film\n"
 
-    monkeypatch.setattr(sys, "stdin", lines())
+    monkeypatch.setattr(sys, "stdin", Lines())
     found = pieces("-", "lines", Fields(), 10)
     next(found)
     assert len(read_so_far) == 10
@@ -115,6 +115,18 @@ def test_the_input_is_read_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> No
         ("a.jsonl", '{"text": "the film"}\n[\n', Fields(), "line 2\n +expected: one JSON object"),
         ("a.jsonl", '{"text": "\\ud800"}\n', Fields(), "half a surrogate pair"),
         ("a.jsonl", '{"t": "the film"}\n', Fields(), "line 1\n +expected: a column 'text'"),
+        ("a.csv", "text,text\na,b\n", Fields(), "one column 'text'\n +found: +2 of that name"),
+        ("a.csv", "text;b\nx;y\n", Fields(), "next: +set --delimiter to ';'"),
+        (
+            "a.csv",
+            'b,text\n1,"Stop\n2,left"\n',
+            Fields(),
+            "line 2\n(.|\n)*lines 2 to 3(.|\n)*--quote-char to none",
+        ),
+        ("a.csv", 'text\n"Stop\nleft\n', Fields(), "line 2\n(.|\n)*a quote that nothing closes"),
+        ("a.csv", "\udcff\udcfet\0", Fields(), "set --encoding to utf-16"),
+        ("a.jsonl", '{"text": "a", "text": "b"}\n', Fields(), "line 1\n +expected: one JSON object\n +found: +the key"),
+        ("a.json", '[{"text": "a"}]\n', Fields(), "one JSON object\n +found: +an array"),
         ("a.txt", "the film\n", Fields(pair="b"), "a table, for column 'b'\n +found: +lines"),
         ("a.txt", "the film\nna\udcefve\n", Fields(), "encoded in utf-8\n +found: +byte 0xef behind line 0"),
         ("a.parquet", "no parquet", Fields(), "expected: a Parquet file"),
@@ -132,8 +144,41 @@ def test_what_cannot_be_read_is_named(
         read(tmp_path / name, fields=fields)
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_the_path_is_literal(name: str, tmp_path: Path) -> None:
+    for folder, text in {"a 1": "another", "a [1]*?": "this"}.items():
+        (tmp_path / folder).mkdir()
+        table = pl.DataFrame({"text": [text]})
+        with (tmp_path / folder / name).open("wb") as file:
+            {"a.csv": table.write_csv, "a.jsonl": table.write_ndjson, "a.parquet": table.write_parquet}[name](file)
+    assert read(tmp_path / "a [1]*?" / name)["text"].to_list() == ["this"]
+
+
+def test_a_column_twice_in_a_parquet_file(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"one column 'text'\n +found: +2 of that name"):
+        read(tmp_path / "a.parquet")
+
+
+def test_other_delimiters_and_quotes(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id;text\n1;"Stop\n2;left"\n')
+    for quote_char, expected in {"none": ['"Stop', 'left"'], '"': ["Stop\n2;left"]}.items():
+        fields = Fields(delimiter=";", quote_char=quote_char)
+        assert read(tmp_path / "a.csv", fields=fields)["text"].to_list() == expected
+
+
+def test_of_one_column_it_is_told_what_cannot_be_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text('text\n"two\nlines"\nx\n"two\nmore"\n')
+    assert read(tmp_path / "a.csv")["text"].to_list() == ["two\nlines", "x", "two\nmore"]
+    assert "a.csv: 2 quoted texts go over several lines (from line 2, 5)" in capsys.readouterr().err
+    read(tmp_path / "a.csv", fields=Fields(quote_char='"'))
+    assert not capsys.readouterr().err
+
+
 def test_options_that_fit_nothing_are_refused() -> None:
     with pytest.raises(UserError, match=r"standard input\n +expected: lines, csv, tsv or jsonl\n +found: +parquet"):
         read(Path("-"), kind="parquet")
     with pytest.raises(UserError, match=r"--encoding\n(.|\n)*utf-9"):
         Fields(encoding="utf-9")
+    with pytest.raises(UserError, match=r"--delimiter and --quote-char\n +expected: one character as delimiter"):
+        Fields(delimiter="||")

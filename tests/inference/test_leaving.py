@@ -19,7 +19,6 @@ from pipeline.capture.tokens import tokenise
 from pipeline.config import ModelParams
 from pipeline.model.architecture import find_blocks
 from pipeline.model.load import Compute, load_model
-from pipeline.work.shard import load_here
 from tests.inference.conftest import Project
 from trainer.heads.exits import Exits
 from trainer.heads.leaving import leaves_at, sureness
@@ -32,7 +31,7 @@ def rows_of_blocks(predictor: Predictor, texts: list[str]) -> list[int]:
     """How many rows each block was run on for the answers."""
     seen: dict[int, int] = {}
     handles = []
-    for number, block in enumerate(find_blocks(load_here(predictor.capture.model, predictor.capture.compute).model)):
+    for number, block in enumerate(find_blocks(predictor.capture.frozen.model)):
 
         def count(_block: Any, _args: Any, out: Tensor, number: int = number) -> None:
             seen[number] = seen.get(number, 0) + len(out)
@@ -45,11 +44,19 @@ def rows_of_blocks(predictor: Predictor, texts: list[str]) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "more"), [("entropy", {}), ("probability", MORE), ("margin", {"training": "separate"}), ("patience", {})]
+    ("kind", "more", "pooling"),
+    [
+        ("entropy", {}, "mean"),
+        ("probability", MORE, "mean"),
+        ("margin", {"training": "separate"}, ["last", "mean"]),
+        ("patience", {}, "mean"),
+    ],
 )
-def test_texts_leave_where_the_head_lets_them(project: Build, kind: str, more: dict[str, Any]) -> None:
-    made = project()
-    predictor = made.predictor("exits", exits={"sureness": kind, **more})
+def test_texts_leave_where_the_head_lets_them(
+    project: Build, kind: str, more: dict[str, Any], pooling: str | list[str]
+) -> None:
+    made = project(poolings=["mean", "max", "last"])
+    predictor = made.predictor("exits", pooling=pooling, exits={"sureness": kind, **more})
     head, texts = predictor.trained.head, list(made.texts().values())
     assert isinstance(head, Exits)
     rows = predictor.capture.rows(texts, texts)
@@ -88,7 +95,7 @@ def test_where_a_model_does_not_bear_it_all_layers_are_read(project: Build, monk
     predictor.leaving = leaving_of(predictor.trained)
     monkeypatch.setattr(pipeline.capture.leaving, "_of", lambda _there, _whole, given: given)  # masks keep all rows
     assert predictor.predict(texts) == expected
-    assert not predictor.capture._leaving().works
+    assert not predictor.capture._leaving.works
 
 
 @pytest.mark.parametrize("name", ["llama", "bert", "gpt2"])

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
+import torch
+import transformers
 
 import pipeline.extract as stage
 import trainer.fit as loop
@@ -54,6 +58,31 @@ def test_the_lines_of_the_readme_run(model: Path, tmp_path: Path, monkeypatch: p
     assert made["data"] == Path("data")
     predicted = Predictor.load("models/weighted", model).predict(texts[:3])
     assert {one.label for one in predicted} <= set(labels)
+
+
+def test_a_call_leaves_its_process_as_it_was(model: Path, tmp_path: Path) -> None:
+    def state() -> tuple[Any, ...]:
+        # Not Python's: beartype draws the items that it looks at in our tests.
+        numbers = str(np.random.get_state()), torch.get_rng_state().tolist()
+        said = transformers.utils.logging
+        return numbers, said.get_verbosity(), said.is_progress_bar_enabled(), list(warnings.filters)
+
+    texts, labels = source()["text"].to_list(), source()["label"].to_list()
+    transformers.utils.logging.set_verbosity_info()
+    transformers.utils.logging.enable_progress_bar()
+    before = state()
+    try:
+        data = extract(texts, labels, model=model, out=tmp_path / "data", **EXTRACT)
+        assert state() == before
+        fit(data, "weighted", recipe=RECIPE, out=tmp_path / "head")
+        assert state() == before
+        Predictor.load(tmp_path / "head", model).predict(texts[:3])
+        assert state() == before
+        with pytest.raises(UserError):
+            extract(texts, labels, model=tmp_path, out=tmp_path / "other", **EXTRACT)
+        assert state() == before
+    finally:
+        transformers.utils.logging.set_verbosity_warning()
 
 
 @pytest.mark.parametrize("kind", ["label sets", "pairs with a score"])

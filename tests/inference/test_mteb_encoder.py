@@ -13,7 +13,7 @@ from torchmetrics.functional import spearman_corrcoef
 
 from pipeline import store
 from tests.inference.conftest import Project, source
-from trainer.kshot import kshot
+from tests.inference.kshot import kshot
 
 mteb = pytest.importorskip("mteb")
 from datasets import Dataset, DatasetDict  # noqa: E402

@@ -20,7 +20,6 @@ from inference.capture import model_params
 from pipeline import store
 from pipeline.model.architecture import find_blocks
 from pipeline.subset import Selection, subset
-from pipeline.work.shard import load_here
 from tests.inference.conftest import Project
 from trainer.artifact import load_head
 
@@ -61,6 +60,26 @@ def test_so_it_is_for_every_capture(project: Build, capture: dict[str, Any], tol
     model = capture.pop("model", {"path": "llama"})["path"]
     made = project(model=model, **capture)
     compare(made, made.predictor("cayley"), "cayley", tolerance)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "last", ["last", "max"], ["mean", "max", "last"]])
+def test_so_it_is_for_every_pooling_and_for_several_side_by_side(project: Build, pooling: str | list[str]) -> None:
+    made = project(poolings=["mean", "max", "last"])
+    predictor = made.predictor("cayley", pooling=pooling)
+    compare(made, predictor, "cayley")
+    texts, cache = list(made.texts().values()), store.open_cache(made.cache)
+    names = [pooling] if isinstance(pooling, str) else pooling
+    each = [cache.read(slice(0, len(texts)), pooling=name) for name in names]
+    expected = np.concatenate(each, axis=-1)
+    np.testing.assert_allclose(predictor.capture.rows(texts, texts).numpy(), expected, rtol=2e-3, atol=1e-5)
+    assert predictor.embed([]).shape == (0, predictor.width)
+
+
+def test_texts_that_the_tokenizer_does_not_know_are_refused_and_an_odd_one_is_answered(project: Build) -> None:
+    predictor = project().predictor("last")
+    assert len(predictor.predict(["quite another language"])) == 1
+    with pytest.raises(UserError, match=r"% of the texts' tokens are \[UNK\](.|\n)*'quite another"):
+        predictor.predict([f"quite another language here {number}" for number in range(40)])
 
 
 def test_so_it_is_over_a_smaller_cache(project: Build, tmp_path: Path) -> None:
@@ -134,10 +153,11 @@ def test_pairs_are_answered_as_pairs(project: Build) -> None:
             predictor.predict([("the film", "the cup"), "the film"])
 
 
-def test_only_the_blocks_that_the_head_needs_are_run(project: Build) -> None:
+def test_only_the_blocks_that_the_head_needs_are_run(project: Build, tmp_path: Path) -> None:
     made = project()
-    predictor = made.predictor("layer", layer={"layer": 1})
-    blocks = find_blocks(load_here(predictor.capture.model, predictor.capture.compute).model)
+    own = shutil.copytree(made.model, tmp_path / "model")  # which nobody else holds
+    predictor = Predictor.load(made.trained("layer", layer={"layer": 1}), own, device="cpu", threads=1)
+    blocks = find_blocks(predictor.capture.frozen.model)
     assert [all(weight.is_meta for weight in block.parameters()) for block in blocks] == [False, True, True]
     compare(made, predictor, "layer")
 

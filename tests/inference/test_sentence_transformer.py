@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from ilse.cli import main
 from ilse.errors import UserError
+from ilse.ours import EXPORT
 from tests.inference.conftest import Project, source
 
 pytest.importorskip("sentence_transformers")
@@ -46,6 +47,11 @@ def test_a_fresh_process_gives_the_same_vectors(project: Build, texts: list[str]
     copied = Path(shutil.copytree(made.model, tmp_path / "model"))
     moved = Project(made.folder, copied, made.objective)
     export(moved.predictor("cayley"), tmp_path / "exported")
+    assert EXPORT.foreign(tmp_path / "exported") is None
+    mine = tmp_path / "exported" / "0_HeadModule" / "model" / "thesis.txt"
+    mine.touch()
+    assert "thesis.txt" in str(EXPORT.foreign(tmp_path / "exported"))
+    mine.unlink()
     shutil.rmtree(copied)
     (tmp_path / "texts.json").write_text(json.dumps(texts))
     arguments = (tmp_path / "exported", tmp_path / "texts.json", tmp_path / "found.npy")

@@ -13,7 +13,10 @@ from ilse.errors import UserError
 from pipeline.capture.batching import Batch, batches, rounded
 from pipeline.capture.packing import WIDTHS, pack
 from pipeline.capture.tokens import Tokens, tokenise
+from pipeline.capture.ways import ANY_LENGTH, Way, Zone
 from tests.pipeline.conftest import build_tokenizer
+
+PADDED, PACKED = [Zone(ANY_LENGTH, Way.PADDED)], [Zone(ANY_LENGTH, Way.PACKED)]
 
 
 def tokens_of(lengths: list[int]) -> Tokens:
@@ -26,7 +29,7 @@ def test_every_row_comes_once_within_the_budget(lengths: list[int], budget: int)
     tokens = tokens_of(lengths)
     seen: list[int] = []
     widths = []
-    for batch in batches(tokens, budget, pad=0):
+    for batch in batches(tokens, budget, 0, PADDED):
         count, width = batch.ids.shape
         assert count == 1 or count * width <= budget
         assert width == rounded(int(batch.mask.sum(1).max()))
@@ -52,7 +55,7 @@ def texts_of(batch: Batch) -> list[tuple[int, slice]]:
 def test_packed_or_not_every_text_comes_once_in_a_place_of_its_own(lengths: list[int], budget: int) -> None:
     tokens = tokens_of(lengths)
     seen: list[int] = []
-    for batch in batches(tokens, budget, pad=0, packing=True):
+    for batch in batches(tokens, budget, 0, PACKED):
         rows, width = batch.ids.shape
         assert rows == 1 or rows * width <= budget
         ids, content, numbers = (x.reshape(-1).tolist() for x in (batch.ids, batch.content, batch.numbers))
@@ -88,7 +91,7 @@ def test_packing_never_makes_more_work(lengths: list[int], budget: int) -> None:
     """A token costs what it costs, and a little more for each that stands in its row."""
 
     def work(packing: bool) -> float:
-        shapes = [batch.ids.shape for batch in batches(tokens_of(lengths), budget, 0, packing)]
+        shapes = [batch.ids.shape for batch in batches(tokens_of(lengths), budget, 0, PACKED if packing else PADDED)]
         return sum(rows * width * (1 + width / 4096) for rows, width in shapes)
 
     assert work(packing=True) <= work(packing=False)
@@ -96,19 +99,19 @@ def test_packing_never_makes_more_work(lengths: list[int], budget: int) -> None:
 
 def test_headlines_pack_into_one_shape_without_padding() -> None:
     lengths = np.random.default_rng(0).integers(3, 15, 1024).tolist()
-    made = list(batches(tokens_of(lengths), 1024, pad=0, packing=True))
+    made = list(batches(tokens_of(lengths), 1024, 0, PACKED))
     assert {tuple(batch.ids.shape) for batch in made[:-1]} == {(16, 64)}
     assert sum(lengths) / sum(batch.ids.numel() for batch in made) > 0.97
 
 
 def test_texts_that_fill_their_rows_are_not_packed() -> None:
-    (batch,) = batches(tokens_of([128] * 8), 1024, pad=0, packing=True)
+    (batch,) = batches(tokens_of([128] * 8), 1024, 0, PACKED)
     assert not batch.packed
 
 
 def test_no_row_is_wider_than_the_budget() -> None:
     lengths = [30, 20, 14]
-    narrow, wide = (list(batches(tokens_of(lengths), budget, pad=0, packing=True)) for budget in (63, 64))
+    narrow, wide = (list(batches(tokens_of(lengths), budget, 0, PACKED)) for budget in (63, 64))
     assert not any(batch.packed for batch in narrow)
     assert {tuple(batch.ids.shape) for batch in wide} == {(1, 64)}
 
@@ -118,11 +121,11 @@ def test_evening_out_costs_no_batch(lengths: list[int], budget: int) -> None:
     full, start, order = 0, 0, sorted(lengths, reverse=True)
     while start < len(order):
         start, full = start + max(1, budget // rounded(order[start])), full + 1
-    assert len(list(batches(tokens_of(lengths), budget, pad=0))) == full
+    assert len(list(batches(tokens_of(lengths), budget, 0, PADDED))) == full
 
 
 def test_no_small_batch_is_left_over() -> None:
-    sizes = [len(batch.ids) for batch in batches(tokens_of([8] * 130), 1024, pad=0)]
+    sizes = [len(batch.ids) for batch in batches(tokens_of([8] * 130), 1024, 0, PADDED)]
     assert sizes == [80, 50]  # 128 and 2 without evening out; the budget goes down in eighths
 
 
@@ -138,7 +141,7 @@ def test_few_widths_occur() -> None:
 
 def test_batches_of_headlines_are_nearly_full() -> None:
     lengths = np.random.default_rng(0).integers(5, 13, 1024).tolist()
-    made = list(batches(tokens_of(lengths), 1024, pad=0))
+    made = list(batches(tokens_of(lengths), 1024, 0, PADDED))
     assert sum(lengths) / sum(batch.ids.numel() for batch in made) > 0.95
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from transformers import AutoModel, LlamaModel
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -17,9 +19,10 @@ from ilse.errors import UserError
 from pipeline.capture.batching import Batch, Spans, batches
 from pipeline.capture.reader import Reader, Request
 from pipeline.capture.tokens import Tokens
+from pipeline.capture.ways import ANY_LENGTH, Way, Zone
 from pipeline.config import ModelParams
 from pipeline.model.architecture import find_blocks, model_inputs, text_part
-from pipeline.model.load import Compute, FrozenModel, _load, load_model
+from pipeline.model.load import MODELS, Compute, FrozenModel, load_model
 from tests.pipeline.conftest import TINY
 
 ARCHITECTURES = list(TINY)
@@ -50,7 +53,7 @@ def padded(rows: list[list[int]], side: str) -> Batch:
 def packed(rows: list[list[int]]) -> Batch:
     """All rows in one batch, several of them in each of its own."""
     tokens = Tokens(rows, [[True] * len(row) for row in rows], [False] * len(rows))
-    (batch,) = batches(tokens, 64 * len(rows), 1, packing=True)
+    (batch,) = batches(tokens, 64 * len(rows), 1, [Zone(ANY_LENGTH, Way.PACKED)])
     assert batch.packed
     return batch
 
@@ -214,7 +217,7 @@ def test_weights_that_a_kept_block_shares_are_not_dropped(tiny_model: Tiny) -> N
     frozen = FrozenModel(frozen.model, frozen.tokenizer, frozen.facts, frozen.witness, frozen.again)
     Reader(frozen, Request((1,), ("mean",))).read(padded(some_rows(2), "right"))
     assert not blocks[0].mlp.up_proj.weight.is_meta
-    _load.cache_clear()  # the model is not what its folder says any more
+    MODELS.forget()  # the model is not what its folder says any more
 
 
 def test_layers_come_in_the_order_asked_for(tiny_model: Tiny) -> None:
@@ -236,13 +239,8 @@ def test_whatever_stands_in_the_padding_changes_nothing(tiny_model: Tiny, name: 
 
 def test_a_model_that_hooks_misread_is_refused_by_name(tiny_model: Tiny) -> None:
     frozen = load(tiny_model("llama"))
-    moved = FrozenModel(
-        frozen.model,
-        frozen.tokenizer,
-        frozen.facts,
-        type(frozen.witness)(frozen.witness.ids, frozen.witness.mask, 1.05 * frozen.witness.states, True),
-        frozen.again,
-    )
+    texts = tuple(replace(text, states=1.05 * text.states) for text in frozen.witness.texts)
+    moved = replace(frozen, witness=replace(frozen.witness, texts=texts))
     with pytest.raises(UserError, match=r"model architecture 'llama'(.|\n)*output_hidden_states(.|\n)*hidden_states"):
         Reader(moved, Request(ALL, ("mean",)))
 
@@ -269,9 +267,9 @@ def unknown(tmp_path: Path, tiny_model: Tiny, monkeypatch: pytest.MonkeyPatch) -
     config.model_type = "spiral"
     torch.manual_seed(0)
     monkeypatch.setattr(AutoModel, "from_pretrained", lambda *_args, **_kwargs: (Spiral(config), {"missing_keys": []}))
-    _load.cache_clear()
+    MODELS.forget()
     frozen = load(tiny_model("llama"))
-    _load.cache_clear()
+    MODELS.forget()
     return frozen
 
 
@@ -299,7 +297,7 @@ def test_a_compute_type_that_overflows_is_named(tiny_model: Tiny, monkeypatch: p
         return model, loading
 
     monkeypatch.setattr(AutoModel, "from_pretrained", torch.no_grad()(huge))
-    _load.cache_clear()
+    MODELS.forget()
     with pytest.raises(UserError, match=r"'gemma3_text', layer 0(.|\n)*float16(.|\n)*set extract.compute_type"):
         load(folder, "float16")
 
@@ -312,10 +310,22 @@ def test_compiled_blocks_give_the_same_rows_in_whatever_order_batches_come(tiny_
     found = []
     for order in ([0, 1, 2], [2, 1, 0]):
         torch.compiler.reset()
-        _load.cache_clear()
+        MODELS.forget()
         reader = Reader(load(tiny_model(name), compiled=True), Request(ALL, ("mean",)))
         read = {i: reader.read(batches[i]).pooled["mean"] for i in order}
         found.append(torch.cat([read[i] for i in range(3)]))
     assert torch.equal(*found)
     expected = torch.stack([states.mean(0) for states in hugging_face(tiny_model(name), rows)])
     torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_blocks_are_compiled_however_many_models_a_process_has_compiled(tiny_model: Tiny) -> None:
+    made, batch = [], padded(some_rows(7), "right")
+    for _ in range(4):  # three graphs each, where PyTorch stops at eight of one piece of code
+        MODELS.forget()
+        before = counters["stats"]["unique_graphs"]
+        Reader(load(tiny_model("llama"), compiled=True), Request(ALL, ("mean",))).read(batch)
+        made.append(counters["stats"]["unique_graphs"] - before)
+    assert made[0] > 0
+    assert made == made[:1] * 4

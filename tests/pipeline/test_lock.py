@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from ilse import holding
 from ilse.errors import UserError
+from ilse.holding import HOLDER, LOCK, Holder
 from pipeline.store import Location, location
 from pipeline.work import lock
-from pipeline.work.lock import HOLDER, LOCK, Holder, hold
+from pipeline.work.lock import hold
 from tests import s3
 
 ROOT = Path(__file__).parent.parent.parent
@@ -118,9 +121,12 @@ def test_an_error_inside_gives_the_lock_back(place: Location) -> None:
 
 
 @pytest.mark.parametrize("left", [None, b"", b"{", b"[1]", b'{"host": "a"}', b"\xff"])
-def test_a_folders_lock_does_not_need_the_holders_name(left: bytes | None, tmp_path: Path) -> None:
+def test_a_folders_lock_does_not_need_the_holders_name(
+    left: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from filelock import FileLock
 
+    monkeypatch.setattr(holding, "TRIES", 2)
     place = Location(tmp_path)
     if left is not None:
         place.put(HOLDER, left)
@@ -128,6 +134,71 @@ def test_a_folders_lock_does_not_need_the_holders_name(left: bytes | None, tmp_p
         pass
     with hold(place, "cache x"):
         pass
+
+
+def test_a_folder_that_goes_while_its_lock_is_taken_is_made_again(tmp_path: Path) -> None:
+    """However long that took: its last holder removes it while this process is suspended."""
+    folder, mkdir, made = tmp_path / "held", Path.mkdir, []
+
+    def slow(path: Path, **how: bool) -> None:
+        mkdir(path, **how)
+        if path == folder:
+            made.append(path)
+            if len(made) < 3:
+                path.rmdir()
+
+    with pytest.MonkeyPatch.context() as patched:
+        clock = time.monotonic
+        patched.setattr(time, "monotonic", lambda: clock() + 100 * len(made))
+        patched.setattr(Path, "mkdir", slow)
+        with holding.hold_folder(folder, "cache x"):
+            assert (folder / LOCK).exists()
+    assert len(made) >= 3
+    assert not folder.exists()
+
+
+def test_an_emptied_folder_stays_held(tmp_path: Path) -> None:
+    """Otherwise a second run takes a new lock beside the old one, and the first one then gives it back."""
+    folder = tmp_path / "held"
+    with holding.hold_folder(folder, "cache x"):
+        (folder / "parts").mkdir()
+        (folder / "part").write_text("x")
+        holding.empty(folder)
+        assert sorted(os.listdir(folder)) == [LOCK, HOLDER]
+        with pytest.raises(UserError, match="one run at a time"), holding.hold_folder(folder, "cache x"):
+            pass
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("left", ["nothing", "a dead one's name"])
+def test_a_folder_s_lock_that_was_just_taken_gets_its_holders_name(left: str, tmp_path: Path) -> None:
+    """The second comes between the first one's taking of the lock and its writing of a name."""
+    from filelock import FileLock
+
+    place = Location(tmp_path)
+    first = holding.this_process()
+    if left != "nothing":
+        place.put(HOLDER, content(replace(first, pid=2**22 + 1)))
+    threading.Timer(0.4, place.put, (HOLDER, content(first))).start()
+    with FileLock(tmp_path / LOCK), pytest.raises(UserError, match=f"process {first.pid},"), hold(place, "cache x"):
+        pass
+
+
+def test_a_lock_that_is_being_given_back_is_waited_for(tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    first = FileLock(tmp_path / LOCK, thread_local=False)
+    first.acquire()
+    threading.Timer(0.4, first.release).start()
+    with hold(Location(tmp_path), "cache x"):
+        assert not first.is_locked
+
+
+def test_a_file_that_is_no_lock_stays(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text("years of work")
+    with pytest.raises(UserError, match=r"destination .*lock"), hold(Location(tmp_path), "cache x"):
+        pass
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {LOCK: "years of work"}
 
 
 def test_one_of_many_gets_a_free_prefix(bucket: Location) -> None:
@@ -167,7 +238,7 @@ def test_a_holder_elsewhere_that_is_silent_is_dead(left: bytes, bucket: Location
 
 
 def test_a_process_number_that_is_anothers_by_now_is_dead(bucket: Location, quick: None) -> None:
-    bucket.put(HOLDER, content(replace(lock._me(), process_started=1.0)))
+    bucket.put(HOLDER, content(replace(holding.this_process(), process_started=1.0)))
     started = time.monotonic()
     with hold(bucket, "cache x"):
         assert time.monotonic() - started < lock.SILENT_BEATS * lock.BEAT
@@ -177,7 +248,7 @@ def test_of_two_that_take_a_dead_lock_over_the_later_writer_has_it(
     bucket: Location, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other challenger has deleted ours and put its own while ours settled."""
-    bucket.put(HOLDER, content(replace(elsewhere(), machine=lock._machine(), pid=2**22 + 1)))
+    bucket.put(HOLDER, content(replace(elsewhere(), machine=holding.machine(), pid=2**22 + 1)))
     monkeypatch.setattr(lock, "SETTLE", 0.6)
     alive = threading.Event()
 

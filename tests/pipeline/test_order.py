@@ -70,13 +70,18 @@ def test_the_table_in_order_is_written_piece_by_piece(
     monkeypatch.setattr(module, "PIECE", 7)
     monkeypatch.setattr(module, "ROW_GROUP", 4)
     texts, copy = texts_table(30), tmp_path / "work" / "copy.parquet"
-    order = np.random.default_rng(0).permutation(30)
-    assert in_order(texts, np.arange(30), copy) == texts
+    order, whole = np.random.default_rng(0).permutation(30), pl.read_parquet(texts)
+    text_ids = store.text_id_rows(whole["text_id"].to_list())
+    assert in_order(texts, np.arange(30), copy, text_ids) == texts
     assert not copy.exists()
-    assert in_order(texts, order, copy) == copy
-    assert pl.read_parquet(copy).equals(pl.read_parquet(texts)[order])
+    assert in_order(texts, order, copy, text_ids[order]) == copy
+    assert pl.read_parquet(copy).equals(whole[order])
+    for other in (whole[order][:20], whole, pl.DataFrame({"text_id": ["?"] * 30})):
+        other.write_parquet(copy)  # such as the copy of other work in the same folder
+        assert in_order(texts, order, copy, text_ids[order]) == copy
+        assert pl.read_parquet(copy).equals(whole[order])
     (tmp_path / "texts.parquet").unlink()
-    assert in_order(texts, order, copy) == copy, "a run that goes on takes the copy that is there"
+    assert in_order(texts, order, copy, text_ids[order]) == copy, "a run that goes on takes the copy that is there"
 
 
 def shards_of(cache: Path) -> dict[str, bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import runpy
 import subprocess
 import sys
@@ -25,11 +25,12 @@ from pipeline.config import ClusterParams, ExtractParams
 from pipeline.extract import compute_of, extract, header_of, request_of
 from pipeline.forecast import calibration, estimate
 from pipeline.forecast.calibration import SAMPLE_TEXTS, Calibration, sample_texts
-from pipeline.forecast.costs import disk_bytes
+from pipeline.forecast.costs import Memory, disk_bytes, peak_memory
 from pipeline.forecast.elsewhere import Quote, quote
 from pipeline.forecast.estimate import Estimate
 from pipeline.forecast.machines import MACHINES
 from pipeline.forecast.quote import aligned, duration, parse_count, size
+from pipeline.forecast.room import Room, most_tokens, shortage
 from pipeline.forecast.shapes import from_config
 from pipeline.forecast.todo import ToDo, to_do_of
 from pipeline.plan import plan
@@ -99,6 +100,10 @@ def measured(**changes: Any) -> Calibration:
         "write_rate": 1e6,
         "cpu_share": 0.95,
         "seconds": 2.0,
+        "threads": 1,
+        "batch": 64,
+        "longest": 16,
+        "room": Room(10**12),
     }
     return Calibration(**{**values, **changes})
 
@@ -164,24 +169,104 @@ def test_what_is_to_do_goes_by_the_texts_bytes(tmp_path: Path) -> None:
         ({"kind": "local", "workers": 8}, "cpu", 1, 4),
         ({"kind": "slurm", "workers": 8}, "cpu", 4, 8),
         ({"kind": "cuda", "workers": 8}, "cuda", 1, 8),
+        ({"kind": "address", "address": "tcp://a:1"}, "cpu", 4, 3),
     ],
 )
 def test_workers_on_one_machine_add_no_cores(
     cluster: dict[str, Any], device: str, threads: int, speed: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4))
+    monkeypatch.setattr(estimate, "cores", lambda: 4)
     params = ClusterParams.model_validate(cluster)
-    assert estimate._speed(params, device, threads) == (params.workers, speed)
+    workers = speed if params.kind == "address" else params.workers  # as many as are connected
+    assert estimate._speed(params, device, threads, connected=3) == (workers, speed)
 
 
-def test_the_estimate_says_what_matters_in_five_lines(forecast: Estimate) -> None:
+NEED = Memory(weights=1_000, activations=64_000, shards=500, runtime=500)
+"""Of a batch of 64 tokens."""
+
+
+@pytest.mark.parametrize(
+    ("room", "workers", "key", "cure"),
+    [
+        (Room(55_000), 1, None, None),
+        (Room(110_000), 2, None, None),
+        (Room(10, 65_000), 1, "extract.model", "more memory"),  # the host has to hold the shards
+        (Room(2_000, 55_000), 1, None, None),
+        (Room(54_999), 1, "extract.batch_tokens", "set it to 32 or less"),
+        (Room(2_000, 40_000), 1, "extract.batch_tokens", "set it to 32 or less"),
+        (Room(60_000), 3, "extract.batch_tokens", "set it to 16 or less"),
+        (Room(36_000), 3, "extract.cluster.workers", "set it to 2"),
+        (Room(17_000), 1, "extract.model", "a machine with more memory"),
+    ],
+)
+def test_a_run_that_no_worker_can_hold_is_refused_by_the_key_that_mends_it(
+    room: Room, workers: int, key: str | None, cure: str | None
+) -> None:
+    """Of 64 tokens at 1,000 bytes, 2,000 beside them, and texts of up to 16 tokens: 1.2 times the room is too much."""
+    found = shortage(NEED, 64, room, workers, longest=16)
+    assert (found.where if found else None) == key
+    if found is not None:
+        assert cure in found.next_step
+        assert "a batch of 64 tokens 64 kB" in found.found
+    most = most_tokens(NEED, 64, room.shared(workers).stretched)
+    assert (most >= 64) == (found is None)
+
+
+def test_large_shards_are_named_where_they_are_the_need() -> None:
+    found = shortage(replace(NEED, shards=10**6), 64, Room(10**5), 1, longest=16)
+    assert found is not None
+    assert found.where == "extract.shard_rows"
+
+
+@pytest.mark.parametrize(("texts", "shard_rows"), [(TEXTS, 64), (3 * SAMPLE_TEXTS, 3 * SAMPLE_TEXTS)])
+def test_a_batch_takes_no_more_than_the_texts_of_a_shard(
+    tiny_model: Callable[[str], Path], texts_table: Callable[..., Path], texts: int, shard_rows: int
+) -> None:
+    """100 million tokens a batch of ten-word texts once read as terabytes."""
+    params, table = params_for(tiny_model("llama"), batch_tokens=10**8, shard_rows=shard_rows), texts_table(texts)
+    found = plan(params, table)
+    longest = 12  # of conftest's sentences; widths up to 16 are no multiple of anything
+    mean = found.work.tokens_per_text
+    assert mean * shard_rows < found.calibration.batch <= longest * shard_rows
+    assert found.memory == peak_memory(found.work, found.calibration.batch)
+    assert found.memory.total < 2e9
+    assert found.lacking is None
+
+
+def test_a_batch_beyond_the_memory_is_refused_before_it_runs_and_planned_without(
+    tiny_model: Callable[[str], Path], texts_table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, texts = params_for(tiny_model("llama"), batch_tokens=10**8, shard_rows=64), texts_table(TEXTS)
+    need = plan(params, texts).memory
+    room = Room(need.weights + need.shards + need.runtime + need.activations // 2)
+    monkeypatch.setattr("pipeline.forecast.room.CLEARLY", 1.0)  # of a tiny model, nothing is clearly too much
+    monkeypatch.setattr(calibration, "room_here", lambda _: room)
+    sizes: list[int] = []
+    timed = calibration._timed
+
+    def noting(reader: Any, work: Any, seconds: float) -> Any:
+        sizes.extend(batch.ids.numel() for batch in work)
+        return timed(reader, work, seconds)
+
+    monkeypatch.setattr(calibration, "_timed", noting)
+    found = plan(params, texts)
+    assert found.memory == need
+    assert re.search(r"Too much: extract\.batch_tokens: set it to \d+ or less", "\n".join(found.lines()))
+    assert max(sizes) < found.calibration.batch
+    with pytest.raises(UserError, match=r"extract.batch_tokens\n.*fits into(.|\n)*set it to \d+ or less") as caught:
+        extract(params, texts, tmp_path / "cache.zarr", tmp_path / "scratch")
+    fitting = int(re.search(r"set it to (\d+)", str(caught.value))[1])  # type: ignore[index]
+    extract(params.model_copy(update={"batch_tokens": fitting}), texts, tmp_path / "cache.zarr", tmp_path / "scratch")
+
+
+def test_the_estimate_says_what_matters_in_six_lines(forecast: Estimate) -> None:
     lines = forecast.lines()
-    assert [line.split()[0] for line in lines] == ["model", "texts", "disk", "memory", "time"]
+    assert [line.split()[0] for line in lines] == ["model", "texts", "disk", "tokens", "memory", "time"]
     assert f"{TEXTS} of" in lines[1]
     assert "5 shards of 64 texts" in lines[1]
     for kind in ("float16", "bfloat16", "float32", "int8"):
         assert kind in lines[2]
-    assert "tokens/s" in lines[4]
+    assert "tokens/s" in lines[5]
     json.dumps(forecast.document())
     disk = forecast.document()["disk_bytes_by_type"]
     assert disk["float16"] == forecast.document()["disk_bytes"] < disk["float32"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -13,9 +11,9 @@ from hypothesis import strategies as st
 
 from pipeline.capture.batching import Spans
 from pipeline.capture.pooling import Pooler
-from pipeline.config import Pooling
+from pipeline.store import POOLINGS
 
-NAMES: tuple[str, ...] = get_args(Pooling)
+NAMES = POOLINGS
 FloatArray = npt.NDArray[np.float32]
 
 

@@ -182,7 +182,7 @@ def test_data_to_test_on_need_no_other_split(tmp_path: Path) -> None:
     assert texts["text"].to_list() == [f"test {i}" for i in range(6)]
     assert counts["notes"] == ["labels absent from train: 2 (0, 1)"]
     write(data / "test.parquet", [("", "0"), (None, "1")])
-    with pytest.raises(UserError, match=r"at least one example to test on\n  found:    train 0, validation 0, test 0"):
+    with pytest.raises(UserError, match=r"a text and a label\n  found:    none: 2 rows without a text"):
         run({"test": str(data)}, tmp_path / "out")
 
 
@@ -191,12 +191,44 @@ def test_data_to_test_on_need_no_other_split(tmp_path: Path) -> None:
     [
         ([(text, "same") for text, _ in REST], "at least two labels\n  found:    only 'same'"),
         ([("a", "1"), ("b", "2")], r"at least one example in each split\n  found:    train \d, validation \d, test \d"),
-        ([("", "1"), (None, "2")], "found:    train 0, validation 0, test 0"),
+        ([("", "1"), (None, "2")], "a text and a label\n  found:    none: 2 rows without a text"),
+        ([(text, " ") for text, _ in REST], "found:    none: 60 rows without a label"),
     ],
 )
 def test_no_task_is_an_error(rows: list[Row], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         run(write(tmp_path / "x.parquet", rows), tmp_path / "out")
+
+
+def test_one_number_is_one_label_whatever_the_files_call_it(tmp_path: Path) -> None:
+    """Whole numbers in one file, and decimals in the next: pandas makes them of a column with gaps."""
+    rows: list[Row] = [(f"text {i}", str(i % 11)) for i in range(66)]
+    write(tmp_path / "train.parquet", rows)
+    lines = ["text,label", *(f"other {text},{label}.0" for text, label in rows), "text 3,3.0"]
+    (tmp_path / "test.csv").write_text("\n".join(lines))
+    paths = {"train": str(tmp_path / "train.parquet"), "test": str(tmp_path / "test.csv")}
+    counts, _, examples = run(paths, tmp_path / "out")
+    assert counts["labels"] == {str(number): number for number in range(11)}
+    assert counts["conflicting_rows"] == 0
+    assert examples["label_index"].to_list()[:11] == list(range(11))
+    assert any(line.startswith("numbers spelled in two ways, read as one label: 11") for line in counts["notes"])
+
+
+def test_labels_that_may_be_a_mistake_are_told(tmp_path: Path) -> None:
+    rows: list[Row] = [(f"text {i}", ["good", "Good", "nan"][i % 3]) for i in range(60)]
+    counts, _, _ = run(write(tmp_path / "x.parquet", rows), tmp_path / "out")
+    assert "labels that differ in case alone: 1 (Good and good)" in counts["notes"]
+    assert "labels that look like a missing value: 1 (nan)" in counts["notes"]
+
+
+@pytest.mark.parametrize("more", [{}, {"score_column": "label"}])
+def test_targets_that_were_kept_back_are_no_targets(more: dict[str, str], tmp_path: Path) -> None:
+    paths = {}
+    for split, labels in {"train": ["0", "1"], "validation": ["1", "0"], "test": ["-1", "-1"]}.items():
+        rows: list[Row] = [(f"{split} {i}", label) for i, label in enumerate(labels)]
+        paths[split] = str(write(tmp_path / f"{split}.parquet", rows))
+    with pytest.raises(UserError, match=r"split 'test'\n  expected: targets to test on\n  found:    -1 in every row"):
+        run(paths, tmp_path / "out", **more)
 
 
 @pytest.mark.parametrize(
@@ -213,11 +245,22 @@ def test_no_task_is_an_error(rows: list[Row], message: str, tmp_path: Path) -> N
         ({"path": "x", "score_column": "s", "labels_column": "l"}, "score_column or labels_column, not both"),
         ({"path": "x", "labels_column": "l", "label_separator": ""}, "at least 1 character"),
         ({"path": "x", "text_pair_column": "text"}, "another column than text_column"),
+        ({"path": "x", "delimiter": "||"}, "one character as delimiter"),
+        ({"path": "x", "delimiter": "'", "quote_char": "'"}, "another delimiter than the quote_char"),
     ],
 )
 def test_wrong_parameters(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         validate("prepare", PrepareParams, values)
+
+
+def test_other_delimiters_and_quotes(tmp_path: Path) -> None:
+    lines = ["text;label", *(f"{'' if i % 5 else chr(34)}text {i};{i % 2}" for i in range(60))]
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    for none in ("none", None):
+        counts, texts, _ = run(tmp_path / "x.csv", tmp_path / "out", delimiter=";", quote_char=none)
+        assert counts["source_rows"] == 60
+        assert texts["text"].to_list()[:2] == ['"text 0', "text 1"]
 
 
 def test_a_failed_write_leaves_the_old_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +270,7 @@ def test_a_failed_write_leaves_the_old_tables(tmp_path: Path, monkeypatch: pytes
 
     def full(self: pl.DataFrame, target: Path, **_options: object) -> None:
         target.write_bytes(b"PAR1")
-        if target.name == f".{EXAMPLES_FILE}.partial":
+        if EXAMPLES_FILE in str(target):
             raise OSError("No space left on device")
 
     monkeypatch.setattr(pl.DataFrame, "write_parquet", full)

@@ -185,7 +185,6 @@ def test_pairs_with_several_labels(tmp_path: Path) -> None:
         ),
         ([0.5], r"a column of Float64"),
         ([[0.5]], r"a column of List\(Float64\)"),
-        ([[True]], r"a column of List\(Boolean\)"),
         ([3], r"a column of Int64(.|\n)*prepare\.label_column if it holds one label each"),
         ([["a"], None, ["b", None]], r"x\.parquet, row 2 \(from 0\)\n.*\n  found:    a null in \['b', None\]"),
     ],
@@ -235,6 +234,82 @@ def test_label_sets(values: pl.Series) -> None:
     found = as_label_sets(values, "x", "|")
     assert found.to_list() == [["a", "b"], [], None]
     assert label_names(found) == ["a", "b"]
+
+
+VECTORS: list[list[Any]] = [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("kind", [int, bool, float, str])
+def test_vectors_of_0_and_1_are_the_positions_of_1(kind: type, tmp_path: Path) -> None:
+    """Also written as a string; and `prepare` says how it took them."""
+    values = [[kind(number) for number in vector] for vector in VECTORS] * 20
+    frame = pl.DataFrame({"text": [f"text {i}" for i in range(60)], "tags": values})
+    frame.write_parquet(tmp_path / "x.parquet")
+    frame.write_ndjson(tmp_path / "x.jsonl")
+    frame.with_columns(pl.Series("tags", list(map(str, values)))).write_csv(tmp_path / "x.csv")
+    for name in ("x.parquet", "x.jsonl", "x.csv"):
+        counts, _, examples = several(tmp_path / name, tmp_path / "out")
+        assert examples["labels"].to_list()[:3] == [["0", "2"], [], ["1"]], name
+        told = f"vectors of 0 and 1 in {tmp_path / name}: each label is named by its position, from 0"
+        assert told in counts["notes"]
+
+
+@pytest.mark.parametrize("values", [[[0], [1], [0, 1]], [[3, 1], [0, 0]], [["x", "x"], ["0"]]])
+def test_numbers_that_are_no_vectors_are_labels(values: list[Any]) -> None:
+    expected = [sorted({str(value) for value in some}) for some in values]
+    assert as_label_sets(pl.Series(values), "x").to_list() == expected
+
+
+@pytest.mark.parametrize("values", [[[1, 0], [0, 1]], [[1, 0], [0, 0, 1]], [[1.0, 0.0], [0.0]], [[True], []]])
+def test_what_may_be_vectors_and_may_not_is_refused(values: list[Any]) -> None:
+    with pytest.raises(UserError, match=r"lists of labels, or vectors of 0 and 1(.|\n)*write the labels' names"):
+        as_label_sets(pl.Series(values), "x")
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["['a', 'b']", "['a']", "[]", "", None], [["a", "b"], ["a"], [], [], None]),
+        (['["a", "b\\u00e9"]', '["a|b"]'], [["a", "bé"], ["a|b"]]),
+        ([r"""['it\'s', "x"]""", "[ 'y' ,]"], [["it's", "x"], ["y"]]),
+        (["[1, 2]", "[2]"], [["1", "2"], ["2"]]),
+        (["[100000000000000000000]", "[2]"], [["100000000000000000000"], ["2"]]),
+        (['["\\ud83d\\ude00"]'], [["😀"]]),
+        (["('a',)", "{'b', 'a'}"], [["a"], ["a", "b"]]),
+        (["[a]", "b"], [["[a]"], ["b"]]),
+        (["[a]|[b]", "[a]"], [["[a]", "[b]"], ["[a]"]]),
+        (["Trade, Industry", "law"], [["Trade, Industry"], ["law"]]),
+    ],
+)
+def test_a_list_that_is_written_as_a_string(cells: list[str | None], expected: list[Any]) -> None:
+    assert as_label_sets(pl.Series(cells), "x").to_list() == expected
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["['a']", "b"], r"row 1 \(from 0\), labels\n.*lists as JSON writes them.*\n.*'b'"),
+        (["['a' 'b']", "['a']"], r"row 0 .*\n.*lists as JSON(.|\n)*\['a' 'b'\]"),
+        (["[1 2]", "[1]"], r"row 0 .*\n.*lists as JSON"),
+        (["[a, b]"], r"lists as JSON"),
+        (["[01]"], r"lists as JSON"),
+        (["['a', true]"], r"lists as JSON"),
+        (['["\\ud800"]'], r"lists as JSON"),
+        (["[['a']]"], r"lists as JSON"),
+        (["[__import__('os').getcwd()]"], r"lists as JSON"),
+        (["a,b", "b", "a"], r"labels with '\|' between them\n.*'a,b'.*\n.*label_separator to ',', or to '\|'"),
+        (["a", "a; b", "b"], r"row 1 (.|\n)*label_separator to ';'"),
+    ],
+)
+def test_a_string_that_could_be_several_labels_is_refused(cells: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        as_label_sets(pl.Series(cells), "x")
+
+
+def test_a_separator_that_is_named_is_the_separator() -> None:
+    cells = pl.Series(["a,b", "b", "a"])
+    assert as_label_sets(cells, "x", "|").to_list() == [["a,b"], ["b"], ["a"]]
+    assert as_label_sets(cells, "x", ",").to_list() == [["a", "b"], ["b"], ["a"]]
 
 
 def test_label_sets_of_few_kinds() -> None:

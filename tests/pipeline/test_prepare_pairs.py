@@ -219,9 +219,10 @@ def test_sources_without_a_second_text(tmp_path: Path) -> None:
 
 
 def test_a_file_without_rows_beside_one_with_them(tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl", REST)
-    (tmp_path / "b.jsonl").touch()
-    _, _, examples = pairs(tmp_path, tmp_path / "out", format="jsonl")
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.jsonl", REST)
+    (tmp_path / "in" / "b.jsonl").touch()
+    _, _, examples = pairs(tmp_path / "in", tmp_path / "out", format="jsonl")
     assert examples.height == 60
 
 

@@ -214,6 +214,7 @@ def test_a_hub_out_of_reach_is_said_and_nothing_written(params: Path, monkeypatc
         (["tasks/bankng77"], {}, r"preset tasks/bankng77(.|\n)*did you mean 'tasks/banking77'\?"),
         (["Pythia-1b"], {}, r"did you mean 'models/pythia-1b'\?"),
         (["tasks/xyz"], {}, r"run 'ilse preset' to see all names"),
+        (["tasks/sts12"], {"place": "s3://u:p@x/y"}, r"--path\n  expected: a folder of this machine"),
         (["tasks/sts12", "tasks/sts13"], {"place": "x"}, r"one name with --path or --revision\n  found:    2 names"),
         (["tasks/emotion"], {"revision": "main"}, r"section 'fetch\.emotion'(.|\n)*a branch or tag can move"),
     ],

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import pipeline.extract as stage
 from ilse.errors import UserError
+from pipeline import store
 from pipeline.extract import extract
 from tests.pipeline.conftest import sentence
 from tests.pipeline.extractions import TEXTS, files_of, params_for, read_all, run
@@ -99,6 +103,60 @@ def test_a_finished_cache_is_left_alone(
     assert (figures["texts_computed"], figures["texts_reused"]) == (0, TEXTS)
     assert "nothing to compute" in capsys.readouterr().err
     assert (tmp_path / "cache.zarr").stat().st_ino == inode
+
+
+@pytest.fixture(params=["a folder", "an object store"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> store.Location:
+    """Where a cache is made."""
+    if request.param == "a folder":
+        return store.Location(tmp_path / "cache.zarr")
+    bucket: store.Location = request.getfixturevalue("bucket")
+    return bucket.child("cache.zarr")
+
+
+@pytest.mark.parametrize("damaged", [None, "pooled/mean/c/1/0/0", "pooled/mean/zarr.json", "SHA256SUMS"])
+def test_a_finished_cache_is_the_same_after_an_upgrade(
+    llama: Path,
+    texts_table: Callable[..., Path],
+    tmp_path: Path,
+    place: store.Location,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damaged: str | None,
+) -> None:
+    """Its capture and texts decide; who made it is a note, and stays one where it is mended."""
+    texts, scratch = texts_table(TEXTS), tmp_path / "scratch"
+    extract(params_for(llama), texts, str(place), scratch)
+    shutil.rmtree(scratch, ignore_errors=True)
+    whole = {name: place.get(name) for name, _ in place.list()}
+    prepare = stage.prepare_worker
+    notes = {"versions": {"torch": "9.0", "new": "1"}, "name": "another folder's name"}
+    monkeypatch.setattr(stage, "prepare_worker", lambda *given: replace(prepare(*given), **notes))
+    if damaged:
+        place.put(damaged, b"~" + whole[damaged][1:])
+    capsys.readouterr()
+    figures = extract(params_for(llama), texts, str(place), scratch)
+    assert figures["texts_computed"] == (8 if damaged == "pooled/mean/c/1/0/0" else 0)
+    assert {name: place.get(name) for name, _ in place.list()} == whole
+    if not damaged:
+        said = capsys.readouterr().err
+        assert "nothing to compute" in said
+        assert "(now 9.0)" in said
+
+
+def test_another_cache_in_an_object_store_is_not_overwritten(
+    llama: Path, texts_table: Callable[..., Path], tmp_path: Path, bucket: store.Location
+) -> None:
+    texts, url, scratch = texts_table(TEXTS), str(bucket.child("cache.zarr")), tmp_path / "scratch"
+    extract(params_for(llama), texts, url, scratch)
+    for changes, count, found in (
+        ({}, TEXTS + 1, "51 texts in shards of 8(.|\n)*50 texts in shards of 8"),
+        ({"template": "news {text}"}, TEXTS, "capture"),
+        ({"shard_rows": 16}, TEXTS, "50 texts in shards of 16(.|\n)*50 texts in shards of 8"),
+    ):
+        with pytest.raises(UserError, match=r"another one, finished(.|\n)*name another URL with --out") as caught:
+            extract(params_for(llama, **changes), texts_table(count), url, scratch)
+        assert re.search(found, str(caught.value))
 
 
 @pytest.mark.parametrize("storage_type", ["float16", "int8"])

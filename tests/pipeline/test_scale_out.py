@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shlex
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 import yaml
 
 from pipeline import store
+from pipeline.config import ExtractParams
+from pipeline.plan import plan
 from tests.pipeline.extractions import files_of, params_for, run, slowed_down
-from tests.pipeline.test_executor import Processes, processes  # noqa: F401
+from tests.pipeline.test_executor import Processes, processes, slurm  # noqa: F401
 from tests.s3 import bucket
 
 pytest.importorskip("moto", reason="needs the extra 'test'")
@@ -51,6 +56,65 @@ def kill_one_of_two(cluster: Processes, progress: Callable[[], int]) -> threadin
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     return thread
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "gpu-cluster.md"
+
+
+def as_the_guide_says(kind: str, changes: dict[str, str]) -> tuple[list[list[str]], dict[str, Any]]:
+    """The `dask` commands and the section `extract` of the guide's part on one kind of cluster, with other addresses.
+
+    As there, `threads` is left to the workers.
+    """
+    page = GUIDE.read_text(encoding="utf-8")
+    for before, after in changes.items():
+        assert before in page
+        page = page.replace(before, after)
+    blocks = re.findall(r"```(sh|yaml)\n(.*?)```", page, re.DOTALL)
+    sections = [yaml.safe_load(text)["extract"] for language, text in blocks if language == "yaml"]
+    (section,) = [section for section in sections if section["cluster"]["kind"] == kind]
+    lines = [line for language, text in blocks if language == "sh" for line in text.splitlines()]
+    commands = [re.fullmatch(r"(?:\w+=\S+ )*dask (.*)", line) for line in lines]  # behind environment variables
+    return [shlex.split(command[1], comments=True) for command in commands if command], section
+
+
+def left_to_workers(model: Path, section: dict[str, Any]) -> ExtractParams:
+    values = {"model": {"path": str(model)}, "compute_type": "float32", "shard_rows": 8}
+    return ExtractParams.model_validate({**values, **section})
+
+
+def test_a_scheduler_s_address_works_as_the_guide_says(
+    tiny_model: Callable[[str], Path],
+    texts_table: Callable[..., Path],
+    tmp_path: Path,
+    processes: Processes,  # noqa: F811
+) -> None:
+    address = {"tcp://10.0.0.1:8786": processes.address, "--port 8786": f"--port {processes.port}"}
+    (scheduler, worker), section = as_the_guide_says("address", address)
+    processes.start(*scheduler, "--no-dashboard")
+    processes.start(*worker, "--no-dashboard")
+    params, texts = left_to_workers(tiny_model("llama"), section), texts_table(TEXTS)
+    assert params.threads == 0
+    forecast = plan(params, texts)
+    assert forecast.calibration.threads >= 1
+    assert run(params, texts, tmp_path / "there")["texts_computed"] == TEXTS
+    here = params.model_copy(update={"cluster": params_for(Path()).cluster, "threads": forecast.calibration.threads})
+    run(here, texts, tmp_path / "here")
+    assert files_of(tmp_path / "there" / "cache.zarr") == files_of(tmp_path / "here" / "cache.zarr")
+
+
+def test_slurm_works_as_the_guide_says(
+    tiny_model: Callable[[str], Path],
+    texts_table: Callable[..., Path],
+    tmp_path: Path,
+    slurm: Path,  # noqa: F811
+) -> None:
+    """As far as a stand-in for its two commands goes: one job in the place of eight, at the loopback interface."""
+    _, section = as_the_guide_says("slurm", {"workers: 8": "workers: 1", "queue: gpu": "interface: lo"})
+    params, texts = left_to_workers(tiny_model("llama"), section), texts_table(TEXTS)
+    figures = run(params, texts, tmp_path / "slurm")
+    assert (figures["texts_computed"], len(list(slurm.glob("job-*")))) == (TEXTS, 1)
+    assert "--gres=gpu:1" in next(slurm.glob("job-*")).read_text()
 
 
 def test_a_worker_killed_midway_leaves_the_same_bytes(

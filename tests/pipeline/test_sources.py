@@ -6,6 +6,7 @@ import gzip
 import json
 import zipfile
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 
 from ilse.errors import UserError
 from pipeline.dataset.columns import Columns
+from pipeline.dataset.delimited import Dialect
 from pipeline.dataset.readers import Decoder, read_file
 from pipeline.dataset.sources import Format, read_source
-from pipeline.dataset.targets import as_labels, as_scores, label_names
+from pipeline.dataset.targets import as_labels, as_scores, label_names, with_one_spelling
 
 COLUMNS = Columns("text", "label", None)
 ROWS = [
@@ -31,9 +33,14 @@ ROWS = [
 
 
 def read(
-    path: str | dict[str, str] | Path, kind: Format = "auto", columns: Columns = COLUMNS, decode: Decoder | None = None
+    path: str | dict[str, str] | Path,
+    kind: Format = "auto",
+    columns: Columns = COLUMNS,
+    decode: Decoder | None = None,
+    quote_char: str = "auto",
 ) -> pl.DataFrame:
-    return read_source(str(path) if isinstance(path, Path) else path, kind, columns, decode or Decoder(), as_labels)
+    given = str(path) if isinstance(path, Path) else path
+    return read_source(given, kind, columns, decode or Decoder(), as_labels, Dialect(quote_char=quote_char))
 
 
 def frame(rows: list[tuple[str, str]]) -> pl.DataFrame:
@@ -74,6 +81,7 @@ WRITERS: dict[str, Writer] = {
     "tsv": write_tsv,
     "jsonl": write_jsonl,
     "parquet": write_parquet,
+    "json": write_jsonl,
     "csv.gz": packed(write_csv),
     "jsonl.gz": packed(write_jsonl),
 }
@@ -93,7 +101,7 @@ WRITERS: dict[str, Writer] = {
 def test_what_is_written_is_read(ending: str, rows: list[tuple[str, str]], tmp_path_factory: Any) -> None:
     path = tmp_path_factory.mktemp("source") / f"x.{ending}"
     WRITERS[ending](path, rows)
-    found = read(path)
+    found = read(path, quote_char='"')  # of such texts, some lines could be rows
     assert found.select("source_row", "text", "target", "split").rows() == [
         (i, text, label, None) for i, (text, label) in enumerate(rows)
     ]
@@ -104,7 +112,7 @@ def test_every_table_format_gives_the_same_rows(ending: str, tmp_path: Path) -> 
     path = tmp_path / f"x.{ending}"
     WRITERS[ending](path, ROWS)
     assert read(path).select("text", "target").rows() == ROWS
-    kind = ending.removesuffix(".gz")
+    kind = {"json": "jsonl"}.get(ending, ending.removesuffix(".gz"))
     assert read(path.rename(tmp_path / "x.data"), kind=kind).select("text", "target").rows() == ROWS  # type: ignore[arg-type]
 
 
@@ -142,6 +150,7 @@ def test_a_folder_and_its_zip_give_the_same_rows(tmp_path: Path) -> None:
         },
         {"train": ["train.jsonl"], "validation": ["val.jsonl"], "test": ["test.jsonl"]},
         {"train": ["train.jsonl.gz"], "validation": ["dev.jsonl.gz"], "test": ["test.jsonl.gz"]},
+        {"train": ["train.json"], "validation": ["dev.json"], "test": ["test.json"]},
     ],
 )
 def test_a_snapshot_gives_its_splits_test_first(names: dict[str, list[str]], tmp_path: Path) -> None:
@@ -149,7 +158,9 @@ def test_a_snapshot_gives_its_splits_test_first(names: dict[str, list[str]], tmp
         for number, name in enumerate(files):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             WRITERS[name.split(".", 1)[1]](tmp_path / name, [(f"{split} {number}", "x")])
-    (tmp_path / "README.md").touch()
+    for name in ("README.md", "dataset_infos.json", "data/state.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
     write_jsonl(tmp_path / "train_extra.jsonl", [("not a split", "x")])
     found = read(tmp_path)
     expected = [
@@ -205,7 +216,11 @@ def test_a_split_column(tmp_path: Path) -> None:
     [
         ("x.csv", b"text,label\nfine,a\nno label\nfine,b\n", r"x\.csv, line 3\n  expected: 2 fields\n  found:    1"),
         ("x.csv", b'text,label\n"two\nlines",a\nx,y,z\n', r"line 4\n  expected: 2 fields\n  found:    3"),
-        ("x.csv", b'text,label\nfine,a\n"never closed,b\nx,y\n', r"line 3\n(.|\n)*unexpected end of data"),
+        (
+            "x.csv",
+            b'text,label\nfine,a\n"never closed,b\nx,y\n',
+            r"line 3\n(.|\n)*a quote that nothing closes(.|\n)*quote_char to none",
+        ),
         ("x.tsv", b'text\tlabel\n"He" said\ta\n', r"line 2\n(.|\n)*expected after"),
         ("x.csv", b"txt,label\nx,y\n", r"a column 'text'(.|\n)*did you mean 'txt'\?"),
         ("x.csv", b"", r"a column 'text'\n  found:    no columns"),
@@ -218,6 +233,18 @@ def test_a_split_column(tmp_path: Path) -> None:
         ("x.jsonl", b'{"text": "\\ud800", "label": 1}\n', r"line 1\n(.|\n)*half a surrogate pair"),
         ("x.jsonl", b'{"text": "a", "labels": 1}\n', r"did you mean 'labels'\?"),
         ("x.jsonl", b"\n", r"at least one row"),
+        ("x.jsonl", b'{"text": "a", "text": "b", "label": 1}\n', r"line 1\n.*one JSON object\n.*the key 'text' twice"),
+        ("x.json", b'[{"text": "a"}]', r"line 1\n.*one JSON object\n.*an array\n.*lines=True"),
+        ("x.csv", b"text,label,text\na,b,c\n", r"one column 'text'\n  found:    2 of that name"),
+        ("x.csv", b"text;label\na;b\n", r"prepare.delimiter to ';'"),
+        ("x.tsv", b'text\tlabel\n"He\ta\nleft"\tb\n', r"line 2\n(.|\n)*over lines 2 to 3(.|\n)*quote_char to none"),
+        ("x.csv", "text,label\na,b\n".encode("utf-16"), r"byte 0xff at offset 0\n.*set prepare.encoding to utf-16"),
+        (
+            "x.csv.gz",
+            gzip.compress(gzip.compress(b"text,label\na,b\n", mtime=0), mtime=0),
+            r"it is packed with gzip twice",
+        ),
+        ("x.csv", b"text,label\na,['b']\nb,['c']\n", r"one label an example\n.*\['.'\]'?\"?\n.*labels_column"),
         ("x.parquet", b"PAR1 no", r"expected: a Parquet file"),
         ("x.jsonl.gz", gzip.compress(b'{"text": "a"}', mtime=0)[:-3], r"x\.jsonl\.gz\n  expected: a whole gzip file"),
         ("x.txt.gz", b"", r"found:    the ending '\.txt\.gz'"),
@@ -229,6 +256,27 @@ def test_a_flaw_is_named_with_its_place(tmp_path: Path, name: str, content: byte
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         read(tmp_path / name)
+
+
+def test_sources_of_other_libraries_are_named(tmp_path: Path) -> None:
+    saved = tmp_path / "saved" / "train"
+    saved.mkdir(parents=True)
+    (saved / "data-00000-of-00001.arrow").write_bytes(b"\xff\xff")
+    (saved / "state.json").write_text("{}")
+    with pytest.raises(UserError, match=r"files of datasets.save_to_disk\n.*to_parquet"):
+        read(tmp_path / "saved")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("data/train.csv", "text,label\na,b\n")
+    with pytest.raises(UserError, match=r"the table data/train.csv\n.*unpack it"):
+        read(tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_the_path_is_literal(ending: str, tmp_path: Path) -> None:
+    """A pattern would find the other file too, or alone."""
+    for name, text in {f"news 2.{ending}": "other", f"news [2024].{ending}": "this"}.items():
+        WRITERS[ending](tmp_path / name, [(text, "x")])
+    assert read(tmp_path / f"news [2024].{ending}")["text"].to_list() == ["this"]
 
 
 def test_missing_and_empty_places(tmp_path: Path) -> None:
@@ -307,6 +355,41 @@ def test_what_is_no_score(values: list[Any]) -> None:
 def test_label_maps() -> None:
     assert label_names(pl.Series(["10", "9", "-1", "9"])) == ["-1", "9", "10"]
     assert label_names(pl.Series(["10", "9", "b"])) == ["10", "9", "b"]
+    assert label_names(pl.Series(["10.0", "2.0", "+1", "-0.5"])) == ["-0.5", "+1", "2.0", "10.0"]
     assert as_labels(pl.Series([" a ", "", None, "\u3000"]), "x").to_list() == ["a", None, None, None]
     assert as_labels(pl.Series([True, False]), "x").to_list() == ["true", "false"]
     assert as_labels(pl.Series([1.0, float("nan"), None]), "x").to_list() == ["1", None, None]
+    assert as_labels(pl.Series([1e20, -0.0]), "x").to_list() == ["1" + "0" * 20, "0"]
+    assert as_labels(pl.Series([Decimal("2.00"), None]), "x").to_list() == ["2", None]
+    words = ["caf\u00e9", "cafe\u0301 ", "\ufeffcaf\u00e9\u200b", "\u200b"]
+    assert as_labels(pl.Series(words), "x").to_list() == ["café", "café", "café", None]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["1", "1.0", "10.0", "2"], ["1", "1", "10", "2"]),
+        (["-0", "0.0", "+1"], ["0", "0", "1"]),
+        (["2.0", "10.0"], ["2.0", "10.0"]),
+        (["01", "10", "1.5"], ["01", "10", "1.5"]),
+        (["1", "1.0", "one"], ["1", "1.0", "one"]),
+        (["nan", "None", "word"], ["nan", "None", "word"]),
+    ],
+)
+def test_numbers_have_one_name_each(labels: list[str], expected: list[str]) -> None:
+    assert with_one_spelling(pl.Series(labels), "x")[0].to_list() == expected
+    lists = [[name] for name in expected]
+    assert with_one_spelling(pl.Series([[label] for label in labels]), "x")[0].to_list() == lists
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["1.1", "1.10"], r"numbers spelled in one way each\n.*'1.1' and '1.10'\n.*a letter before each"),
+        (["01", "1"], r"'01' and '1'"),
+        (["1", "nan", "2"], r"numbers as labels, or names\n.*'nan' among numbers\n.*leave that field empty"),
+    ],
+)
+def test_numbers_that_may_be_names_are_refused(labels: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        with_one_spelling(pl.Series(labels), "x")

@@ -113,6 +113,26 @@ def test_every_parameter_of_the_stages_is_in_the_template() -> None:
 
 def test_the_stages_name_no_source_of_the_package() -> None:
     text = (TEMPLATES / "dvc.yaml").read_text()
-    assert "ilse train ${item.head}" in text
+    assert "ilse train '${item.head}'" in text
     assert ".py" not in text
     assert "trainer/" not in text
+
+
+def test_a_start_that_was_cut_short_is_done_again(folder: Path) -> None:
+    start(folder)
+    (folder / "params.yaml").unlink()  # it comes last
+    start(folder)
+    assert written(folder) == yaml.safe_load((TEMPLATES / "params.yaml").read_text())
+    (folder / "params.yaml").unlink()
+    (folder / "dvc.yaml").write_text("stages: {}\n")
+    with pytest.raises(UserError, match="none yet"):
+        start(folder)
+
+
+@pytest.mark.parametrize("name", [".gitignore", ".dvcignore", "dvc.yaml"])
+def test_a_folder_in_a_files_place_is_refused_before_anything_is_written(folder: Path, name: str) -> None:
+    (folder / name).mkdir()
+    before = sorted(folder.iterdir())
+    with pytest.raises(UserError, match=name):
+        start(folder)
+    assert sorted(folder.iterdir()) == before

@@ -195,7 +195,7 @@ def test_a_single_layer_reads_a_fraction_of_the_bytes(tmp_path: Path) -> None:
 def test_shards_are_few_and_large(tmp_path: Path) -> None:
     head = header(texts=100, shard_rows=40)
     write(tmp_path / "c", head, random_rows(head))
-    assert len([name for name in files_of(tmp_path / "c") if "/c/" in name]) == 3 + 4
+    assert len([name for name in files_of(tmp_path / "c") if "/c/" in name]) == 3 + 5
 
 
 @pytest.mark.parametrize("kind", list(store.STORAGE_TYPES))

@@ -39,8 +39,9 @@ def head_of(name: str, seed: int = 0, **options: Any) -> Head:
 
 
 def recipe_of(**changes: Any) -> Recipe:
-    """A short training, with changes."""
-    return Recipe.model_validate({"epochs": 6, "batch_size": 16, "learning_rate": 0.02, **changes})
+    """A short training of linear heads too, with changes."""
+    own = {} if "preset" in changes else {"optimizer": "adamw"}
+    return Recipe.model_validate({"epochs": 6, "batch_size": 16, "learning_rate": 0.02, **own, **changes})
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ def rows_for(labels: np.ndarray[Any, Any], seed: int = 0) -> np.ndarray[Any, np.
     return (values * 10.0 ** np.arange(len(LAYERS))[:, None]).astype(np.float32)
 
 
+def pooled(header: store.CacheHeader, values: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """The rows under the first pooling; under each of the others they are turned, so that no two are alike."""
+    return {name: np.roll(values, place, axis=-1) for place, name in enumerate(header.capture.poolings)}
+
+
 def write_cache(path: Path, ids: list[str], values: np.ndarray[Any, Any], **capture: Any) -> None:
     facts: dict[str, Any] = {
         "model": {"sha256": "00"}, "tokenizer": "11", "layers": LAYERS, "dim": DIM, "max_tokens": 16,
@@ -72,14 +78,12 @@ def write_cache(path: Path, ids: list[str], values: np.ndarray[Any, Any], **capt
     header = store.CacheHeader(store.CaptureSpec(**{**facts, **capture}), len(ids), 16, "tiny", 1000, {})
     location = store.Location(path)
     store.create(location, header, ids)
-    places = [header.rows_of(shard) for shard in range(header.shards)]
-    sizes = [place.stop - place.start for place in places]
-    records = [
-        store.write_shard(
-            location, header, shard, store.ShardRows(ids[place], [3] * size, [False] * size, {"mean": values[place]})
-        )
-        for shard, (place, size) in enumerate(zip(places, sizes, strict=True))
-    ]
+    records = []
+    for shard in range(header.shards):
+        place = header.rows_of(shard)
+        size = place.stop - place.start
+        rows = store.ShardRows(ids[place], [3] * size, [False] * size, pooled(header, values[place]))
+        records.append(store.write_shard(location, header, shard, rows))
     store.finish(location, header, ids, records)
 
 
@@ -123,7 +127,9 @@ def quick() -> Callable[..., TrainParams]:
     """Parameters of a short training, with changes."""
 
     def build(**changes: Any) -> TrainParams:
-        recipe = {"epochs": 4, "batch_size": 16, "learning_rate": 0.02, **changes.pop("recipe", {})}
+        given = changes.pop("recipe", {})
+        own = {} if "preset" in given else {"optimizer": "adamw"}
+        recipe = {"epochs": 4, "batch_size": 16, "learning_rate": 0.02, **own, **given}
         return TrainParams.model_validate({"seeds": 2, "device": "cpu", "recipe": recipe, **changes})
 
     return build

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from ilse.errors import UserError
+from ilse.ours import ANALYSIS
 from pipeline.store import open_cache
 from tests.trainer.conftest import LABELS, LAYERS, TELLING, write_task
 from tests.trainer.test_kinds_of_tasks import KINDS, made
@@ -47,6 +48,7 @@ def files(folder: Path) -> tuple[Path, Path, Path]:
 
 def run(folder: Path, params: TrainParams = PARAMS, results: str = "results") -> None:
     analyse(params, *files(folder), folder / results)
+    assert ANALYSIS.foreign(folder / results / "analysis") is None
 
 
 def table_of(folder: Path, name: str) -> pl.DataFrame:

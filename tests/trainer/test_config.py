@@ -8,6 +8,7 @@ import pytest
 
 from ilse.errors import UserError
 from ilse.params import validate
+from pipeline.store import POOLINGS
 from trainer.config import Recipe, TrainParams
 from trainer.heads import HEADS, build_head
 
@@ -21,6 +22,8 @@ def params(**values: Any) -> TrainParams:
     [
         ({"head": ["last"]}, "", "heads"),
         ({"heads": ["last", "cayly"]}, "heads.1", "cayley"),
+        ({"pooling": "las"}, "pooling", "last"),
+        ({"pooling": ["mean", "maxx"]}, "pooling", "max"),
         ({"recipe": {"epoch": 3}}, "recipe", "epochs"),
         ({"options": {"cayly": {}}}, "options", "cayley"),
         ({"options": {"cayley": {"block": 1}}}, "options.cayley", "blocks"),
@@ -39,6 +42,9 @@ def test_an_unknown_name_is_refused_with_the_nearest(values: dict[str, Any], pla
         ({"heads": []}, "at least 1 item"),
         ({"heads": ["last", "last"]}, "each one once"),
         ({"seeds": 0}, "greater than or equal to 1"),
+        ({"pooling": []}, "pooling(.|\n)*the name of a pooling, or a list of several"),
+        ({"pooling": None}, "pooling(.|\n)*the name of a pooling, or a list of several"),
+        ({"pooling": ["max", "mean", "max"]}, "pooling(.|\n)*each pooling once"),
         ({"recipe": {"label_smoothing": 1}}, "recipe.label_smoothing"),
         ({"options": {"mlp": {"hidden": 0}}}, "options.mlp.hidden"),
         ({"options": {"mlp": {"recipe": {"epochs": 0}}}}, "options.mlp.recipe.epochs"),
@@ -47,6 +53,12 @@ def test_an_unknown_name_is_refused_with_the_nearest(values: dict[str, Any], pla
 def test_a_value_out_of_range_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         params(**values)
+
+
+def test_every_pooling_of_a_cache_can_be_read_and_several_side_by_side() -> None:
+    assert [params(pooling=name).pooling for name in POOLINGS] == list(POOLINGS)
+    assert params(pooling=list(POOLINGS)).pooling == POOLINGS
+    assert params(pooling=["last"]) == params(pooling="last")  # one of a list is the same training
 
 
 def test_options_of_a_head_that_is_not_trained_are_kept() -> None:

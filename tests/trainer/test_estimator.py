@@ -111,6 +111,15 @@ def test_labels_with_an_order(data: tuple[Any, Any]) -> None:
     assert set(fitted.predict(X)) <= set(LABELS)
 
 
+def test_numbers_have_the_order_of_their_values_though_they_be_strings(data: tuple[Any, Any]) -> None:
+    X, y = data
+    numbers = np.array([2, 10, 100])[np.unique(y, return_inverse=True)[1] % 3]
+    fitted = [classifier("mean", objective="ordinal").fit(X, labels) for labels in (numbers, numbers.astype(str))]
+    assert fitted[1].classes_.tolist() == ["2", "10", "100"]
+    np.testing.assert_array_equal(fitted[0].predict_proba(X), fitted[1].predict_proba(X))
+    np.testing.assert_array_equal(fitted[0].predict(X).astype(str), fitted[1].predict(X))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,15 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+import trainer.evaluate as evaluation
 from ilse.errors import UserError
 from tests.trainer.conftest import LABELS, LAYERS, Made, write_task
 from trainer.artifact import load_head
 from trainer.config import TrainParams
 from trainer.evaluate import evaluate
+from trainer.report.results import read_results
 from trainer.task import Task
+from trainer.together import together
 from trainer.train import train
 
 HEADS = ["last", "best", "mean", "weighted"]
@@ -172,6 +177,14 @@ def test_without_last_there_is_no_gain(project: Path) -> None:
     assert "None" not in (project / "results" / "leaderboard.csv").read_text()
 
 
+def test_answers_beyond_memory_are_refused_before_they_are_made(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.memory.free_memory", lambda: 1000)
+    before = sorted(project.rglob("*"))
+    with pytest.raises(UserError, match=r"answers to \d+ examples\n.*GB of free memory(.|\n)*fewer labels"):
+        run(project)
+    assert sorted(project.rglob("*")) == before
+
+
 def test_a_head_that_is_missing_is_named(project: Path) -> None:
     with pytest.raises(UserError, match=r"head .*fc\n(.|\n)*'ilse train fc' first, or take it out of train.heads"):
         run(project, ["last", "fc"])
@@ -281,3 +294,59 @@ def test_test_rows_that_do_not_fit_are_streamed_to_the_same_files(
         )
         assert one.drop("probability", "probabilities").equals(other.drop("probability", "probabilities"))
         np.testing.assert_allclose(one["probability"], other["probability"], rtol=1e-5)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("last", ["_write_tables", "_write_significance"])
+def test_an_evaluation_that_fails_while_it_writes_leaves_the_tables_of_the_one_before(
+    project: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    run(project)
+    before, written = files(project / "results"), getattr(evaluation, last)
+
+    def full(*given: Any) -> None:
+        written(*given)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(evaluation, last, full)
+    with pytest.raises(OSError, match="No space"):
+        run(project, ["last", "mean"])
+    assert files(project / "results") == before
+    assert not [path for path in (project / "results").iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 5, 9])
+def test_tables_of_two_evaluations_side_by_side_are_refused_by_name(
+    project: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """The second one is cut short after so many of its tables have taken their places."""
+    run(project)
+    before, replace, left = files(project / "results"), Path.replace, iter(range(after))
+
+    def cut_short(path: Path, target: Path) -> Path:
+        if target.parent == project / "results" and next(left, None) is None:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        run(project, ["last", "mean"])
+    monkeypatch.undo()
+    if after == 0:
+        assert files(project / "results") == before
+        return
+    with pytest.raises(UserError, match=r"tables of one evaluation(.|\n)*runs\.csv(.|\n)* of another one, or changed"):
+        read_results(project / "results")
+    run(project, ["last", "mean"])
+    assert read_results(project / "results").leaderboard["head"].sort().to_list() == ["last", "mean"]
+
+
+def test_a_second_evaluation_at_the_same_time_is_refused(project: Path) -> None:
+    with (
+        together(project / "results"),
+        pytest.raises(UserError, match=rf"one run at a time(.|\n)*process {os.getpid()}"),
+    ):
+        run(project)

@@ -22,6 +22,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from ilse.ours import EXPORT
+
 pytest.importorskip("onnx", reason="needs the extra 'export'")
 pytest.importorskip("onnxscript", reason="needs the extra 'export'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
@@ -71,6 +73,7 @@ def head_for(objective: str) -> TrainedHead:
 def exported(trained: TrainedHead, folder: Path, to: Any) -> ExportedHead:
     save_head(folder / "head", trained)
     export_head(folder / "head", folder / to, to)
+    assert EXPORT.foreign(folder / to) is None
     return load_exported(folder / to)
 
 
@@ -195,7 +198,7 @@ def rewritten(file: Path, member: str, change: Callable[[bytes], bytes]) -> None
     """The archive with one member changed, or added; the description follows, as a forger's would."""
     with zipfile.ZipFile(file) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    name = f"head/{member}"
+    name = f"{next(iter(members)).split('/')[0]}/{member}"
     members[name] = change(members.get(name, b""))
     with zipfile.ZipFile(file, "w") as archive:
         for each, data in members.items():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -306,15 +305,6 @@ def test_a_loss_that_is_not_finite_ends_training(rows: MakeRows, spoiled: str, n
         fit(head_of(name), train, validation, of_labels(), recipe_of(), 0, "cpu")
 
 
-@pytest.fixture
-def interrupts() -> Iterator[None]:
-    """Lightning ignores further Ctrl-C while it shuts down, and never minds them again."""
-    before = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interrupts")
 def test_an_interruption_stays_one(rows: MakeRows, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_given: object) -> None:
         raise KeyboardInterrupt

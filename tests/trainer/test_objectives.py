@@ -12,10 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_f1_score
 
 from ilse.errors import UserError
 from trainer.figures import NAMES
 from trainer.objectives import KINDS, Kind, Objective, choose, make, restore
+from trainer.objectives.multi_class import MultiClass
 from trainer.objectives.similarity import Similarity
 from trainer.rows import Rows, label_weights
 
@@ -231,6 +233,23 @@ def test_probabilities_sum_to_one_and_their_largest_answers_are_told(kind: Kind)
     assert columns["label"] == [LABELS[int(i)] for i in y]
     right = sum(a == b for a, b in zip(columns["label"], columns["prediction"], strict=True)) / EXAMPLES
     assert objective.figures(predicted, y)["accuracy"] == pytest.approx(right)
+
+
+@given(seed=st.integers(0, 10**6), rows=st.integers(1, 50), labels=st.integers(2, 40))
+@settings(max_examples=50, deadline=None)
+def test_the_mean_f1_is_torchmetrics(seed: int, rows: int, labels: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    objective = MultiClass(tuple(map(str, range(labels))))
+    predicted = torch.rand(rows, labels, generator=draw).softmax(-1)
+    y = torch.randint(labels, (rows,), generator=draw)
+    expected = float(multiclass_f1_score(predicted, y, labels, average="macro"))
+    assert objective.figures(predicted, y)["f1_macro"] == expected
+
+
+def test_the_figures_of_100_000_labels_need_no_table_of_labels_by_labels() -> None:
+    objective = MultiClass(tuple(map(str, range(100_000))))
+    found = objective.figures(torch.eye(3, 100_000), torch.tensor([0, 1, 3]))
+    assert found == {"accuracy": pytest.approx(2 / 3), "f1_macro": pytest.approx(0.5)}
 
 
 def test_an_ordinal_answer_is_the_level_it_goes_beyond() -> None:

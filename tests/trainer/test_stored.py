@@ -10,6 +10,7 @@ import torch
 
 from pipeline.store import STORAGE_TYPES, open_cache, value_bytes
 from tests.trainer.conftest import DIM, LAYERS, write_task
+from trainer.poolings import pooling_names
 from trainer.stored import Room, gather, shard_room
 
 
@@ -29,19 +30,24 @@ def test_rows_of_several_shards_are_what_the_store_decodes(tmp_path: Path, kind:
     np.testing.assert_array_equal(room.rows(room.starts(slots, inside)).numpy(), cache.gather(rows, layers))
 
 
+@pytest.mark.parametrize("poolings", ["mean", ("last", "mean")])
 @pytest.mark.parametrize("kind", STORAGE_TYPES)
-def test_the_room_of_a_shard_is_that_of_its_stored_values(tmp_path: Path, kind: str) -> None:
-    cache = open_cache(write_task(tmp_path, storage_type=kind).cache)
-    room = Room.of(cache, (0, 2), "mean", 3)
+def test_the_room_of_a_shard_is_that_of_its_stored_values(
+    tmp_path: Path, kind: str, poolings: str | tuple[str, ...]
+) -> None:
+    cache = open_cache(write_task(tmp_path, storage_type=kind, poolings=("mean", "max", "last")).cache)
+    room, several = Room.of(cache, (0, 2), poolings, 3), len(pooling_names(poolings))
     scales = 0 if room.scales is None else room.scales.nbytes
-    assert room.values.nbytes + scales == 3 * shard_room(cache, 2)
-    assert room.values.nbytes == 3 * 2 * (16 * DIM * value_bytes(kind) + 4)
+    assert room.values.nbytes + scales == 3 * shard_room(cache, 2, poolings)
+    assert room.values.nbytes == several * 3 * 2 * (16 * DIM * value_bytes(kind) + 4)
 
 
+@pytest.mark.parametrize("poolings", ["mean", "last", ("last", "mean"), ("mean", "max", "last")])
 @pytest.mark.parametrize("kind", STORAGE_TYPES)
-def test_gathered_rows_are_the_stores(tmp_path: Path, kind: str) -> None:
-    cache = open_cache(write_task(tmp_path, storage_type=kind).cache)
+def test_gathered_rows_are_the_stores(tmp_path: Path, kind: str, poolings: str | tuple[str, ...]) -> None:
+    cache = open_cache(write_task(tmp_path, storage_type=kind, poolings=("mean", "max", "last")).cache)
     places = np.random.default_rng(0).permutation(cache.header.texts)[:50]
-    found = gather(cache, places, (3, 1))
+    found = gather(cache, places, (3, 1), poolings)
     assert found.dtype == torch.float32
-    np.testing.assert_array_equal(found.numpy(), cache.gather(places, (3, 1)))
+    each = [cache.gather(places, (3, 1), name) for name in pooling_names(poolings)]
+    np.testing.assert_array_equal(found.numpy(), np.concatenate(each, axis=-1))

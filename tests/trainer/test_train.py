@@ -18,7 +18,7 @@ from ilse.errors import UserError
 from ilse.params import validate
 from pipeline.store import open_cache
 from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING, Made, write_cache, write_task
-from trainer.artifact import load_head, predict_logits
+from trainer.artifact import load_head
 from trainer.config import TrainParams
 from trainer.rows import Rows
 from trainer.subset import draw_share, draw_shots
@@ -75,7 +75,7 @@ def test_the_saved_head_does_on_raw_rows_what_training_saw(
     folder = run(quick(seeds=1, recipe={"standardise": standardise}), name, made)
     head = load_head(folder / "models" / name / "seed-0")
     rows = open_task(open_cache(made.cache), made.examples).training_split("validation", head.head.layers_read)
-    right = (predict_logits(head, rows.x).argmax(1) == rows.y).double().mean()
+    right = (head(rows.x).argmax(1) == rows.y).double().mean()
     assert head.facts.val_score == pytest.approx(float(right))
     if name == "best":
         assert head.head.layers_read == (TELLING,)
@@ -187,11 +187,14 @@ def test_one_label_is_enough_to_run_and_a_single_example_too(tmp_path: Path, qui
 
 
 def test_training_takes_no_second_copy_of_the_rows(made: Made, quick: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    original = trainer.train.fit
+    read, seen = [], []
+    gathered, original = trainer.task.gather, trainer.train.fit
     monkeypatch.setattr(trainer.inputs, "TREATED_ROWS", 7)
-    monkeypatch.setattr(trainer.train, "fit", lambda *given: seen.append(given[1]) or original(*given))
+    monkeypatch.setattr(trainer.task, "gather", lambda *given: read.append(gathered(*given)) or read[-1])
+    monkeypatch.setattr(trainer.train, "fit", lambda *given: seen.extend(given[1:3]) or original(*given))
     run(quick(seeds=1, recipe={"epochs": 1}), "mean", made)
+    # What is trained on lies where it was read: treating in other memory, as `Treatment` does by itself, would be seen.
+    assert [rows.x.data_ptr() for rows in seen] == [x.data_ptr() for x in read]
     x = seen[0].x
     assert len(x) == 90
     torch.testing.assert_close(x.mean(0), torch.zeros(len(LAYERS), DIM), atol=1e-4, rtol=0)
@@ -229,7 +232,7 @@ def test_few_shots_are_standardised_by_themselves(made: Made, quick: Params) -> 
         head = load_head(folder / "models" / "mean" / f"seed-{seed}")
         torch.testing.assert_close(head.treatment.standardise.mean, drawn.x.mean(0))
         validation = task.training_split("validation")
-        right = predict_logits(head, validation.x).argmax(1) == validation.y
+        right = head(validation.x).argmax(1) == validation.y
         assert float(right.double().mean()) == pytest.approx(head.facts.val_score)
 
 

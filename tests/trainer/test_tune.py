@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +220,48 @@ def test_searches_that_start_together_make_one_storage(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(opens, range(4)))
+
+
+@contextmanager
+def locked(made: Made) -> Iterator[None]:
+    """The storage as another program has it that writes."""
+    with closing(sqlite3.connect(made.cache.parent / "tune.db", check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.rollback()
+
+
+@pytest.mark.parametrize("moment", ["at the start", "in mid-run"])
+def test_a_storage_that_another_program_keeps_locked_is_said_to_be(
+    made: Made, quick: Quick, monkeypatch: pytest.MonkeyPatch, moment: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(made, quick(), trials=1)
+    monkeypatch.setattr(trainer.tune, "PATIENCE_SECONDS", 0.3)
+    with ExitStack() as stack:
+        if moment == "at the start":
+            stack.enter_context(locked(made))
+        else:
+            monkeypatch.setattr(trainer.tune, "_tell", lambda *_: stack.enter_context(locked(made)))
+        with pytest.raises(UserError, match=r"tune\.storage, sqlite(.|\n)*another program has kept locked for 0 s"):
+            run(made, quick(), trials=4)
+    assert "Traceback" not in capfd.readouterr().err
+    monkeypatch.undo()
+    assert run(made, quick(), trials=4).trials == 4
+
+
+def test_a_storage_that_is_locked_for_a_while_is_waited_for(
+    made: Made, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than SQLite waits by itself."""
+    given = ExitStack()
+
+    def tell(*_: object) -> None:
+        monkeypatch.setattr(trainer.tune, "_tell", lambda *_: None)
+        given.enter_context(locked(made))
+        threading.Timer(6, given.close).start()
+
+    monkeypatch.setattr(trainer.tune, "_tell", tell)
+    assert run(made, quick(), trials=3).trials == 3
 
 
 @pytest.mark.slow

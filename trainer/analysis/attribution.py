@@ -3,7 +3,8 @@
     share_ℓ ∝ mean over examples of |Σ_d ∂f/∂z_ℓd · z_ℓd|
 
 z is the treated row and f the answer: the largest logit, the score, or the cosine of two texts (Shrikumar et al.,
-arXiv 1605.01713; in a linear head exactly the layer's part of the logit).
+arXiv 1605.01713; in a linear head exactly the layer's part of the logit). Of a head that reads tokens, the sum goes
+over a text's tokens too.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from trainer.artifact import TrainedHead
 from trainer.losses import VALIDATION_ROWS
 from trainer.objectives import Objective
 from trainer.objectives.similarity import cosines
+from trainer.ragged import Tokens, each_sum
 from trainer.rows import Examples
 
 COLUMNS = profile_columns("share")
@@ -42,11 +44,15 @@ def shares(trained: TrainedHead, rows: Examples) -> Float[Tensor, " layers"]:
     """
     total = torch.zeros(len(trained.head.layers_read), dtype=torch.float64)
     for x, _ in rows.chunks(VALIDATION_ROWS):
-        treated = trained.treatment(x).requires_grad_()
+        treated = trained.treated(x)
+        values = (treated.values if isinstance(treated, Tokens) else treated).requires_grad_()
         found = answer(trained.objective, trained.head(treated))
         # captum's InputXGradient is this line, for one more package and one answer at a time by its index.
-        (gradient,) = torch.autograd.grad(found.sum(), treated)
-        total += (gradient * treated.detach()).sum(-1).abs().sum(0, dtype=torch.float64)
+        (gradient,) = torch.autograd.grad(found.sum(), values)
+        moved = (gradient * values.detach()).sum(-1)
+        if isinstance(treated, Tokens):
+            moved = each_sum(moved, treated.lengths)
+        total += moved.abs().sum(0, dtype=torch.float64)
     return total / total.sum().clamp(min=torch.finfo(total.dtype).tiny)
 
 

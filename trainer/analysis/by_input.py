@@ -39,11 +39,11 @@ def table(seeds: Seeds, split: Split) -> Iterator[Row]:
 @torch.no_grad()
 def weights(trained: TrainedHead, rows: Examples) -> Float[Tensor, "texts layers"] | None:
     """Of each text, or None where they are no weights by input; `rows` are as the cache holds them."""
-    if isinstance(trained.head, Exits) or trained.head.layer_weights() is not None:
+    if isinstance(getattr(trained.head, "inner", trained.head), Exits) or trained.head.layer_weights() is not None:
         return None
     found = []
     for x, _ in rows.chunks(VALIDATION_ROWS):
-        of_chunk = trained.head.input_weights(trained.treatment(x))
+        of_chunk = trained.head.input_weights(trained.treated(x))
         if of_chunk is None:
             return None
         found.append(of_chunk)

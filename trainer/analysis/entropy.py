@@ -19,6 +19,7 @@ from torch import Tensor
 from ilse.tables import VALIDATION
 from trainer.analysis.attribution import shares
 from trainer.analysis.profiles import Columns, Row, Seeds, Split
+from trainer.apart import seeded
 from trainer.artifact import TrainedHead
 from trainer.heads import build_head, head_config
 
@@ -43,5 +44,6 @@ def normalised_entropy(shares: Float[Tensor, " layers"]) -> float:
 
 def untrained(trained: TrainedHead) -> TrainedHead:
     """The same head and treatment with the weights that the head's seed starts from."""
-    torch.manual_seed(trained.facts.seed)
-    return TrainedHead(trained.treatment, build_head(**head_config(trained.head)), trained.facts).eval()
+    with seeded(trained.facts.seed):
+        head = build_head(**head_config(trained.head))
+    return TrainedHead(trained.treatment, head, trained.facts).eval()

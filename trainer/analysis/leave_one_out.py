@@ -16,6 +16,7 @@ from ilse.tables import TRAIN, VALIDATION
 from trainer.analysis.profiles import Row, Seeds, Split, profile_columns
 from trainer.artifact import TrainedHead
 from trainer.losses import VALIDATION_ROWS, measured
+from trainer.ragged import Tokens
 from trainer.rows import Examples
 from trainer.treatment import Treatment
 
@@ -40,7 +41,7 @@ def drops(trained: TrainedHead, rows: Examples, mean: Float[Tensor, "layers widt
     `rows` are as the cache holds them; `mean` is that of treated training rows. Negative where the head does better.
     """
 
-    def outputs(x: Tensor) -> Tensor:
+    def outputs(x: Tensor | Tokens) -> Tensor:
         # As independent candidates, so that rows which are read from the cache are read once for all layers.
         return torch.stack(list(_without_each(trained, x, mean)), dim=1)
 
@@ -48,19 +49,20 @@ def drops(trained: TrainedHead, rows: Examples, mean: Float[Tensor, "layers widt
     return 100 * (scores[0] - scores[1:])
 
 
-def _without_each(trained: TrainedHead, x: Tensor, mean: Tensor) -> Iterator[Tensor]:
-    treated = trained.treatment(x)
+def _without_each(trained: TrainedHead, x: Tensor | Tokens, mean: Tensor) -> Iterator[Tensor]:
+    treated = trained.treated(x)
+    values = treated.values if isinstance(treated, Tokens) else treated
     yield trained.head(treated)
-    for layer in range(treated.shape[1]):
-        kept = treated[:, layer].clone()
-        treated[:, layer] = mean[layer]
+    for layer in range(values.shape[1]):
+        kept = values[:, layer].clone()
+        values[:, layer] = mean[layer]
         yield trained.head(treated)
-        treated[:, layer] = kept
+        values[:, layer] = kept
 
 
 @torch.no_grad()
 def treated_mean(treatment: Treatment, split: Split) -> Float[Tensor, "layers width"]:
-    """The mean of treated training rows, which are read only where it is not 0 by what the treatment does.
+    """The mean of treated training rows, or tokens, which are read only where it is not 0 by what the treatment does.
 
     With `train.shots` or `train.share` a treatment that subtracts no mean takes that of the whole split.
     """
@@ -71,5 +73,6 @@ def treated_mean(treatment: Treatment, split: Split) -> Float[Tensor, "layers wi
         return treatment.standardise.mean.new_zeros(treatment.standardise.mean.shape[0], treatment.width)
     total, texts = torch.zeros((), dtype=torch.float64), 0
     for x, _ in split(TRAIN).chunks(VALIDATION_ROWS):
-        total, texts = total + treatment(x).sum(0, dtype=torch.float64), texts + len(x)
+        rows = x.values if isinstance(x, Tokens) else x
+        total, texts = total + treatment(rows).sum(0, dtype=torch.float64), texts + len(rows)
     return (total / texts).float()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from ilse.params import Section
+from ilse.params import PLAIN_NAME, Section
 from trainer.controls import CONTROLS
 from trainer.heads import HEADS
 
@@ -20,8 +19,6 @@ def _known_control(name: str) -> str:
     return name
 
 
-FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-"""A name of one's own: it is a folder of `models/`."""
 Strength = Annotated[float, Field(gt=0)]
 
 
@@ -52,7 +49,7 @@ class ControlParams(Section):
     def _as_a_whole(self) -> ControlParams:
         if len(set(self.all_names)) != len(self.all_names):
             raise ValueError("names, caches and others: each name once")
-        if unfit := [name for name in self.all_names if not FOLDER.fullmatch(name)]:
+        if unfit := [name for name in self.all_names if not PLAIN_NAME.fullmatch(name)]:
             raise ValueError(f"letters, digits, - and _ in the names of folders, of which {unfit[0]!r} has others")
         if taken := [name for name in self.all_names if name in HEADS]:
             raise ValueError(f"names that no head has, but {taken[0]} is one")

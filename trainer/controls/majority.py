@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch.nn import functional
-
 from ilse.tables import TRAIN, VALIDATION
 from trainer.controls.base import Fit, Fitted, Given
 from trainer.inputs import drawn_of
@@ -16,8 +14,9 @@ def prepare_majority(given: Given) -> Fit:
 
     def fit(objective: Objective, seed: int) -> Fitted:
         y = task.training_targets(TRAIN)[drawn_of(task, given.training, seed)]
-        counted = functional.one_hot(y, len(task.labels)) if task.targets.kind == "label" else y
-        answer = counted.double().mean(0).float()
+        named = task.targets.kind == "label"
+        counted = y.bincount(minlength=len(task.labels)).double() / len(y) if named else y.double().mean(0)
+        answer = counted.float()
         rows = (task.rows(VALIDATION), len(task.unlabelled_ids()))
         validation, test = (answer.expand(count, *answer.shape) for count in rows)
         return Fitted(validation, test, answer.numel())

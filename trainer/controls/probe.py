@@ -7,6 +7,7 @@ nothing is fitted; there, rows of another cache stay as they are, because models
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +50,15 @@ def prepare_random_labels(given: Given) -> Fit:
 def of_cache(name: str, path: str, examples: Path) -> ControlKind:
     """The control on another cache over the same texts: the mean of the layers that it keeps, which may be one.
 
-    Raises `UserError` as `open_cache` and `open_task` do, also for a cache without some of the texts.
+    A cache of one pooling is read by that one, whatever the heads read of theirs. Raises `UserError` as `open_cache`
+    and `open_task` do, also for a cache without some of the texts.
     """
     task = open_task(open_cache(path), examples)
-    kept = task.cache.layers
+    kept, poolings = task.cache.layers, task.cache.header.capture.poolings
 
     def prepare(given: Given) -> Fit:
+        if len(poolings) == 1:
+            given = replace(given, training=given.training.model_copy(update={"pooling": poolings[0]}))
         return Probe(given, task, range(len(kept)), standardise=given.kind != "similarity")
 
     read = f"layer '{kept[0]}'" if len(kept) == 1 else f"the mean of {len(kept)} layers"
@@ -101,7 +105,7 @@ class Probe:
 
 
 def _test_rows(task: Task, layers: tuple[int, ...], given: Given) -> Examples:
-    pooling, budget = given.training.pooling, memory_budget(given.training.memory_budget)
-    if task.texts(TEST) * len(layers) * task.cache.dim * 4 <= budget:
-        return task.unlabelled(layers, pooling)
-    return task.unlabelled_streamed(layers, pooling, memory_budget=budget)
+    poolings, budget = given.training.pooling, memory_budget(given.training.memory_budget)
+    if task.bytes(TEST, len(layers), poolings) <= budget:
+        return task.unlabelled(layers, poolings)
+    return task.unlabelled_streamed(layers, poolings, memory_budget=budget)

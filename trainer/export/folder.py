@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from ilse.errors import UserError
-from ilse.files import replacing_folder, write_json
-from trainer.artifact import TrainedHead, load_head
+from ilse.files import replacing_folder, require_ours, write_json
+from ilse.ours import EXPORT
+from trainer.artifact import TrainedHead, load_head, require_rows
 from trainer.export.formats import FORMATS, Rows, Run, Target
 from trainer.export.program import EXAMPLES, INPUT, SIZES, Program
+from trainer.poolings import pooling_names
 
 FORMAT_VERSION = 1
 DESCRIPTION = "head.json"
@@ -45,7 +47,8 @@ class ExportedHead:
                 "exported head",
                 expected=f"rows of shape {_written(shape)}, at least one",
                 found=_written(given.shape),
-                next_step=f"give the layers {', '.join(self.description['layer_names'])}, all of the cache's width",
+                next_step=f"give the layers {', '.join(self.description['layer_names'])} of pooling "
+                + " and ".join(pooling_names(self.description["pooling"])),
             )
         return dict(zip(self.description["outputs"], self._run(given), strict=True))
 
@@ -56,11 +59,13 @@ def export_head(head: str | Path, out: str | Path, to: Target) -> dict[str, Any]
     The program is opened again and tried on batches of other sizes first. Raises `UserError` for a head that cannot
     be loaded, that cannot be exported (with the reason), or whose exported outputs differ by more than 1e-4.
     """
+    require_ours(Path(out), EXPORT, "--out")
     trained = load_head(Path(head))
+    require_rows(trained, f"export to {to}")
     if to not in get_args(Target):
         raise _refused(head, "one of " + ", ".join(get_args(Target)), f"'{to}'", "name one of these with --to")
     program, kind = Program(trained), FORMATS[to]
-    with replacing_folder(Path(out)) as folder:
+    with replacing_folder(Path(out), EXPORT, "--out") as folder:
         file = folder / kind.file
         try:
             kind.write(program.traced(), program.names, file)

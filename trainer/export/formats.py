@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +34,10 @@ class FileFormat:
 
 
 def _write_torch(program: Any, _names: tuple[str, ...], file: Path) -> None:
-    torch.export.save(program, file)
+    # Through memory: torch's own writer ends the whole process on a full disk.
+    written = io.BytesIO()
+    torch.export.save(program, written)
+    file.write_bytes(written.getbuffer())
 
 
 def _open_torch(file: Path) -> Run:

@@ -7,8 +7,8 @@
 
 `base` says what a head is. The families: `single` rows; `fixed` and `learned` fusions and `attention` over layers, each
 with what `readout` puts on top; `deepset` and `graph` encoders; `exits` and `gated`, which have a classifier for every
-layer. `pairs` joins what a head makes of two texts. `dense` is the unit they share. Linear layers start from PyTorch's
-defaults, so `torch.manual_seed` fixes a head.
+layer. `pairs` joins what a head makes of two texts. `token_head` puts a reader of tokens in front of any of them.
+`dense` is the unit they share. Linear layers start from PyTorch's defaults, so `torch.manual_seed` fixes a head.
 
 Every head gives `[batch, out]`, except `best` before its layer is chosen: that is `LayerProbes`, whose forward gives
 the candidates `[batch, layers, out]`. Train it on the sum of the layers' losses, choose k on validation and keep
@@ -44,6 +44,8 @@ from trainer.heads.single import (
     build_last,
     build_layer,
 )
+from trainer.heads.token_head import TokenHead
+from trainer.heads.token_options import TokenOptions
 
 __all__ = [
     "HEADS",
@@ -58,6 +60,8 @@ __all__ = [
     "Outputs",
     "PairHead",
     "SingleLayer",
+    "TokenHead",
+    "TokenOptions",
     "build_head",
     "head_config",
     "head_kind",
@@ -134,6 +138,7 @@ def build_head(
     dim: int,
     out: int,
     pair_width: int | None = None,
+    tokens: dict[str, Any] | TokenOptions | None = None,
 ) -> Head:
     """An untrained head.
 
@@ -149,16 +154,25 @@ def build_head(
         Outputs: classes, 1 for a score, or the width of a vector; 0 for the encoder's own vector.
     pair_width
         For answers about two texts: the width of the vectors that are compared, 0 for the encoder's own.
+    tokens
+        How the states of tokens become the head's rows, of width `dim` before; None for pooled rows.
 
     Raises
     ------
     UserError
         For an unknown name or option (naming the nearest), a value out of range, more layers than a graph holds, or a
-        head that has no vectors.
+        head that has no vectors; of tokens, for a head that names a layer which is not read.
     """
     kind = head_kind(name)
     checked = validate(name, kind.options, {} if options is None else options, where="head options")
-    spec: HeadSpec[Any] = HeadSpec(name, checked, layers, dim, out, pair_width)
+    reads = None if tokens is None else validate("tokens", TokenOptions, tokens, where="head options")
+    spec: HeadSpec[Any] = HeadSpec(name, checked, layers, dim, out, pair_width, reads)
+    return _of_rows(spec) if reads is None else TokenHead(spec, _of_rows)
+
+
+def _of_rows(spec: HeadSpec[Any]) -> Head:
+    """The head that reads a row a layer, for one text or two."""
+    kind, pair_width = head_kind(spec.name), spec.pair_width
     if pair_width is None:
         return _checked(kind.build(spec))
     vectors = _checked(kind.build(replace(spec, out=pair_width, pair_width=None)))
@@ -188,4 +202,5 @@ def head_config(head: Head) -> dict[str, Any]:
         "dim": spec.dim,
         "out": spec.out,
         **({} if spec.pair_width is None else {"pair_width": spec.pair_width}),
+        **({} if spec.tokens is None else {"tokens": spec.tokens.model_dump(mode="json")}),
     }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ilse.errors import UserError
 from ilse.params import Section
+from trainer.heads.token_options import TokenOptions
 
 O_co = TypeVar("O_co", bound=Section, covariant=True)
 
@@ -35,6 +36,8 @@ class HeadSpec(Generic[O_co]):
     pair_width
         For answers about two texts: the width of the vectors that are compared, 0 for the encoder's own. None for one
         text.
+    tokens
+        How it reads tokens (`TokenOptions`); None for pooled rows.
     """
 
     name: str
@@ -43,6 +46,7 @@ class HeadSpec(Generic[O_co]):
     dim: int
     out: int
     pair_width: int | None = None
+    tokens: TokenOptions | None = None
 
 
 class Outputs(NamedTuple):

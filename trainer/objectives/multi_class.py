@@ -51,9 +51,16 @@ class MultiClass(SingleLabel):
 
     def figures(self, predicted: Float[Tensor, "examples labels"], y: Int[Tensor, " examples"]) -> dict[str, float]:
         """Accuracy and macro-F1."""
-        from torchmetrics.functional.classification import multiclass_f1_score
+        chosen = self.chosen(predicted)
+        return {"accuracy": float((chosen == y).double().mean()), "f1_macro": _f1_macro(chosen, y, self.out)}
 
-        return {
-            "accuracy": float((self.chosen(predicted) == y).double().mean()),
-            "f1_macro": float(multiclass_f1_score(predicted, y, self.out, average="macro")),
-        }
+
+def _f1_macro(chosen: Int[Tensor, " examples"], y: Int[Tensor, " examples"], labels: int) -> float:
+    """The mean F1 of the labels that are met, to the bit torchmetrics' `multiclass_f1_score`.
+
+    That counts in a table of labels × labels: 80 GB of 100,000.
+    """
+    right, said, there = (part.bincount(minlength=labels) for part in (y[chosen == y], chosen, y))
+    met = (said + there > 0).float()
+    score = 2 * right / (said + there).clamp(min=1)
+    return float((met * score / met.sum()).sum())

@@ -15,7 +15,7 @@ from trainer.report.examples import differing
 from trainer.report.markdown import as_markdown
 from trainer.report.page import render
 from trainer.report.pictures import as_pictures
-from trainer.report.reading import facts_of
+from trainer.report.reading import facts_of, named_results
 from trainer.report.results import BASELINE, read_results
 
 __all__ = ["as_markdown", "as_pictures", "compare", "report"]
@@ -44,5 +44,7 @@ def report(results: Path, facts: Mapping[str, Path], out: Path, texts: Path | No
     """
     read = read_results(results)
     figures = {stage: facts_of(path) for stage, path in facts.items()}
-    write_text(out, render(read, figures, differing(results, texts, read.chosen["head"], BASELINE)))
+    with named_results(results):
+        page = render(read, figures, differing(results, texts, read.chosen["head"], BASELINE))
+    write_text(out, page)
     return out

@@ -13,11 +13,12 @@ from ilse.errors import UserError
 from ilse.files import write_text
 from ilse.tables import LABEL, PAIR_TEXT_ID, SCORE, TEXT_ID
 from trainer.figures import NAMES
+from trainer.report.answered import read_answers
 from trainer.report.charts.parts import Chart
 from trainer.report.charts.runs import runs_chart
 from trainer.report.findings import far_off
 from trainer.report.page import fill
-from trainer.report.reading import Row, unreadable
+from trainer.report.reading import Row, named_results
 from trainer.report.results import Results, read_results
 
 
@@ -56,7 +57,9 @@ def compare(runs: Sequence[str], out: Path) -> Path:
     _check_names([name for name, _ in named])
     read = [Evaluated(name, read_results(folder), _digest(folder)) for name, folder in named]
     _check_metric(read)
-    write_text(out, _render(read))
+    with named_results(named[0][1]):
+        page = _render(read)
+    write_text(out, page)
     return out
 
 
@@ -96,10 +99,7 @@ def _digest(folder: Path) -> str | None:
     path = min((folder / "predictions").glob("*.parquet"), default=None)
     if path is None:
         return None
-    try:
-        table = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise unreadable(path, "a parquet table", str(error).splitlines()[0]) from error
+    table = read_answers(path)
     table = table.filter(pl.col("seed") == pl.col("seed").min())
     known = [name for name in (TEXT_ID, PAIR_TEXT_ID, LABEL, "labels", SCORE) if name in table.columns]
     rows = sorted(repr(row) for row in table.select(known).iter_rows())

@@ -18,7 +18,7 @@ from trainer.report.charts.graph import graph_chart
 from trainer.report.charts.heads import heads_chart
 from trainer.report.charts.layers import layers_chart, weights_charts
 from trainer.report.charts.parts import Chart
-from trainer.report.findings import against_baseline, far_off, label_order, of_head
+from trainer.report.findings import against_baseline, far_off, label_order, of_head, shown_labels
 from trainer.report.results import Results
 
 GRAPH_HEAD = "cayley"
@@ -56,7 +56,8 @@ def draw(results: Results, sure: Interval | None, layers: int | None) -> Drawn:
         "classes": [classes_chart(table) for table in _tables(results, "classes")],
         "graph": _graph(results, layers),
         "curves": curves,
-        "confusion": [] if results.confusion is None else [confusion_chart(results.confusion, label_order(results))],
+        "confusion": [] if results.confusion is None
+        else [confusion_chart(results.confusion, shown_labels(results), len(label_order(results)))],
     }  # fmt: skip
     return Drawn(found | about, loss_cut, heads, omitted)
 

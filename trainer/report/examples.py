@@ -8,8 +8,11 @@ from pathlib import Path
 
 import polars as pl
 
+from ilse.table_files import scan_parquet
 from ilse.tables import LABEL, PAIR_TEXT_ID, TEXT, TEXT_ID
-from trainer.report.reading import Row, unreadable
+from trainer.report.answered import read_answers, require_columns
+from trainer.report.reading import Row
+from trainer.result_tables import unreadable
 
 GAINED, LOST = 12, 6
 """Examples shown: right where the other is wrong, and the other way round."""
@@ -43,7 +46,10 @@ def differing(results: Path, texts: Path | None, head: str, other: str) -> Examp
     ours, theirs = (_answers(path) for path in files.values())
     if ours is None or theirs is None:
         return Examples([], [], lacking="these examples have no single label")
-    both = ours.join(theirs, on=["row", TEXT_ID], suffix="_other")
+    both = ours.join(theirs, on=["row", TEXT_ID, LABEL], suffix="_other")
+    if not len(ours) == len(theirs) == len(both):
+        expected = f"answers to the examples of {files[head].name}"
+        raise unreadable(files[other], expected, f"{len(theirs)} examples, {len(both)} of them the same")
     apart = (pl.col("share") - pl.col("share_other")).abs()
     both = both.sort(apart, TEXT_ID, "row", descending=[True, False, False])
     gained = both.filter(pl.col("share") > 0.5, pl.col("share_other") < 0.5)
@@ -64,8 +70,8 @@ def _lacking(files: Mapping[str, Path], texts: Path | None, head: str, other: st
 
 def _answers(path: Path) -> pl.DataFrame | None:
     """A row an example: `row`, text ids, label, the answer of most seeds, and in how many of `seeds` it is `right`."""
-    table = _read(path)
-    if not {"seed", TEXT_ID, LABEL, "prediction"} <= set(table.columns):
+    table = read_answers(path)
+    if LABEL not in table.columns:
         return None
     place = pl.int_range(pl.len()).over("seed").alias("row")  # the same text may be in two examples
     ids = [name for name in (TEXT_ID, PAIR_TEXT_ID) if name in table.columns]
@@ -80,17 +86,11 @@ def _answers(path: Path) -> pl.DataFrame | None:
     )  # fmt: skip
 
 
-def _read(path: Path) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise unreadable(path, "a parquet table", str(error).splitlines()[0]) from error
-
-
 def _texts(path: Path, rows: pl.DataFrame) -> dict[str, str]:
     ids = [value for name in (TEXT_ID, PAIR_TEXT_ID) if name in rows.columns for value in rows[name]]
     try:
-        table = pl.scan_parquet(path).filter(pl.col(TEXT_ID).is_in(ids)).select(TEXT_ID, TEXT).collect()
+        table = scan_parquet(path).filter(pl.col(TEXT_ID).is_in(ids)).select(TEXT_ID, TEXT).collect()
+        require_columns(path, table, dict.fromkeys((TEXT_ID, TEXT), pl.String))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise unreadable(path, f"columns {TEXT_ID}, {TEXT}", str(error).splitlines()[0]) from error
     return dict(table.iter_rows())

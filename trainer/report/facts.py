@@ -9,6 +9,8 @@ from ilse.tables import SPLITS
 from trainer.report.reading import Row
 from trainer.report.words import plain, seconds
 
+MOST_ROWS = 200
+"""Of one figure, such as the examples of each label."""
 UNITS: dict[str, Callable[[Any], tuple[str, str]]] = {
     "bytes": lambda count: ("size", f"{count / 1e6:,.1f}\u00a0MB"),
     "seconds": lambda value: ("time", seconds(value)),
@@ -43,4 +45,6 @@ def _by_split(name: str, counts: Mapping[str, Any]) -> list[tuple[str, list[Any]
     if not all(isinstance(value, Mapping) for value in counts.values()):
         return [(name, [counts.get(split) for split in SPLITS])]
     inner = dict.fromkeys(key for value in counts.values() for key in value)
+    if len(inner) > MOST_ROWS:
+        return [(f"{name}, how many", [len(counts.get(split, {})) for split in SPLITS])]
     return [(f"{name}: {key}", [counts.get(split, {}).get(key) for split in SPLITS]) for key in inner]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import polars as pl
 
 from trainer.controls import CONTROLS
 from trainer.costs import FIGURES, WITHOUT_CACHE, cost_table
+from trainer.report.charts.analysis import spread
 from trainer.report.reading import Row
 from trainer.report.results import BASELINE, Results
+from trainer.statistics import calibration_error
 
+SHOWN = 200
+"""Labels that are drawn and listed; a picture of more has no room for their names, and a browser hangs on thousands."""
 SIMPLER = 0.9
 """A head counts as simpler up to this share of another's parameters; one parameter fewer does not make it so."""
 
@@ -40,24 +45,47 @@ def told_apart(results: Results) -> set[str] | None:
 
 
 def per_label(results: Results) -> list[Row]:
-    """For each label: its test rows (of one seed), recall, precision, and what it is most often taken for."""
+    """For each label shown: its test rows (of one seed), recall, precision, and what it is most often taken for."""
     table, seeds = results.confusion, results.chosen["seeds"]
     if table is None:
         return []
-    counts = {(a, p): n for a, p, n in table.group_by("actual", "predicted").len().iter_rows()}
-    labels = label_order(results)
+    actual, predicted, taken = Counter[str](), Counter[str](), dict[str, tuple[int, str]]()
+    right = Counter[str]()
+    for label, other, count in table.group_by("actual", "predicted").len().iter_rows():
+        actual[label] += count
+        predicted[other] += count
+        if label == other:
+            right[label] = count
+        else:
+            taken[label] = max(taken.get(label, (0, "")), (count, other))
     rows = []
-    for label in labels:
-        actual = sum(counts.get((label, other), 0) for other in labels)
-        predicted = sum(counts.get((other, label), 0) for other in labels)
-        right = counts.get((label, label), 0)
-        wrong, taken_for = max((counts.get((label, o), 0), o) for o in labels if o != label) if labels[1:] else (0, "")
+    for label in shown_labels(results):
+        wrong, taken_for = taken.get(label, (0, ""))
         rows.append({
-            "label": label, "rows": round(actual / seeds),
-            "recall": right / actual if actual else None, "precision": right / predicted if predicted else None,
-            "taken_for": taken_for if wrong else None, "taken_share": wrong / actual if wrong else None,
+            "label": label, "rows": round(actual[label] / seeds),
+            "recall": right[label] / actual[label] if actual[label] else None,
+            "precision": right[label] / predicted[label] if predicted[label] else None,
+            "taken_for": taken_for if wrong else None, "taken_share": wrong / actual[label] if wrong else None,
         })  # fmt: skip
     return rows
+
+
+def shown_labels(results: Results) -> list[str]:
+    """The labels that are drawn, in their order: of more than `SHOWN`, those with the most wrong answers."""
+    labels, table = label_order(results), results.confusion
+    if len(labels) <= SHOWN or table is None:
+        return labels[:SHOWN]
+    wrong = Counter(table.filter(pl.col("actual") != pl.col("predicted"))["actual"].to_list())
+    place = {label: i for i, label in enumerate(labels)}
+    return sorted(sorted(labels, key=lambda label: (-wrong[label], place[label]))[:SHOWN], key=place.__getitem__)
+
+
+def recalls(results: Results) -> list[Row]:
+    """The rows of `classes.csv`, of the labels whose recall differs most between layers where there are many."""
+    table = results.analysis.get("classes")
+    if table is None:
+        return []
+    return table.filter(pl.col("label").is_in(spread(table)[:SHOWN])).to_dicts()
 
 
 def label_order(results: Results) -> list[str]:
@@ -105,9 +133,11 @@ def far_off(leaderboard: pl.DataFrame) -> list[str]:
 
 
 def calibration_errors(results: Results) -> dict[str, float]:
-    """The median expected calibration error over seeds by head, of those for which it was measured."""
-    known = results.runs.drop_nulls("test_ece").group_by("head").agg(pl.col("test_ece").median())
-    return {head: error for head, error in known.sort("head").iter_rows()}
+    """The expected calibration error by head, over all seeds; none where examples have no single label."""
+    if results.calibration is None:
+        return {}
+    of_heads = results.calibration.partition_by("head", as_dict=True).items()
+    return {str(head): error for (head,), table in of_heads if (error := calibration_error(table)) is not None}
 
 
 def of_head(table: pl.DataFrame | None, wanted: str) -> tuple[str, pl.DataFrame] | None:

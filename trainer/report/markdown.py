@@ -11,7 +11,7 @@ from ilse.files import write_text
 from trainer.figures import NAMES, upfirst
 from trainer.intervals import interval
 from trainer.report.findings import against_baseline, contains_zero, difference, ties
-from trainer.report.reading import Row
+from trainer.report.reading import Row, named_results
 from trainer.report.results import BASELINE, Results, read_results
 from trainer.report.words import digits, percent, plain, points, probability, seconds
 
@@ -19,7 +19,8 @@ from trainer.report.words import digits, percent, plain, points, probability, se
 def as_markdown(results: Path, out: Path) -> Path:
     """Write the short report of the evaluation in `results` to `out`; raises what `report` does."""
     read = read_results(results)
-    parts = [_headline(read), *_plainly(read), *_leaderboard(read), *_comparison(read)]
+    with named_results(results):
+        parts = [_headline(read), *_plainly(read), *_leaderboard(read), *_comparison(read)]
     write_text(out, "\n".join(parts) + "\n")
     return out
 

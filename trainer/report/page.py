@@ -19,6 +19,7 @@ import vl_convert
 from markupsafe import Markup
 
 from ilse.tables import SPLITS
+from ilse.terminal import visible
 from trainer.figures import NAMES, upfirst
 from trainer.intervals import interval
 from trainer.report import theme, words
@@ -30,7 +31,9 @@ from trainer.report.findings import (
     calibration_errors,
     contains_zero,
     difference,
+    label_order,
     per_label,
+    recalls,
     ties,
     told_apart,
     total_costs,
@@ -64,6 +67,7 @@ def render(results: Results, facts: Mapping[str, Row | None], examples: Examples
         above=[r for r in rows if r["test_score"] > best["test_score"] and not r["control"]],
         compared=against_baseline(results), difference=difference(results), contains_zero=contains_zero,
         charts=drawn.charts, drawn=drawn, splits=SPLITS, labels=per_label(results), examples=examples,
+        labels_known=len(label_order(results)), recalls=recalls(results),
         baseline=BASELINE, costs=total_costs(results, facts.get("extract") or {}),
         sections={n: title for n, title in SECTIONS.items() if n not in ONLY_WITH_CHARTS or drawn.charts[n]},
         facts={stage: None if figures is None else split_facts(figures) for stage, figures in facts.items()},
@@ -74,15 +78,14 @@ def render(results: Results, facts: Mapping[str, Row | None], examples: Examples
 def drawing_of(results: Results, facts: Mapping[str, Row | None]) -> Drawn:
     """The page's charts."""
     sure = interval(results.metrics.metric, results.chosen["test_score"], results.metrics.test_rows)
-    layers = (facts.get("extract") or {}).get("layers")
-    return draw(results, sure and sure[1], layers if isinstance(layers, int) else None)
+    return draw(results, sure and sure[1], (facts.get("extract") or {}).get("layers"))
 
 
 def fill(template: str, **values: Any) -> str:
     """A template of ours with its values, the scripts, the colours and the policy."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trainer.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+        undefined=jinja2.StrictUndefined, finalize=lambda value: visible(value) if type(value) is str else value,
     )  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False, "separators": (",", ":")}
     environment.filters.update(

@@ -9,8 +9,9 @@ from typing import Any
 import vl_convert
 
 from ilse.files import replacing_folder
+from ilse.ours import PICTURES
 from trainer.report.page import drawing_of, vegalite
-from trainer.report.reading import facts_of
+from trainer.report.reading import facts_of, named_results
 from trainer.report.results import read_results
 from trainer.report.theme import CONFIG, LIGHT, on_paper
 
@@ -26,8 +27,10 @@ def as_pictures(results: Path, facts: Mapping[str, Path], out: Path) -> Path:
 
     Takes and raises what `report` does.
     """
-    drawn = drawing_of(read_results(results), {stage: facts_of(path) for stage, path in facts.items()})
-    with replacing_folder(out) as folder:
+    read, figures = read_results(results), {stage: facts_of(path) for stage, path in facts.items()}
+    with named_results(results):
+        drawn = drawing_of(read, figures)
+    with replacing_folder(out, PICTURES, "--figures") as folder:
         for section, charts in drawn.charts.items():
             for number, chart in enumerate(charts, start=1):
                 _write(folder / f"{section}-{number}", chart.spec, chart.spec["height"] if section in SQUARE else WIDTH)

@@ -1,21 +1,26 @@
-"""Tables in: CSV files with checked columns, in which labels stay text and numbers are numbers or empty."""
+"""Files of an evaluation in: tables that are there or not, and the stages' figures."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ilse.errors import UserError
+from ilse.reading import read_json
+from trainer.result_tables import Table, read_table, unreadable
 
-Columns = Mapping[str, Any]
 Row = dict[str, Any]
 
-TEXT, NUMBER, COUNT, FLAG = pl.String, pl.Float64, pl.Int64, pl.Boolean
-"""Kinds of columns."""
+MOST, DEPTH = 2**63, 8
+"""Of a stage's figures: the largest number, and how deep they may be nested."""
+MOST_LAYERS = 4097
+"""Of a model of `pipeline.model.folder.MOST` blocks."""
 
 
 def required(path: Path) -> Path:
@@ -30,44 +35,33 @@ def required(path: Path) -> Path:
     return path
 
 
-def optional(paths: list[Path], columns: Columns, may: Columns | None = None) -> pl.DataFrame | None:
+def optional(paths: list[Path], wanted: Table) -> pl.DataFrame | None:
     """The rows of those of the files that are there; None without any."""
-    tables = [table(path, columns, may) for path in paths if path.is_file()]
+    tables = [read_table(path, wanted) for path in paths if path.is_file()]
     whole = pl.concat(tables) if tables else pl.DataFrame()
     return None if whole.is_empty() else whole
 
 
-def filled(path: Path, columns: Columns, may: Columns | None = None) -> pl.DataFrame:
+def filled(path: Path, wanted: Table) -> pl.DataFrame:
     """A table that must have rows."""
-    found = table(path, columns, may)
+    found = read_table(path, wanted)
     if found.is_empty():
         raise unreadable(path, "at least one row", "only a header")
     return found
 
 
-def table(path: Path, columns: Columns, may: Columns | None = None) -> pl.DataFrame:
-    """The named columns of a CSV, and those of `may`, empty where it lacks them.
-
-    Labels stay text ('1', 'NA', ''), and numbers that JSON lacks become null.
-    """
-    kinds = {**columns, **(may or {})}
+@contextmanager
+def named_results(folder: Path) -> Iterator[None]:
+    """Turns what stumbles over figures that no evaluation writes, such as none at all, into a `UserError`."""
     try:
-        read = pl.read_csv(path, infer_schema=False)
-        absent = [pl.lit(None, TEXT).alias(name) for name in (may or {}) if name not in read.columns]
-        typed = [_typed(name, kind) for name, kind in kinds.items()]
-        return read.with_columns(absent).select(list(kinds)).fill_null("").with_columns(typed)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise unreadable(path, f"columns {', '.join(columns)}", str(error).splitlines()[0]) from error
-
-
-def _typed(name: str, kind: Any) -> pl.Expr:
-    text = pl.col(name)
-    if kind == TEXT:
-        return text
-    if kind == FLAG:
-        return text.str.to_lowercase().replace_strict({"true": True, "false": False, "": None}, return_dtype=FLAG)
-    number = text.replace("", None).cast(NUMBER)
-    return pl.when(number.is_finite()).then(number).cast(kind)
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        found = f"figures that can't be drawn: {type(error).__name__} {' '.join(str(error).split())}"
+    except (jinja2.UndefinedError, pl.exceptions.PolarsError) as error:
+        found = f"figures that can't be drawn: {str(error).splitlines()[0]}"
+    else:
+        return
+    raise unreadable(folder, "the figures of one evaluation", found[:300])
 
 
 def facts_of(path: Path) -> Row | None:
@@ -75,17 +69,42 @@ def facts_of(path: Path) -> Row | None:
     if not path.is_file():
         return None
     try:
-        facts = json.loads(path.read_bytes())
-    except ValueError as error:
+        facts = read_json(path)
+    except (OSError, ValueError) as error:
         raise unreadable(path, "JSON", str(error)) from error
-    return facts if isinstance(facts, dict) else {"value": facts}
+    found = facts if isinstance(facts, dict) else {"value": facts}
+    try:
+        Figures.model_validate(found)
+        _require_plain(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise unreadable(path, "a stage's figures", f"{place}: {first['msg']}") from error
+    except ValueError as error:
+        raise unreadable(path, "a stage's figures", str(error)) from error
+    return found
 
 
-def unreadable(path: Path, expected: str, found: str) -> UserError:
-    """The error for a file that is there and of no use."""
-    return UserError(
-        f"results {path}",
-        expected=expected,
-        found=found,
-        next_step="run the stage that writes it again, or 'dvc repro'",
-    )
+class Figures(BaseModel):
+    """What the page computes with; a stage may leave any of it out, and may say more."""
+
+    model_config = ConfigDict(strict=True)
+
+    texts: int = Field(0, ge=0, le=MOST)
+    texts_computed: int = Field(0, ge=0, le=MOST)
+    tokens: int = Field(0, ge=0, le=MOST)
+    seconds: float = Field(0.0, ge=0, le=MOST)
+    tokens_per_second: float = Field(0.0, ge=0, le=MOST)
+    layers: int = Field(1, ge=1, le=MOST_LAYERS)
+    bytes: int = Field(0, ge=0, le=MOST)
+
+
+def _require_plain(value: Any, place: str = "the file", depth: int = 0) -> None:
+    if depth > DEPTH:
+        raise ValueError(f"{place[:80]}: values inside one another, more than {DEPTH} deep")
+    if isinstance(value, int | float) and abs(value) > MOST:
+        raise ValueError(f"{place[:80]}: a number beyond ±2⁶³")
+    for name, inside in value.items() if isinstance(value, dict) else ():
+        _require_plain(inside, name if depth == 0 else f"{place}.{name}", depth + 1)
+    for inside in value if isinstance(value, list) else ():
+        _require_plain(inside, place, depth + 1)

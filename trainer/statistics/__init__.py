@@ -10,7 +10,7 @@ tests the same without seeds, `multiple` corrects for the number of heads, `comp
 from __future__ import annotations
 
 from trainer.statistics.calibration import calibration_error, reliability
-from trainer.statistics.classes import macro_f1, per_class
+from trainer.statistics.classes import per_class
 from trainer.statistics.comparison import compare_accuracy, compare_figure
 from trainer.statistics.differences import Difference, difference
 from trainer.statistics.estimates import Estimate, of_figure, of_rows
@@ -26,7 +26,6 @@ __all__ = [
     "compare_figure",
     "difference",
     "holm",
-    "macro_f1",
     "mcnemar",
     "mcnemar_over_seeds",
     "of_figure",

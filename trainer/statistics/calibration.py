@@ -45,11 +45,14 @@ def reliability(
     return pl.DataFrame(columns, schema_overrides={name: pl.Float64 for name in means})
 
 
-def calibration_error(table: pl.DataFrame) -> float:
+def calibration_error(table: pl.DataFrame) -> float | None:
     """Expected calibration error of a `reliability` table: mean distance of accuracy and confidence over rows (eq. 3).
+
+    None of a table without rows.
 
     torchmetrics' `multiclass_calibration_error` is the same, but for answers with a probability of exactly 1, which it
     puts into a bin of their own; a softmax in float32 gives many.
     """
-    share = pl.col("rows") / pl.col("rows").sum()
-    return float(table.select((share * (pl.col("accuracy") - pl.col("confidence")).abs()).sum()).item())
+    filled = table.filter(pl.col("rows") > 0)
+    apart = (filled["rows"] * (filled["accuracy"] - filled["confidence"]).abs()).sum()
+    return float(apart) / float(filled["rows"].sum()) if len(filled) else None

@@ -39,17 +39,6 @@ def per_class(
     )
 
 
-def macro_f1(table: pl.DataFrame) -> float:
-    """Mean F1 of the classes that have rows, of a `per_class` table.
-
-    torchmetrics and scikit-learn count a class without rows too, with 0, as soon as it is predicted once: one stray
-    answer then costs as much as a whole class. Here it costs the recall of the row's own class, and no more.
-    """
-    mean = table["f1"].mean()
-    assert isinstance(mean, float)  # there are rows, and each has a class
-    return mean
-
-
 def _shares(
     parts: Int[np.ndarray, " labels"], wholes: Int[np.ndarray, " labels"], there: Int[np.ndarray, " labels"]
 ) -> list[float | None]:

@@ -18,7 +18,10 @@ from ilse.params import Section
 from trainer.treatment.pca import PCA
 from trainer.treatment.standardise import Standardise
 
-__all__ = ["PCA", "Standardise", "Treatment", "TreatmentOptions"]
+__all__ = ["PCA", "Standardise", "Treat", "Treatment", "TreatmentOptions"]
+
+Treat = Callable[[Float[Tensor, "rows layers width"]], Float[Tensor, "rows layers treated"]]
+"""What is done to rows, or to tokens, by layer."""
 
 
 class TreatmentOptions(Section):

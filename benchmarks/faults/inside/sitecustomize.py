@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import re
-import signal
 import sys
 import time
 
@@ -24,11 +23,13 @@ def install(plan):
         if operation not in OPERATIONS:
             return
         target = arguments[1] if operation in ("os.rename", "os.link") else arguments[0]
-        if not isinstance(target, (str, os.PathLike)) or not os.fspath(target).startswith(where):
+        if not isinstance(target, (str, os.PathLike)) or not absolute(target).startswith(where):
             return
         moment = next(number) if mine else 0
+        if moment and plan["tally"]:
+            append(plan["tally"], moment)
         if moment and moment == plan["kill_at"]:
-            os.kill(os.getpid(), signal.SIGKILL)
+            strike(plan["signal"], plan["delay"])
         if moment in pauses:
             pause(f"{plan['gate']}.{moment}")
         if operation == "os.rename" and RECORD.search(os.fspath(target)):
@@ -36,6 +37,26 @@ def install(plan):
             append(plan["log"], os.fspath(target))
 
     sys.addaudithook(hook)
+
+
+def absolute(target):
+    """As text; what can't be one lies under no folder of the campaign."""
+    target = os.fspath(target)
+    if isinstance(target, bytes):
+        target = os.fsdecode(target)
+    return target if target.startswith("/") else f"{os.getcwd()}/{target}"
+
+
+def strike(number, delay):
+    """Sends the process a signal, now or after some seconds."""
+    if not delay:
+        os.kill(os.getpid(), number)
+        return
+    import threading
+
+    timer = threading.Timer(delay, os.kill, [os.getpid(), number])
+    timer.daemon = True
+    timer.start()
 
 
 def append(path, line):

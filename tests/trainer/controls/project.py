@@ -57,9 +57,9 @@ class Project:
         return found
 
 
-def made_with_texts(folder: Path) -> tuple[Made, Project]:
+def made_with_texts(folder: Path, **capture: Any) -> tuple[Made, Project]:
     folder.mkdir(exist_ok=True)
-    made = write_task(folder)
+    made = write_task(folder, **capture)
     draw = np.random.default_rng(0)
     texts = [
         " ".join(["report", f"day{draw.integers(9)}", WORDS[label], f"page{draw.integers(9)}"])

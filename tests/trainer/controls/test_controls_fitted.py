@@ -100,7 +100,8 @@ def test_the_probe_is_a_direct_fit_whose_penalty_validation_chooses(
     made, project = both
     figures = project.fit(name, grid=GRID)
     y = {split: made.table.filter(split=split)["label_index"].to_numpy() for split in ("train", "validation")}
-    fits = [LogisticRegression(C=c, max_iter=1000).fit(mean_of_layers(made, "train", layers), y["train"]) for c in GRID]
+    exact = {"max_iter": 9000, "tol": 1e-8}
+    fits = [LogisticRegression(C=c, **exact).fit(mean_of_layers(made, "train", layers), y["train"]) for c in GRID]
     x = mean_of_layers(made, "validation", layers)
     losses = [-np.log(fit.predict_proba(x)[np.arange(45), y["validation"]]).mean() for fit in fits]
     merits = [(fit.score(x, y["validation"]), -loss) for fit, loss in zip(fits, losses, strict=True)]

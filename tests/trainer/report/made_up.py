@@ -179,7 +179,6 @@ def write_everything(folder: Path, **options: Any) -> tuple[Path, dict[str, Path
     _write(results / "comparison.csv", _comparison(results))
     _write_analysis(draw, results / "analysis", names, labels)
     _write(results / "calibration.csv", [_bin(i) for i in range(10)])
-    edit(results / "runs.csv", test_ece=0.02 + pl.col("seed").cast(pl.Float64) / 100)
     texts = [{"text_id": f"{i:032x}", "text": f"A headline of some words, number {i}"} for i in range(TEST_ROWS)]
     texts[0]["text"] = f"{HOSTILE} " + "word " * 100
     pl.DataFrame(texts).write_parquet(folder / "texts.parquet")

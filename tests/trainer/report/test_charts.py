@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from trainer.heads.cayley import cayley_adjacency, smallest_modulus
 from trainer.report.charts.analysis import cka_chart, classes_chart, spread
-from trainer.report.charts.calibration import table_ece
 from trainer.report.charts.cost import cost_chart, frontier
 from trainer.report.charts.graph import graph_chart
 from trainer.report.charts.parts import Chart
@@ -59,12 +58,6 @@ def test_a_head_that_costs_nothing_has_a_place_on_the_log_axis() -> None:
     data = values(cost_chart(board, "parameters", "h02", "accuracy"), 1)
     assert [row["at"] for row in data] == [pytest.approx(100 / 3), 100, 1000]
     assert data[0]["parameters"] == 0
-
-
-def test_the_calibration_error_by_hand() -> None:
-    table = pl.DataFrame({"rows": [10, 0, 30], "confidence": [0.2, None, 0.9], "accuracy": [0.3, None, 0.8]})
-    assert table_ece(table) == pytest.approx((10 * 0.1 + 30 * 0.1) / 40)
-    assert table_ece(table.filter(pl.col("rows") == 0)) is None
 
 
 def test_half_a_table_of_likeness_makes_a_whole_picture() -> None:

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from ilse.cli import main
+from ilse.ours import PICTURES
 from tests.trainer.report.made_up import HOSTILE, edit, write_everything, write_results
 from trainer.report import as_markdown, as_pictures
 
@@ -36,7 +37,8 @@ def test_markdown_of_an_old_evaluation_says_what_is_missing(tmp_path: Path) -> N
 
 def test_a_name_is_no_markup(tmp_path: Path) -> None:
     results, _ = write_results(tmp_path)
-    edit(results / "leaderboard.csv", head=pl.col("head").replace("fc", f"a|b`{HOSTILE}[x](y) @you"))
+    for table in ("leaderboard.csv", "runs.csv"):
+        edit(results / table, head=pl.col("head").replace("fc", f"a|b`{HOSTILE}[x](y) @you"))
     text = as_markdown(results, tmp_path / "report.md").read_text()
     assert r"| a\|b\`&lt;/script&gt;&lt;script&gt;alert\(1\)&lt;/script&gt;\[x\]\(y\) \@you |" in text
 
@@ -47,6 +49,7 @@ def test_every_chart_becomes_a_picture_in_the_light_scheme(tmp_path: Path) -> No
     for path in (results / "curves").glob("*.csv"):
         path.unlink() if path.stem not in ("cayley", "fc") else None
     names = {path.name for path in as_pictures(results, facts, tmp_path / "figures").iterdir()}
+    assert PICTURES.foreign(tmp_path / "figures") is None
     assert {"comparison-1.svg", "cost-2.png", "curves-2.svg", "graph-1.png", "cka-1.svg"} <= names
     assert {path.removesuffix(".svg") for path in names if path.endswith(".svg")} == {
         path.removesuffix(".png") for path in names if path.endswith(".png")

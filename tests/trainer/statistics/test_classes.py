@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional import classification
 
 from ilse.errors import UserError
-from trainer.statistics import macro_f1, per_class
+from trainer.statistics import per_class
 
 LABELS = ("art", "law", "war")
 
@@ -24,8 +24,6 @@ def test_torchmetrics_says_the_same_where_all_classes_are_there(drawn: list[tupl
     for name in ("precision", "recall", "f1"):
         of = getattr(classification, f"multiclass_{name if name != 'f1' else 'f1_score'}")
         assert table[name].to_list() == pytest.approx(of(answers, y, 3, average="none").tolist())
-    known = classification.multiclass_f1_score(answers, y, 3, average="macro")
-    assert macro_f1(table) == pytest.approx(float(known))
     assert table["rows"].to_list() == np.bincount(pairs[:, 0]).tolist()
     assert table["label"].to_list() == list(LABELS)
 
@@ -37,7 +35,6 @@ def test_classes_without_rows_and_without_answers() -> None:
         ("law", 2, 0, None, 0.0, 0.0),
         ("war", 0, 1, 0.0, None, None),
     ]
-    assert macro_f1(table) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(

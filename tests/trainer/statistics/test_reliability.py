@@ -35,6 +35,7 @@ def test_by_hand() -> None:
     table = reliability(np.array([0.1, 0.5, 0.5, 0.9, 1.0]), np.array([True, True, False, True, False]), bins=2)
     assert table.rows() == [(0.0, 0.5, 3, pytest.approx(1.1 / 3), 2 / 3), (0.5, 1.0, 2, pytest.approx(0.95), 0.5)]
     assert calibration_error(table) == pytest.approx((3 * 0.3 + 2 * 0.45) / 5)
+    assert calibration_error(table.clear()) is None
 
 
 def test_a_bin_has_its_upper_end() -> None:

@@ -8,6 +8,7 @@ import polars as pl
 from trainer.report.charts.parts import Chart, data, layered, percent_axis, spec, tips
 from trainer.report.theme import ACCENT, MUTED
 from trainer.report.words import percent
+from trainer.statistics import calibration_error
 
 
 def reliability_chart(head: str, table: pl.DataFrame) -> Chart:
@@ -26,14 +27,6 @@ def reliability_chart(head: str, table: pl.DataFrame) -> Chart:
             size=size, tooltip=tips("confidence", "accuracy", "rows")
         ),
     )  # fmt: skip
-    words = (
-        f"In {len(rows)} bins of confidence, {head} has an expected calibration error of {percent(table_ece(table))}."
-    )
+    error = percent(calibration_error(table))
+    words = f"In {len(rows)} bins of confidence, {head} has an expected calibration error of {error}."
     return Chart("Confidence and truth", spec(drawn, 320), words)
-
-
-def table_ece(table: pl.DataFrame) -> float | None:
-    """Expected calibration error, Σ rows |accuracy − confidence| / Σ rows (Guo et al., arXiv 1706.04599, eq. 3)."""
-    known = table.filter(pl.col("rows") > 0).drop_nulls(["confidence", "accuracy"])
-    apart = (known["accuracy"] - known["confidence"]).abs() * known["rows"]
-    return float(apart.sum()) / float(known["rows"].sum()) if len(known) else None

@@ -15,11 +15,15 @@ LABELS_WITH_NUMBERS = 12
 """A confusion matrix of more labels has no room for a number in each cell."""
 
 
-def confusion_chart(confusion: pl.DataFrame, labels: list[str]) -> Chart:
-    """Share of each actual label's rows (over all seeds) that was given each label; `labels` in the order shown."""
+def confusion_chart(confusion: pl.DataFrame, labels: list[str], known: int | None = None) -> Chart:
+    """Share of each actual label's rows (over all seeds) that was given each label; `labels` in the order shown.
+
+    `known` is how many there are, where more than those are.
+    """
     counts = confusion.group_by("actual", "predicted").len("rows")
     shares = counts.with_columns((pl.col("rows") / pl.col("rows").sum().over("actual")).round(5).alias("share"))
-    rows = shares.sort("actual", "predicted").to_dicts()
+    shown = [pl.col(name).is_in(labels) for name in ("actual", "predicted")]
+    rows = shares.filter(shown).sort("actual", "predicted").to_dicts()
     for row in rows:
         row["strong"], row["text"] = row["share"] > 0.55, f"{100 * row['share']:.0f}"
     many = len(labels) > LABELS_WITH_NUMBERS
@@ -37,5 +41,8 @@ def confusion_chart(confusion: pl.DataFrame, labels: list[str]) -> Chart:
     drawn = drawn.properties(view=alt.ViewBackground(fill=WASH))
     right = {row["actual"]: row["share"] for row in rows if row["actual"] == row["predicted"]}
     worst = min(labels, key=lambda label: right.get(label, 0.0))
-    words = f"Confusion matrix of {len(labels)} labels; least often met is {worst}, {percent(right.get(worst, 0.0))}."
+    of = f" of {known}, those with the most wrong answers" if known and known > len(labels) else ""
+    words = (
+        f"Confusion matrix of {len(labels)} labels{of}; least often met is {worst}, {percent(right.get(worst, 0.0))}."
+    )
     return Chart("Confusion matrix", spec(drawn, len(labels) * (12 if many else 48)), words)

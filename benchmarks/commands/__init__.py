@@ -1,0 +1,1 @@
+"""The commands campaign: every command of the command line, disturbed in every way that its surroundings can."""

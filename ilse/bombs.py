@@ -1,0 +1,13 @@
+"""How much a packed file may unpack to before it counts as one that was made to fill memory or time."""
+
+from __future__ import annotations
+
+MOST_PACKED = 200
+"""How many bytes one packed byte may give; text gives ten, and a bomb a thousand."""
+ALWAYS_FINE = 64 * 2**20
+"""Bytes that may come of any file."""
+
+
+def is_bomb(unpacked: int, packed: int) -> bool:
+    """Whether so many bytes are more than honest data give."""
+    return unpacked > max(ALWAYS_FINE, MOST_PACKED * packed)

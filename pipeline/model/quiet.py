@@ -1,0 +1,22 @@
+"""Transformers says nothing while a call of ours lasts, and speaks as its caller set it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers.utils import logging
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without its progress bars and advice, which would run into ours; a block, or a function under `@quietly()`."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,27 @@
+"""Which pooled arrays of a cache make a row: one, or several, joined along the width in the order named.
+
+`TOKENS` is none of them: the head reads the states of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.store import Cache
+
+Poolings = str | Sequence[str]
+"""A name, as `mean`, or several."""
+TOKENS = "tokens"
+"""In place of a pooling's name, for a head that reads tokens."""
+
+
+def pooling_names(poolings: Poolings) -> tuple[str, ...]:
+    """Them, one by one."""
+    return (poolings,) if isinstance(poolings, str) else tuple(poolings)
+
+
+def row_width(cache: Cache, poolings: Poolings) -> int:
+    """Values that a layer has in a row of these poolings, or in the state of a token."""
+    if poolings == TOKENS:
+        return cache.token_width
+    return len(pooling_names(poolings)) * cache.dim
