@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -13,7 +13,8 @@ from typing import Any
 
 import optuna
 import polars as pl
-from optuna.exceptions import StorageInternalError
+from filelock import FileLock, Timeout
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import make_url
@@ -81,11 +82,24 @@ def tune(tuning: TuneParams, params: TrainParams, head: str, cache: str | Path, 
         if left > 0:
             now = current(params, head, list(space))
             study.enqueue_trial({key: now[key] for key in space if _holds(space[key], now[key])}, skip_if_exists=True)
-            study.optimize(
-                _Objective(tuning, params, head, task, space),
-                callbacks=[optuna.study.MaxTrialsCallback(tuning.trials, states=COUNTED), _tell],
-            )
+            _search(study, _Objective(tuning, params, head, task, space), tuning.trials)
         return _write(study, head, results)
+
+
+def _search(study: optuna.Study, objective: Callable[[optuna.Trial], float], trials: int) -> None:
+    """Runs trials until the study has `trials`, whatever other processes do to those of this one.
+
+    A process that sleeps, as in a closed laptop, is taken for dead by the others, which give its trial up and try it
+    again. Optuna then ends the one that wakes up with an error; here it goes on with the next trial.
+    """
+    enough = optuna.study.MaxTrialsCallback(trials, states=COUNTED)
+    while len(study.get_trials(deepcopy=False, states=COUNTED)) < trials:
+        try:
+            study.optimize(objective, callbacks=[enough, _tell])
+        except (UpdateFinishedTrialError, ValueError) as error:
+            if not isinstance(error, UpdateFinishedTrialError) and not str(error).startswith("Cannot tell a FAIL"):
+                raise
+            say(f"{study.study_name}: another process took a trial of this one for dead and tries it again")
 
 
 class _Objective:
@@ -127,9 +141,8 @@ class _Objective:
 
 def _study(tuning: TuneParams, head: str, key: str) -> optuna.Study:
     try:
-        if (address := make_url(tuning.storage)).drivername == "sqlite" and address.database:
-            # As the library reads it: `%20` is a blank, and what follows `?` is no part of the name.
-            Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+        if file := _file_of(tuning.storage):
+            file.parent.mkdir(parents=True, exist_ok=True)
         storage = _storage(tuning.storage)
         study = optuna.create_study(
             study_name=head,
@@ -166,7 +179,7 @@ def _usable(address: str) -> Iterator[None]:
     """Says of a storage that fails in the block what is the matter: a file that is locked, a server that is lost."""
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError) as error:
+    except (StorageInternalError, SQLAlchemyError, Timeout) as error:
         if full := disk_error(error):
             raise OSError(full.errno, full.strerror, address.removeprefix("sqlite:///")) from error
         if _is_locked(error):
@@ -186,18 +199,37 @@ def _usable(address: str) -> Iterator[None]:
 
 
 def _is_locked(error: BaseException) -> bool:
-    """Whether SQLite was kept waiting by another program."""
+    """Whether SQLite, or the lock of who takes a trial, was kept waiting by another program."""
+    if isinstance(error, Timeout):
+        return True
     while error.__cause__ is not None:
         error = error.__cause__
     return "database is locked" in str(error) or "database table is locked" in str(error)
 
 
 class _Storage(RDBStorage):
-    """Misses a sign of life that can't be written, as while another program has the file: the next one will do."""
+    """A storage that processes share, in a SQLite file too."""
 
     def record_heartbeat(self, trial_id: int) -> None:
+        """Misses a sign of life that can't be written, as while another program has the file: the next one will do."""
         with suppress(StorageInternalError, DBAPIError):
             super().record_heartbeat(trial_id)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Lets one process alone take up a trial that waits, or give up one that is dead; True for that one.
+
+        Optuna reads the state and then writes it, under a lock of the row. SQLite has no such locks: two processes took
+        the same trial, and the one that finished second ended with an error. A file beside the database stands in.
+        """
+        file = _file_of(self.url)
+        with FileLock(f"{file}.lock", timeout=PATIENCE_SECONDS) if file else nullcontext():
+            return super().set_trial_state_values(trial_id, state, values)
+
+
+def _file_of(address: str) -> Path | None:
+    """The file of a SQLite database, as the library reads it: `%20` is a blank, what follows `?` is no part of it."""
+    url = make_url(address)
+    return Path(url.database) if url.drivername == "sqlite" and url.database not in (None, "", ":memory:") else None
 
 
 @retry(

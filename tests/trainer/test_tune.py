@@ -19,6 +19,9 @@ import optuna
 import polars as pl
 import pytest
 import yaml
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 
 import trainer.tune
 from ilse.edit import set_values
@@ -170,7 +173,7 @@ from trainer.config import TrainParams
 from trainer.space import TuneParams
 
 torch.set_num_threads(1)
-trainer.tune.HEARTBEAT_SECONDS = 1
+trainer.tune.HEARTBEAT_SECONDS = int(sys.argv[4])
 folder = Path(sys.argv[1])
 params = TrainParams.model_validate_json(sys.argv[2])
 tuning = TuneParams.model_validate_json(sys.argv[3])
@@ -178,8 +181,8 @@ trainer.tune.tune(tuning, params, "mlp", folder / "cache.zarr", folder / "exampl
 """
 
 
-def start(folder: Path, params: TrainParams, search: TuneParams) -> subprocess.Popen[str]:
-    given = [str(folder), params.model_dump_json(exclude_unset=True), search.model_dump_json()]
+def start(folder: Path, params: TrainParams, search: TuneParams, heartbeat: int) -> subprocess.Popen[str]:
+    given = [str(folder), params.model_dump_json(exclude_unset=True), search.model_dump_json(), str(heartbeat)]
     return subprocess.Popen([sys.executable, "-c", SEARCH, *given], stderr=subprocess.PIPE, text=True)
 
 
@@ -188,7 +191,7 @@ def test_a_killed_search_goes_on(tmp_path: Path, quick: Quick, monkeypatch: pyte
     """Killed with -9 within a trial: no finished one is lost, and the one that was cut short is tried again."""
     made = write_task(tmp_path)
     params, search = quick(recipe={"epochs": 60}), tuning(tmp_path, trials=6, pruning=False)
-    process = start(tmp_path, params, search)
+    process = start(tmp_path, params, search, heartbeat=1)
     assert process.stderr is not None
     done = [process.stderr.readline(), process.stderr.readline()]
     assert all(line.startswith("mlp trial") for line in done), done
@@ -220,6 +223,49 @@ def test_searches_that_start_together_make_one_storage(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(opens, range(4)))
+
+
+@pytest.mark.parametrize("state", [TrialState.RUNNING, TrialState.FAIL])
+def test_one_of_many_takes_up_a_trial_or_gives_it_up(tmp_path: Path, state: TrialState) -> None:
+    """SQLite locks no rows: by Optuna's own storage, of eight that ask at once several were told that they have it."""
+    address = f"sqlite:///{tmp_path / 'shared.db'}"
+    study = optuna.create_study(storage=trainer.tune._storage(address), study_name="shared")
+    storages = [trainer.tune._storage(address) for _ in range(8)]
+    together = threading.Barrier(8)
+
+    def takes(storage: RDBStorage, trial_id: int) -> bool:
+        together.wait()
+        try:
+            return storage.set_trial_state_values(trial_id, state)
+        except UpdateFinishedTrialError:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(10):
+            waiting = optuna.trial.create_trial(state=TrialState.WAITING)
+            number = storages[0].create_new_trial(study._study_id, template_trial=waiting)
+            if state is TrialState.FAIL:
+                assert storages[0].set_trial_state_values(number, TrialState.RUNNING)
+            assert sum(pool.map(takes, storages, [number] * 8)) == 1
+
+
+def test_a_search_whose_trial_another_process_gave_up_goes_on(
+    made: Made, quick: Quick, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As of a computer that slept in mid-trial."""
+    original, search = trainer.tune.fit, tuning(made.cache.parent, trials=3)
+
+    def given_up(*given: Any, **more: Any) -> Any:
+        monkeypatch.setattr(trainer.tune, "fit", original)
+        study = optuna.load_study(study_name="mlp", storage=search.storage)
+        [running] = [trial for trial in study.trials if trial.state is TrialState.RUNNING]
+        assert trainer.tune._storage(search.storage).set_trial_state_values(running._trial_id, TrialState.FAIL)
+        return original(*given, **more)
+
+    monkeypatch.setattr(trainer.tune, "fit", given_up)
+    assert run(made, quick(), trials=3).trials == 3
+    assert "another process took a trial of this one for dead" in capfd.readouterr().err
+    assert set(trials(made)["state"]) == {"complete"}
 
 
 @contextmanager
@@ -268,7 +314,7 @@ def test_a_storage_that_is_locked_for_a_while_is_waited_for(
 def test_two_processes_share_a_study(tmp_path: Path, quick: Quick) -> None:
     write_task(tmp_path)
     params, search = quick(recipe={"epochs": 30}), tuning(tmp_path, trials=10)
-    processes = [start(tmp_path, params, search) for _ in range(2)]
+    processes = [start(tmp_path, params, search, heartbeat=30) for _ in range(2)]
     said = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     counts = [text.count("mlp trial") for text in said]
