@@ -1,23 +1,28 @@
 """Test accuracy of the heads on the paper's classification tasks, against our twin of the published Cayley code.
 
-    python -m benchmarks.accuracy DATA WORK [--tasks NAME ...] [--contenders NAME ...] [--seeds N] [--quick]
+    python -m benchmarks.accuracy DATA WORK [--models NAME ...] [--tasks NAME ...] [--contenders NAME ...] [--seeds N]
+                                  [--quick]
 
 DATA has a folder a task with `train.parquet`, `test.parquet` and perhaps `validation.parquet`, columns `text` and
-`label`. WORK keeps the model, the caches and every finished run: a run that is stopped goes on, and a second one adds
-what it is told to add. SmolLM2-135M, mean pooling, at most 128 tokens, float16, by the same stages that a user runs.
+`label`. WORK keeps the models, the caches and every finished run: a run that is stopped goes on, and a second one adds
+what it is told to add. Mean pooling, at most 128 tokens, float16, and the state of every token in seven layers, by the
+same stages that a user runs.
 
 Each contender (`CONTENDERS`) is a head with options and a recipe. The chosen one is the contender with the best mean
-validation accuracy of a task, within `SHARE` of the model's parameters or without that limit: one choice a task,
-without a look at its test split. The gain is its test accuracy over that of `published`, with a 95 % interval over test
-examples (paired) and seeds (`trainer.statistics`). The last line is JSON, and `benchmarks/results/accuracy.json` the
-same: `mean_gain_points`, `worst_task_gain_points`, `mean_gain_points_unlimited`, `significantly_behind` (tasks whose
-interval is below 0), and per task every contender's validation and test accuracy.
+validation accuracy of a task: among heads on pooled rows within `SHARE` of the model's parameters (`small`), among all
+on pooled rows (`unlimited`), and among these and heads that read tokens (`tokens`). One choice a task, without a look
+at its test split. The gain is its test accuracy over that of `published`, with a 95 % interval over test examples
+(paired) and seeds (`trainer.statistics`). The last line is JSON, and `benchmarks/results/accuracy.json` the same:
+`mean_gain_points`, `worst_task_gain_points` and `significantly_behind` (tasks whose interval is below 0), the same with
+`_unlimited` and `_tokens`; `controls_ahead`, the controls (`CONTROLS`) that are significantly ahead of the head chosen
+among all; and per model and task every contender's validation and test accuracy.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,15 +31,22 @@ import numpy as np
 import polars as pl
 
 from benchmarks.contenders import Contender
-from benchmarks.demo import demo_params, plain_copy
+from benchmarks.demo import RAW, demo_params, plain_copy
 from ilse.files import write_json
-from ilse.params import validate
+from ilse.params import load_section, validate
 from ilse.table_files import read_csv, read_parquet
 from ilse.tables import EXAMPLES_FILE, SPLITS, TEXTS_FILE
-from pipeline.config import ExtractParams, ModelParams
+from pipeline.config import ExtractParams, ModelParams, TokenParams
 from pipeline.extract import extract
+from pipeline.fetch import FetchParams, fetch
 from pipeline.prepare import PrepareParams, prepare
+from pipeline.store import open_cache
+from trainer.answers import load_answers
+from trainer.config import TrainParams
+from trainer.control import control
+from trainer.controls.config import ControlParams
 from trainer.statistics import Difference, difference, of_rows
+from trainer.task import open_task
 
 TASKS = ("banking77", "emotion", "mtop_domain", "mtop_intent", "poem_sentiment")
 SAME_TEXTS = {"mtop_domain": "mtop_intent"}
@@ -46,6 +58,41 @@ SHARE = 0.0025
 RESULTS = Path("benchmarks/results/accuracy.json")
 
 
+LIMITS = {"small": "", "unlimited": "_unlimited", "tokens": "_tokens"}
+"""Among what is chosen → how the figures of all tasks end."""
+CONTROLS = ("words", "mean_probe", "last_probe")
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A model that is read: the file of its caches, the layers whose token states they keep, and its folder."""
+
+    cache: str
+    token_layers: list[int | str] | None
+    folder: Callable[[Path], Path]
+
+
+def smollm2(work: Path) -> Path:
+    """The demo's model as float32 safetensors in `work`, made once."""
+    if not (work / "model" / "config.json").exists():
+        plain_copy(demo_params().model, work / "model")
+    return work / "model"
+
+
+def minilm(_: Path) -> Path:
+    """The demo's embedder, fetched once."""
+    if not (RAW / "minilm").exists():
+        fetch(load_section("fetch.minilm", FetchParams).root, RAW / "minilm")
+    return RAW / "minilm"
+
+
+SMOLLM2 = "SmolLM2-135M"
+MODELS = {
+    SMOLLM2: Frozen("cache.zarr", [0, 5, 10, 15, 20, 25, 30], smollm2),
+    "all-MiniLM-L6-v2": Frozen("minilm.zarr", None, minilm),
+}
+COMPACT = "compact-"
+"""Before the name of a cache whose token states stand on a basis of rank 64, in int8."""
 REFERENCE = "published"
 CONTENDERS: dict[str, Contender] = {
     # 2 message layers of 1 linear layer, mean, dropout 0.1, Adam 1e-3, decay 1e-4, 20 epochs: the published run.
@@ -58,7 +105,14 @@ CONTENDERS: dict[str, Contender] = {
     "fc": Contender("fc"),
     "cayley": Contender("cayley"),
     "bottleneck": Contender("bottleneck"),
+    "tokens": Contender("bottleneck", {"tokens": {}}),
+    "tokens, rank 64 int8": Contender("bottleneck", {"tokens": {}}),
 }
+
+
+def kept(contender: str) -> str:
+    """What stands before the name of the cache that a contender reads."""
+    return COMPACT if contender.endswith("rank 64 int8") else ""
 
 
 def main() -> None:
@@ -66,22 +120,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="end within minutes: the smallest task, two heads, a seed")
     given = parser.parse_args()
     if given.quick:
-        given.tasks, given.contenders, given.seeds = ["poem_sentiment"], [REFERENCE, "weighted"], 1
-    figures = {}
-    for task in given.tasks:
-        examples, cache = made(task, given.data, given.work)
-        runs = {}
-        for name in given.contenders:
-            folder = given.work / "runs" / task / f"{name}, {given.seeds} seeds"
-            runs[name] = ran(CONTENDERS[name], given.seeds, examples, cache, folder)
-            print(f"{task:15} {name:15} {runs[name].line()}", flush=True)
-        figures[task] = of_task(runs)
+        given.models, given.tasks, given.seeds = ["all-MiniLM-L6-v2"], ["poem_sentiment"], 1
+        given.contenders = [REFERENCE, "weighted", "tokens"]
+    figures = {
+        f"{model}/{task}": of_task(*runs_of(given, model, task)) for model in given.models for task in given.tasks
+    }
     found = summary(figures)
     if not given.quick:
         RESULTS.parent.mkdir(exist_ok=True)
@@ -89,24 +139,36 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def made(task: str, data: Path, work: Path) -> tuple[Path, Path]:
+def runs_of(given: argparse.Namespace, model: str, task: str) -> tuple[dict[str, Ran], dict[str, Ran]]:
+    """The contenders' runs and the controls'."""
+    here = given.work / "runs" / ("" if model == SMOLLM2 else model) / task
+    runs, controls = {}, {}
+    for name in given.contenders:
+        examples, cache = made(task, given.data, given.work, model, kept(name))
+        folder = here / f"{name}, {given.seeds} seeds"
+        runs[name] = ran(CONTENDERS[name], given.seeds, examples, cache, folder)
+        print(f"{model:16} {task:15} {name:20} {runs[name].line()}", flush=True)
+    for name in CONTROLS:
+        controls[name] = answered(name, *made(task, given.data, given.work, model), here / f"control {name}")
+        print(f"{model:16} {task:15} {name:20} {controls[name].line()}", flush=True)
+    return runs, controls
+
+
+def made(task: str, data: Path, work: Path, model: str = SMOLLM2, compact: str = "") -> tuple[Path, Path]:
     """The examples and the cache of a task."""
-    model_copy(work)
+    frozen = MODELS[model]
     held = work / SAME_TEXTS.get(task, task)
     for name in dict.fromkeys((held.name, task)):
         if not (work / name / EXAMPLES_FILE).exists():
             prepare(source(data / name), work / name)
     if held.name != task and not _texts(held).equals(_texts(work / task)):
         raise SystemExit(f"{task} and {held.name} have other texts: take {task} out of SAME_TEXTS")
-    params: ExtractParams = demo_params().model_copy(update={"model": ModelParams(path=work / "model")})
-    extract(params, held / TEXTS_FILE, held / "cache.zarr", held / "scratch")  # finished bytes stay
-    return work / task / EXAMPLES_FILE, held / "cache.zarr"
-
-
-def model_copy(work: Path) -> None:
-    """The demo's model as float32 safetensors in `work`, made once."""
-    if not (work / "model" / "config.json").exists():
-        plain_copy(demo_params().model, work / "model")
+    tokens = TokenParams(layers=frozen.token_layers, **({"rank": 64, "storage_type": "int8"} if compact else {}))
+    change = {"model": ModelParams(path=frozen.folder(work)), "token_states": tokens}
+    params: ExtractParams = demo_params().model_copy(update=change)
+    cache = held / f"{compact}{frozen.cache}"
+    extract(params, held / TEXTS_FILE, cache, held / "scratch")  # finished bytes stay
+    return work / task / EXAMPLES_FILE, cache
 
 
 def source(folder: Path) -> PrepareParams:
@@ -148,8 +210,19 @@ def ran(contender: Contender, seeds: int, examples: Path, cache: Path, folder: P
     )
 
 
-def of_task(runs: dict[str, Ran]) -> dict[str, Any]:
-    """A task's figures: each contender's, and the chosen ones against the reference."""
+def answered(name: str, examples: Path, cache: Path, folder: Path) -> Ran:
+    """Fits a control by its stage, or reads what it answered before."""
+    models, texts = folder / "models", cache.parent / TEXTS_FILE
+    if not (folder / "results" / "train" / f"{name}.json").exists():
+        control(ControlParams(), TrainParams(), name, cache, examples, texts, models, folder / "results")
+    task = open_task(open_cache(cache), examples)
+    answers = load_answers(models / name / "seed-0", task)
+    right = (answers.predicted.argmax(1) == task.held_out_targets()).numpy()
+    return Ran([answers.facts.val_score], [float(right.mean())], right[None], answers.facts.parameters, 0.0)
+
+
+def of_task(runs: dict[str, Ran], controls: dict[str, Ran]) -> dict[str, Any]:
+    """A task's figures: each contender's and control's, and the chosen ones against the reference and the controls."""
     shown = {
         name: {
             "validation": round(100 * float(np.mean(run.validation)), 2),
@@ -157,15 +230,25 @@ def of_task(runs: dict[str, Ran]) -> dict[str, Any]:
             "test_by_seed": [round(100 * value, 2) for value in run.test],
             "parameters": run.parameters,
         }
-        for name, run in runs.items()
+        for name, run in {**runs, **controls}.items()
     }
     ours = {name: run for name, run in runs.items() if name != REFERENCE}
-    small = {name: run for name, run in ours.items() if run.share <= SHARE}
-    limits = {"small": small, "unlimited": ours}
+    pooled = {name: run for name, run in ours.items() if "tokens" not in CONTENDERS[name].options}
+    small = {name: run for name, run in pooled.items() if run.share <= SHARE}
+    limits = {"small": small, "unlimited": pooled, "tokens": ours}
+    found = {limit: chosen(among, runs.get(REFERENCE)) for limit, among in limits.items() if among}
+    best = runs[found["tokens"]["contender"]] if "tokens" in found else None
     return {
-        "contenders": shown,
-        **{limit: chosen(among, runs.get(REFERENCE)) for limit, among in limits.items() if among},
+        "contenders": {name: shown[name] for name in runs},
+        "controls": {name: shown[name] | (against(run, best) if best else {}) for name, run in controls.items()},
+        **found,
     }
+
+
+def against(control: Ran, head: Ran) -> dict[str, Any]:
+    """How far a control is ahead of the chosen head."""
+    found = difference(of_rows(control.right), of_rows(head.right))
+    return {"ahead_points": points(found.difference), "interval": interval(found)}
 
 
 def chosen(among: dict[str, Ran], reference: Ran | None) -> dict[str, Any]:
@@ -190,14 +273,20 @@ def interval(found: Difference) -> list[float]:
 def summary(figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The figures over all tasks that have them."""
     found: dict[str, Any] = {}
-    for limit, ending in (("small", ""), ("unlimited", "_unlimited")):
+    for limit, ending in LIMITS.items():
         of_limit = {task: figure[limit] for task, figure in figures.items() if "gain_points" in figure.get(limit, {})}
         if of_limit:
             gains = [one["gain_points"] for one in of_limit.values()]
             found[f"mean_gain_points{ending}"] = round(float(np.mean(gains)), 2)
             found[f"worst_task_gain_points{ending}"] = min(gains)
             found[f"significantly_behind{ending}"] = [task for task, one in of_limit.items() if one["interval"][1] < 0]
-    return found | {"tasks": figures}
+    ahead = [
+        f"{name} on {task}"
+        for task, figure in figures.items()
+        for name, one in figure["controls"].items()
+        if one.get("interval", [0])[0] > 0
+    ]
+    return found | {"controls_ahead": ahead, "tasks": figures}
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from benchmarks.accuracy import interval, model_copy, points
+from benchmarks.accuracy import interval, points, smollm2
 from benchmarks.contenders import Contender
 from benchmarks.demo import demo_params
 from ilse.files import write_json
@@ -113,12 +113,11 @@ def main() -> None:
 
 def made(data: Path, work: Path) -> tuple[Path, Path]:
     """The examples and the cache."""
-    model_copy(work)
     here = work / TASK
     if not (here / EXAMPLES_FILE).exists():
         columns = {"text_column": "text_a", "text_pair_column": "text_b", "score_column": "score"}
         prepare(validate("prepare", PrepareParams, {"path": str(data), **columns}), here)
-    params: ExtractParams = demo_params().model_copy(update={"model": ModelParams(path=work / "model")})
+    params: ExtractParams = demo_params().model_copy(update={"model": ModelParams(path=smollm2(work))})
     extract(params, here / TEXTS_FILE, here / "cache.zarr", here / "scratch")
     return here / EXAMPLES_FILE, here / "cache.zarr"
 
