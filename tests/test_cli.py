@@ -143,6 +143,12 @@ pipeline.inspect.describe = wait
 from ilse.cli import main
 main()
 """
+AT_A_TERMINAL = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+"""Tests that run under `nohup`, or behind `&`, hand on that a signal is ignored."""
 PLAIN = "print('in', flush=True); time.sleep(60)"
 SWALLOWED = """
     try:
@@ -155,7 +161,7 @@ SWALLOWED = """
 @pytest.mark.parametrize("block", [PLAIN, SWALLOWED], ids=["plain", "swallowed"])
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_ends_a_command_with_a_message_and_its_own_code(name: str, block: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WAITS.format(block=block), "inspect"]
+    command = [sys.executable, "-c", AT_A_TERMINAL + WAITS.format(block=block), "inspect"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "in\n"
