@@ -335,7 +335,7 @@ def _token_figures(cache: store.Cache) -> dict[str, Any]:
     )
     if shares:
         low, high = min(shares.values()), max(shares.values())
-        say(f"of the variance of token states, the basis keeps {low:.0%} to {high:.0%}, by layer")
+        say(f"the basis keeps {low:.0%} to {high:.0%} of the variance of each layer's token states")
     return {"token_layers": len(tokens.layers), "token_width": cache.token_width, "token_variance_kept": shares}
 
 

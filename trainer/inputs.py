@@ -15,9 +15,9 @@ from trainer.config import TrainParams
 from trainer.memory import memory_budget
 from trainer.poolings import TOKENS, Poolings, row_width
 from trainer.rows import Examples, PairRows, Rows
-from trainer.stream import StreamedRows
+from trainer.stream import Streamed, StreamedRows
 from trainer.subset import draw_share, draw_shots
-from trainer.task import InMemory, Streamed, Task
+from trainer.task import InMemory, Task
 from trainer.token_rows import of_statistics
 from trainer.treatment import Treatment, TreatmentOptions
 

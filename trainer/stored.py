@@ -17,7 +17,8 @@ from torch import Tensor
 from pipeline.store import Cache, chunk_bytes, value_bytes
 from trainer.poolings import Poolings, pooling_names, row_width
 
-_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
+TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
+"""Storage type → what torch calls it."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Room:
             cache,
             layers,
             names,
-            torch.empty(shards, len(names), len(layers), values // value_bytes(kind), dtype=_TYPES[kind]),
+            torch.empty(shards, len(names), len(layers), values // value_bytes(kind), dtype=TYPES[kind]),
             torch.empty(shards, len(layers), row_width(cache, names)) if kind == "int8" else None,
         )
 

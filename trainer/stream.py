@@ -10,12 +10,13 @@ they: `benchmarks/training.py` says how much.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import cycle, zip_longest
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ from trainer.ragged import Tokens, joined
 from trainer.rows import Batch, Rows
 from trainer.stored import Room, gather, shard_room
 from trainer.treatment import Treat
+
+S = TypeVar("S", bound="Streamed")
 
 BLOCKS = 2
 """Parts of the budget, each for a block: one that is trained on, and one that is read."""
@@ -52,14 +55,26 @@ class Block:
         return (x if self.treat is None else self.treat(x)), self.y[chosen]
 
 
+@runtime_checkable
+class ReadBlock(Protocol):
+    """Some shards in memory."""
+
+    @property
+    def y(self) -> Tensor:
+        """Targets of the examples."""
+
+    def batch(self, chosen: Any) -> Batch:
+        """The examples at these positions."""
+
+
 @dataclass(frozen=True)
-class StreamedRows:
-    """The examples of one split by their place in the cache.
+class Streamed(ABC):
+    """The examples of one split by their place in the cache, which are read in blocks of shards.
 
     Parameters
     ----------
-    cache, layers, poolings
-        Where the rows are and which of them are read.
+    cache, layers
+        Where the examples are and which layers of them are read.
     places
         Row of each example in the cache, [rows].
     y, text_ids
@@ -67,14 +82,16 @@ class StreamedRows:
     block_shards
         Shards of a block.
     treat
-        What is done to the rows of a batch, which are its own to change; None for nothing.
+        What is done to the values of a batch, which are its own to change; None for nothing.
     ahead
         Whether a thread reads a block while the one before it is trained on.
     """
 
+    what: ClassVar[str]
+    """What is read, in the words of messages."""
+
     cache: Cache
-    layers: Sequence[int]
-    poolings: Poolings
+    layers: tuple[int, ...]
     places: NDArray[np.int64]
     y: Tensor
     text_ids: list[str]
@@ -82,9 +99,60 @@ class StreamedRows:
     treat: Treat | None = None
     ahead: bool = False
 
-    def treated(self, treat: Treat) -> StreamedRows:
+    def treated(self: S, treat: Treat) -> S:
         """The same examples, treated as they are taken."""
         return replace(self, treat=treat)
+
+    @abstractmethod
+    def take(self, chosen: Int[Tensor, " chosen"]) -> Any:
+        """The examples at these positions, in memory."""
+
+    @abstractmethod
+    def chunks(self, size: int) -> Iterator[Batch]:
+        """All examples, shard by shard, at most `size` at a time."""
+
+    @abstractmethod
+    def read(self, shards: Sequence[int], into: Any = None) -> ReadBlock:
+        """The examples of these shards, shard after shard; in the memory of `into`, which must hold them."""
+
+    @abstractmethod
+    def room(self, shards: int) -> Any:
+        """Memory for so many shards, which may `announce` one."""
+
+    def order(self) -> Int[Tensor, " rows"]:
+        """Shard by shard, and within a shard as they are."""
+        return torch.from_numpy(np.argsort(self.places // self.cache.header.shard_rows, kind="stable"))
+
+    def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> StreamedBatches:
+        """Batches for training; `UserError` for balanced ones, which would read the shards in any order."""
+        if balanced:
+            raise UserError(
+                "parameter train.recipe.imbalance",
+                expected=f"'weights' or 'none' where {self.what} do not fit in memory",
+                found="'sampling'",
+                next_step="take 'weights', or raise train.memory_budget",
+            )
+        return StreamedBatches(self, batch_size, seed)
+
+    def shards(self) -> list[int]:
+        """Shards that hold an example of this split."""
+        found: list[int] = np.unique(self.places // self.cache.header.shard_rows).tolist()
+        return found
+
+
+@dataclass(frozen=True)
+class StreamedRows(Streamed):
+    """Examples with their rows.
+
+    Parameters
+    ----------
+    poolings
+        Which rows of a text are read, side by side; the others are those of `Streamed`.
+    """
+
+    what: ClassVar[str] = "rows"
+
+    poolings: Poolings = "mean"
 
     def take(self, chosen: Int[Tensor, " chosen"]) -> Rows:
         """The examples at these positions, in memory."""
@@ -98,26 +166,6 @@ class StreamedRows:
             block = self.read([shard])
             for start in range(0, len(block.y), size):
                 yield block.batch(slice(start, start + size))
-
-    def order(self) -> Int[Tensor, " rows"]:
-        """Shard by shard, and within a shard as they are."""
-        return torch.from_numpy(np.argsort(self.places // self.cache.header.shard_rows, kind="stable"))
-
-    def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> StreamedBatches:
-        """Batches for training; `UserError` for balanced ones, which would read the shards in any order."""
-        if balanced:
-            raise UserError(
-                "parameter train.recipe.imbalance",
-                expected="'weights' or 'none' where rows do not fit in memory",
-                found="'sampling'",
-                next_step="take 'weights', or raise train.memory_budget",
-            )
-        return StreamedBatches(self, batch_size, seed)
-
-    def shards(self) -> list[int]:
-        """Shards that hold an example of this split."""
-        found: list[int] = np.unique(self.places // self.cache.header.shard_rows).tolist()
-        return found
 
     def read(self, shards: Sequence[int], into: Room | None = None) -> Block:
         """The examples of these shards, shard after shard; in the memory of `into`, which must hold them."""
@@ -137,48 +185,10 @@ class StreamedRows:
         return Room.of(self.cache, self.layers, self.poolings, shards)
 
 
-@runtime_checkable
-class ReadBlock(Protocol):
-    """Some shards in memory."""
-
-    @property
-    def y(self) -> Tensor:
-        """Targets of the examples."""
-
-    def batch(self, chosen: Any) -> Batch:
-        """The examples at these positions."""
-
-
-@runtime_checkable
-class InBlocks(Protocol):
-    """Examples that are read in blocks of shards: `StreamedRows` and what is like them."""
-
-    @property
-    def y(self) -> Tensor:
-        """Targets."""
-
-    @property
-    def block_shards(self) -> int:
-        """Shards of a block."""
-
-    @property
-    def ahead(self) -> bool:
-        """Whether a thread reads a block while the one before it is trained on."""
-
-    def shards(self) -> list[int]:
-        """Those that hold an example."""
-
-    def read(self, shards: Sequence[int], into: Any = None) -> ReadBlock:
-        """The examples of these shards."""
-
-    def room(self, shards: int) -> Any:
-        """Memory for so many shards, which may `announce` one."""
-
-
 class StreamedBatches:
     """Shuffled batches out of blocks; all but the last have `batch_size` rows, as in memory."""
 
-    def __init__(self, rows: InBlocks, batch_size: int, seed: int) -> None:
+    def __init__(self, rows: Streamed, batch_size: int, seed: int) -> None:
         self._rows = rows
         self._batch_size = batch_size
         self.generator = torch.Generator().manual_seed(seed)
@@ -221,7 +231,7 @@ class StreamedBatches:
         return reading(self._rows, [block.tolist() for block in blocks], self._rooms)
 
 
-def _in_turn(rows: InBlocks, blocks: list[list[int]], rooms: list[Any]) -> Iterator[ReadBlock]:
+def _in_turn(rows: Streamed, blocks: list[list[int]], rooms: list[Any]) -> Iterator[ReadBlock]:
     """Each block in the same room, while the disk gets at the next one."""
     for shards, following in zip_longest(blocks, blocks[1:], fillvalue=()):
         block = rows.read(shards, rooms[0])
@@ -230,7 +240,7 @@ def _in_turn(rows: InBlocks, blocks: list[list[int]], rooms: list[Any]) -> Itera
         yield block
 
 
-def _ahead(rows: InBlocks, blocks: list[list[int]], rooms: list[Any]) -> Iterator[ReadBlock]:
+def _ahead(rows: Streamed, blocks: list[list[int]], rooms: list[Any]) -> Iterator[ReadBlock]:
     """Each block in the next room, while a thread reads the one after it."""
     with ThreadPoolExecutor(1) as reader:
         coming = deque[Future[ReadBlock]]()

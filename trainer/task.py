@@ -26,7 +26,7 @@ from pipeline.store import Cache
 from trainer.poolings import TOKENS, Poolings, row_width
 from trainer.rows import PairRows, Rows
 from trainer.stored import gather
-from trainer.stream import StreamedRows, shards_in
+from trainer.stream import Streamed, StreamedRows, shards_in
 from trainer.targets import Targets, refused, targets_of
 from trainer.token_rows import TokenRows
 from trainer.token_shelf import lengths_of, shelf_of, token_bytes
@@ -34,7 +34,6 @@ from trainer.token_stream import StreamedTokens, token_shards_in
 
 ROW, PAIR_ROW = "cache_row", "pair_cache_row"
 InMemory = Rows | PairRows | TokenRows
-Streamed = StreamedRows | StreamedTokens
 R = TypeVar("R", bound=InMemory | Streamed)
 
 
@@ -151,7 +150,7 @@ class Task:
             shards = token_shards_in(memory_budget, self.cache, len(layers))
             return StreamedTokens(self.cache, tuple(layers), places, y, ids, shards, ahead=ahead)
         shards = shards_in(memory_budget, self.cache, len(layers), poolings)
-        return StreamedRows(self.cache, tuple(layers), poolings, places, y, ids, shards, ahead=ahead)
+        return StreamedRows(self.cache, tuple(layers), places, y, ids, shards, ahead=ahead, poolings=poolings)
 
     def _load(self, split: str, layers: Sequence[int] | None, poolings: Poolings) -> InMemory:
         chosen = self._examples_of(split)

@@ -14,8 +14,7 @@ from torch import Tensor
 from ilse.errors import UserError
 from pipeline.store import Cache, ShardTokens, value_bytes
 from trainer.ragged import Tokens, token_places
-
-_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
+from trainer.stored import TYPES
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def shelf_of(cache: Cache, texts: npt.NDArray[np.int64], layers: tuple[int, ...]
     lengths = lengths_of(cache, texts)
     kind, rows = token_type(cache), cache.header.shard_rows
     starts = np.cumsum(lengths) - lengths
-    values = torch.empty(int(lengths.sum()), len(layers), cache.token_width, dtype=_TYPES[kind])
+    values = torch.empty(int(lengths.sum()), len(layers), cache.token_width, dtype=TYPES[kind])
     shards, slots = np.unique(texts // rows, return_inverse=True)
     scales = torch.empty(len(shards), len(layers), cache.token_width) if kind == "int8" else None
     for slot, shard in enumerate(shards.tolist()):
@@ -121,7 +120,7 @@ def stored_tensor(read: ShardTokens) -> Tensor:
 def room_for(cache: Cache, layers: int, shards: int, tokens: int) -> TokenShelf:
     """A shelf for so many shards of at most so many tokens each, with nothing on it."""
     kind, none = token_type(cache), torch.empty(0, dtype=torch.int64)
-    values = torch.empty(shards * tokens, layers, cache.token_width, dtype=_TYPES[kind])
+    values = torch.empty(shards * tokens, layers, cache.token_width, dtype=TYPES[kind])
     scales = torch.empty(shards, layers, cache.token_width) if kind == "int8" else None
     return TokenShelf(values, none, none, none, scales)
 

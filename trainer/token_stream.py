@@ -6,21 +6,19 @@ Shards hold as many texts each, and as many tokens as these have: a block has ro
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Int
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ilse.errors import UserError
 from pipeline.store import Cache
 from trainer.rows import Batch
-from trainer.stream import StreamedBatches, fitting_shards
+from trainer.stream import Streamed, fitting_shards
 from trainer.token_rows import TokenRows
 from trainer.token_shelf import TokenShelf, room_for, shelf_of, stored_tensor, token_bytes
-from trainer.treatment import Treat
 
 
 @dataclass(frozen=True)
@@ -35,37 +33,10 @@ class TokenRoom:
 
 
 @dataclass(frozen=True)
-class StreamedTokens:
-    """The examples of one split by their place in the cache, one text each.
+class StreamedTokens(Streamed):
+    """Examples of one text each, with the states of its tokens."""
 
-    Parameters
-    ----------
-    cache, layers
-        Where the tokens are and which layers are read.
-    places
-        Row of each example in the cache, [rows].
-    y, text_ids
-        Targets and texts, [rows].
-    block_shards
-        Shards of a block.
-    treat
-        What is done to the tokens of a batch; None for nothing.
-    ahead
-        Whether a thread reads a block while the one before it is trained on.
-    """
-
-    cache: Cache
-    layers: tuple[int, ...]
-    places: NDArray[np.int64]
-    y: Tensor
-    text_ids: list[str]
-    block_shards: int
-    treat: Treat | None = None
-    ahead: bool = False
-
-    def treated(self, treat: Treat) -> StreamedTokens:
-        """The same examples, treated as they are taken."""
-        return replace(self, treat=treat)
+    what: ClassVar[str] = "token states"
 
     def take(self, chosen: Int[Tensor, " chosen"]) -> TokenRows:
         """The examples at these positions, in memory."""
@@ -78,26 +49,6 @@ class StreamedTokens:
         room = self.room(1)
         for shard in self.shards():
             yield from self.read([shard], room).chunks(size)
-
-    def order(self) -> Int[Tensor, " rows"]:
-        """Shard by shard, and within a shard as they are."""
-        return torch.from_numpy(np.argsort(self.places // self.cache.header.shard_rows, kind="stable"))
-
-    def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> StreamedBatches:
-        """Batches for training; `UserError` for balanced ones, which would read the shards in any order."""
-        if balanced:
-            raise UserError(
-                "parameter train.recipe.imbalance",
-                expected="'weights' or 'none' where token states do not fit in memory",
-                found="'sampling'",
-                next_step="take 'weights', or raise train.memory_budget",
-            )
-        return StreamedBatches(self, batch_size, seed)
-
-    def shards(self) -> list[int]:
-        """Shards that hold an example of this split."""
-        found: list[int] = np.unique(self.places // self.cache.header.shard_rows).tolist()
-        return found
 
     def read(self, shards: Sequence[int], into: TokenRoom | None = None) -> TokenRows:
         """The examples of these shards, shard after shard; in the memory of `into`, which must hold them."""

@@ -24,7 +24,8 @@ from trainer.objectives import Objective
 from trainer.poolings import Poolings
 from trainer.progress import Progress, fit_key, unfinished
 from trainer.rows import Examples
-from trainer.task import Streamed, Task, open_task
+from trainer.stream import Streamed
+from trainer.task import Task, open_task
 from trainer.treatment import Treatment
 
 

@@ -77,9 +77,9 @@ def token_choices(work: Workload) -> dict[str, int]:
 
 
 def token_line(work: Workload) -> str:
-    """What token states cost by choice, and a token of each."""
-    each = [f"{name} {size(count)}" for name, count in token_choices(work).items()]
-    return f"{'' if work.token_states else 'not kept; '}{', '.join(each)}"
+    """What token states take on disk, by choice."""
+    each = [f"{name}: {size(count)}" for name, count in token_choices(work).items()]
+    return f"{'' if work.token_states else 'not kept; '}{'; '.join(each)}"
 
 
 def _in_words(kept: KeptTokens, work: Workload) -> str:

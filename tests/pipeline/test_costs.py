@@ -18,6 +18,7 @@ import pipeline.forecast.machines
 from pipeline import store
 from pipeline.forecast.costs import RUNTIME_BYTES, VALUE_BYTES, Workload, disk_bytes, flops, peak_memory
 from pipeline.forecast.machines import MACHINES, START_SECONDS, Machine, dollars, fits, need, times
+from pipeline.forecast.quote import size, token_choices, token_line
 
 TWO_CORES, THOUSAND = MACHINES[0], MACHINES[-1]
 
@@ -107,6 +108,16 @@ def test_the_disk_estimate_holds_for_token_states(tmp_path: Path, storage_type: 
         texts=200, tokens=2400, layers=5, dim=64, shard_rows=32, storage_type=storage_type, token_states=True
     )
     assert disk_bytes(work) == pytest.approx(write_cache(tmp_path / "cache.zarr", work, token_states=True), rel=0.02)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_each_choice_of_token_states_stands_with_its_size(kept: bool) -> None:
+    work = workload(token_states=kept)
+    said = token_line(work)
+    assert said.startswith("not kept; ") is not kept
+    choices = token_choices(work)
+    assert said.removeprefix("not kept; ").split("; ") == [f"{name}: {size(of)}" for name, of in choices.items()]
+    assert f"rank 64 int8: {size(choices['rank 64 int8'])}" in said
 
 
 def test_the_value_sizes_are_those_of_the_store() -> None:

@@ -55,7 +55,7 @@ def test_a_mapping_that_says_no_more_than_true_is_the_same_cache(
 
 
 def test_projected_states_are_those_that_the_basis_makes_of_the_whole(
-    whole: store.Cache, llama: Path, tmp_path: Path
+    whole: store.Cache, llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = run(params_for(llama, token_states=RANKED), tmp_path / "texts.parquet", tmp_path)
     cache = cache_of(tmp_path)
@@ -68,6 +68,11 @@ def test_projected_states_are_those_that_the_basis_makes_of_the_whole(
     shares = figures["token_variance_kept"]
     assert list(shares) == ["embedding", "final"]
     assert all(0.2 < share <= 1 for share in shares.values())
+    low, high = sorted(shares.values())
+    assert (
+        f"the basis keeps {low:.0%} to {high:.0%} of the variance of each layer's token states"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "scratch" / "bases").exists()
 
 

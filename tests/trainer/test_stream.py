@@ -171,7 +171,7 @@ def test_the_stage_streams_what_does_not_fit(
 
 
 def test_balanced_sampling_wants_memory(made: Made) -> None:
-    with pytest.raises(UserError, match=r"imbalance(.|\n)*'weights'"):
+    with pytest.raises(UserError, match=r"imbalance(.|\n)*'weights' or 'none' where rows do not fit in memory"):
         streamed(made).shuffled(8, 0, balanced=True)
 
 
