@@ -100,6 +100,7 @@ def calls(folder: Path) -> dict[str, Callable[[], Any]]:
         "import": lambda: None,
         "fit": lambda: trainer.fit(folder, "cayley", **TASK, out=folder / "head"),
         "a fit that fails": without_an_end,
+        "auto": lambda: trainer.auto(folder, minutes=0.2, out=folder / "auto", **TASK),
         "HeadClassifier": lambda: HeadClassifier("mlp", recipe={"epochs": 2}).fit(x, np.arange(40) % 2).predict(x),
         "train": lambda: train(params, "weighted", *files, folder / "models", results),
         "analyse": lambda: analyse(params, *files, folder / "models", results),
