@@ -112,7 +112,7 @@ class AutoOptions(Section):
         5.0,
         gt=0,
         allow_inf_nan=False,
-        description="Time for all heads that are tried, by the clock; the first is ended.",
+        description="Time for all that is tried, by the clock; the first candidate is trained to its end in any case.",
     )
 
 

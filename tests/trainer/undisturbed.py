@@ -70,6 +70,7 @@ def changed(before: dict[str, Any]) -> list[str]:
 def calls(folder: Path) -> dict[str, Callable[[], Any]]:
     """What a library's user calls; imported here, after the first look."""
     import trainer
+    import trainer.auto
     from ilse.errors import UserError
     from trainer.analyse import analyse
     from trainer.config import TrainParams
