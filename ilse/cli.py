@@ -232,21 +232,40 @@ def subset(
 @_examples
 @_models_made
 @_results_made
-def train(heads: tuple[str, ...], params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
-    """Train HEADS (all of train.heads) with several seeds, from the cache alone."""
+@click.option("--minutes", type=float, help="Of the head 'auto': time to try others; else train.options.auto.minutes.")
+def train(
+    heads: tuple[str, ...],
+    params: Path,
+    cache: str,
+    examples: Path,
+    models: Path,
+    results: Path,
+    minutes: float | None,
+) -> None:
+    """Train HEADS (all of train.heads) with several seeds, from the cache alone.
+
+    The head 'auto' tries many, with one seed, within some minutes, and is the best of them on validation.
+    """
     from ilse.params import load_section
-    from trainer.config import TrainParams
+    from trainer.config import AUTO, TrainParams
 
     # Before Lightning is loaded, which takes seconds: a mistyped key is said at once.
     section = load_section("train", TrainParams, params)
+    chosen = heads or section.heads
+    if minutes is not None:
+        section = section.with_minutes(minutes, chosen)
     from trainer.train import train as run
 
     keep_freed_memory(OF_BATCHES)
-    chosen = heads or section.heads
     for head in chosen:  # before the first is trained
         require_ours(models / head, ours.HEADS, "--models")
     for head in chosen:
-        run(section, head, cache, examples, models, results)
+        if head == AUTO:
+            from trainer.auto import train_auto
+
+            train_auto(section, cache, examples, models, results)
+        else:
+            run(section, head, cache, examples, models, results)
 
 
 @main.command()
@@ -286,7 +305,7 @@ def tune(heads: tuple[str, ...], params: Path, cache: str, examples: Path, resul
     """Search options and recipe of HEADS (all of train.heads), with the same number of trials for each."""
     from ilse.edit import set_values
     from ilse.params import load_section
-    from trainer.config import TrainParams
+    from trainer.config import AUTO, TrainParams
     from trainer.space import TuneParams, section_of
 
     tuning, train = load_section("tune", TuneParams, params), load_section("train", TrainParams, params)
@@ -295,7 +314,7 @@ def tune(heads: tuple[str, ...], params: Path, cache: str, examples: Path, resul
     from trainer.tune import tune as run
 
     keep_freed_memory(OF_BATCHES)
-    for head in heads or train.heads:
+    for head in heads or [head for head in train.heads if head != AUTO]:  # which searches on its own
         tuned = run(tuning, train, head, cache, examples, results)
         tell(tuned.line())
         if apply:

@@ -40,7 +40,7 @@ EXTRAS = {
     "export": "export",
     "lora": "lora",
 }
-OF_PACKAGE = {"sentence_transformers": "mteb"}
+OF_PACKAGE = {"sentence_transformers": "mteb", "optuna": "tune"}
 """Package → the extra that brings it, where a command needs several by its options."""
 
 

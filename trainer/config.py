@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
-from ilse.params import Section
+from ilse.errors import UserError
+from ilse.params import Section, validate
 from pipeline.store import POOLINGS, Pooling
 from trainer.heads import HEADS, TokenOptions
 from trainer.objectives import Kind, SimilarityLoss
@@ -51,10 +53,11 @@ class Recipe(TreatmentOptions):
         "head to its optimum, for which `penalty`, `refit`, `label_smoothing` and `imbalance` alone count; `auto` "
         "solves linear heads and takes `adamw` for the others.",
     )
-    penalty: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
+    penalty: Literal["auto", "validation"] | Annotated[float, Field(gt=0)] = Field(
         "auto",
         description="Of a solved head, ½ penalty · |weights|² beside the sum of the losses: 1 / C of scikit-learn. "
-        "`auto`: the best on validation, or by five folds of all labelled rows where validation has fewer than 500.",
+        "`auto`: the best on validation, or by five folds of all labelled rows where validation has fewer than 500; "
+        "`validation`: the best there, however few they are.",
     )
     refit: Literal["auto"] | bool = Field(
         "auto",
@@ -98,6 +101,21 @@ class Recipe(TreatmentOptions):
         return TreatmentOptions.model_validate({name: getattr(self, name) for name in TreatmentOptions.model_fields})
 
 
+AUTO = "auto"
+"""Stands among the heads for the one that `ilse train auto` chooses."""
+
+
+class AutoOptions(Section):
+    """How `ilse train auto` screens heads; the head that it chooses is trained with seed 0 alone."""
+
+    minutes: float = Field(
+        5.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Time for all that is tried, by the clock; the first candidate is trained to its end in any case.",
+    )
+
+
 if TYPE_CHECKING:
     HeadSections = Section
 else:
@@ -121,13 +139,19 @@ else:
         __base__=Section,
         __doc__="What one head has of its own: a section for each, with its options and its `recipe`.",
         **{name: (section, Field(section(), description=HEADS[name].summary)) for name, section in _OF_HEAD.items()},
+        **{
+            AUTO: (
+                AutoOptions,
+                Field(AutoOptions(), description="the head that does best on validation, of many tried"),
+            )
+        },
     )
 
 
 def _known_head(name: str) -> str:
-    if name not in HEADS:
+    if name not in (*HEADS, AUTO):
         # The message of an unknown key names the nearest one.
-        raise PydanticCustomError("unknown_key", "unknown head", {"key": name, "known": list(HEADS)})
+        raise PydanticCustomError("unknown_key", "unknown head", {"key": name, "known": [*HEADS, AUTO]})
     return name
 
 
@@ -148,7 +172,9 @@ class TrainParams(Section):
     """Which heads are trained, and how."""
 
     heads: list[Annotated[str, AfterValidator(_known_head)]] = Field(
-        list(HEADS), min_length=1, description="Heads of the comparison, by name, each once."
+        list(HEADS),
+        min_length=1,
+        description="Heads of the comparison, by name, each once; `auto` is the one that `ilse train auto` chooses.",
     )
     seeds: int = Field(3, ge=1, description="Independent runs of each head, with seeds 0, 1, …")
     learning_rates: list[Annotated[float, Field(gt=0)]] | None = Field(
@@ -192,6 +218,24 @@ class TrainParams(Section):
         if self.shots is not None and self.share is not None:
             raise ValueError("shots or share, not both")
         return self
+
+    @property
+    def auto_minutes(self) -> float:
+        """The time of `ilse train auto`."""
+        minutes: float = getattr(self.options, AUTO).minutes
+        return minutes
+
+    def with_minutes(self, minutes: int | float, heads: Sequence[str]) -> TrainParams:
+        """The same with this time for `auto`. Raises `UserError` where it is none of `heads`, and for no time."""
+        if AUTO not in heads:
+            raise UserError(
+                "option --minutes",
+                expected=f"'{AUTO}' among the heads, whose time it is",
+                found=", ".join(heads),
+                next_step="run 'ilse train auto --minutes …', or leave --minutes out",
+            )
+        own = validate(AUTO, AutoOptions, {"minutes": minutes}, where="option --minutes")
+        return self.model_copy(update={"options": self.options.model_copy(update={AUTO: own})})
 
     def head_options(self, name: str) -> dict[str, Any]:
         """The options of one head, without its recipe and how it reads tokens."""

@@ -71,13 +71,13 @@ def fit(
     validation is chosen too, and its `SingleLayer` head is returned; `head` keeps them all, each in its own best state.
     A head that is one linear map is solved (`trainer.solved`) where the recipe says so.
     With `progress` an interrupted fit is gone on with, to the same result on the same machine; `watch` may end it
-    early. Raises `NotFiniteError` for such a loss.
+    early, which of a solved head is told of every penalty. Raises `NotFiniteError` for such a loss.
     """
     accelerator = _accelerator(device)
     if is_solved(head, objective, recipe, train):
         objective.learn(train, recipe.imbalance)
         with seeded(seed):
-            return _of_solved(head, solve(head, train, validation, objective, recipe, seed, accelerator), watch)
+            return _of_solved(head, solve(head, train, validation, objective, recipe, seed, accelerator, watch))
     if recipe.optimizer == "auto" and is_linear(head) and isinstance(train, StreamedRows):
         say(f"{head.spec.name}: rows that are read as they are used are trained on by AdamW, and not solved")
     batches = train.shuffled(recipe.batch_size, seed, balanced=recipe.imbalance == "sampling")
@@ -95,7 +95,7 @@ def fit(
             return _result(head, training, 0 if earlier is None else earlier.facts["epochs_done"])
 
 
-def _of_solved(head: Head, solved: Solved, watch: Watch | None) -> Fit:
+def _of_solved(head: Head, solved: Solved) -> Fit:
     """The path of penalties stands for the curve, a strength for an epoch."""
     head.cpu()
     at = [solved.path[place] for place in solved.chosen.tolist()]
@@ -107,8 +107,6 @@ def _of_solved(head: Head, solved: Solved, watch: Watch | None) -> Fit:
         for number, place in enumerate(solved.path)
     ]
     best, kept = curve[int(solved.chosen[first])], head.settle(ranked).eval()
-    if watch is not None:
-        watch(best.epoch, best.val_score)
     return Fit(
         head=kept,
         best=best,

@@ -43,6 +43,15 @@ class Run:
     """Its other figures on the test split."""
     control: str | None = None
     """Of what is no head: what it is, in words."""
+    kind: str | None = None
+    """Of a head under another name, as `auto` is: which one it is."""
+
+    @property
+    def summary(self) -> str:
+        """What it is, in words."""
+        if self.control is not None:
+            return self.control
+        return HEADS[self.head].summary if self.kind is None else f"best of those tried: {HEADS[self.kind].summary}"
 
     @classmethod
     def of(cls, name: str, trained: TrainedHead, figures: dict[str, float]) -> Run:
@@ -65,6 +74,7 @@ class Run:
             layer_scores=facts.layer_scores,
             layer_weights=None if weights is None else weights.tolist(),
             others={name: value for name, value in figures.items() if name != trained.objective.metric},
+            kind=None if name in HEADS else trained.head.spec.name,
         )
 
     @classmethod
@@ -122,7 +132,7 @@ def runs_table(runs: list[Run]) -> pl.DataFrame:
 
 def layer_table(runs: list[Run]) -> pl.DataFrame:
     """Validation figure of a linear probe on each single layer, from the runs of `best`; empty without them."""
-    probed = [run for run in runs if run.layer_scores is not None]
+    probed = [run for run in runs if run.layer_scores is not None and run.kind is None]
     named = [("best", _numbered(run, run.layers_scored), run.layer_scores or []) for run in probed]
     return _by_layer(named, "val").drop("head")
 
@@ -194,7 +204,7 @@ def _head_row(runs: list[Run]) -> dict[str, Any]:
     first, losses = runs[0], [run.val_loss for run in runs if run.val_loss is not None]
     return {
         "head": first.head,
-        "summary": HEADS[first.head].summary if first.control is None else first.control,
+        "summary": first.summary,
         "seeds": len(runs),
         **_spread("val", [run.val_score for run in runs]),
         **_spread("test", [run.test_score for run in runs]),

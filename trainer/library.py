@@ -1,15 +1,16 @@
 """Training as a library: one head from a folder of tables and cache, as `pipeline.extract` or the stages make it.
 
-from trainer import fit
+from trainer import auto, fit
 head = fit("data", "weighted")
 head.facts.val_score
+auto("data", minutes=5).head         # the best of many
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ilse.destinations import require_writable
 from ilse.errors import UserError
@@ -19,10 +20,14 @@ from ilse.params import validate
 from ilse.tables import CACHE_FOLDER, EXAMPLES_FILE
 from pipeline.store import open_cache
 from trainer.artifact import TrainedHead, save_head
-from trainer.config import TrainParams
+from trainer.config import AUTO, AutoOptions, TrainParams
 from trainer.heads import head_kind
 from trainer.task import open_task
 from trainer.train import HeadTrainer
+
+if TYPE_CHECKING:  # Optuna is of the extra 'tune'
+    from trainer.auto import Chosen
+    from trainer.candidates import Candidate
 
 
 def fit(
@@ -73,3 +78,69 @@ def fit(
         with replacing_folder(Path(out), HEAD, "out") as folder:
             save_head(folder, trained)
     return trained.eval()
+
+
+def auto(
+    data: str | Path,
+    *,
+    minutes: int | float = 5,
+    candidates: Sequence[Candidate] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    **others: Any,
+) -> Chosen:
+    """Screens many heads on the folder's examples within a time, as `ilse train auto` does; validation chooses.
+
+    found = auto("data", minutes=2, out="heads/auto")
+    found.candidate.label, found.head.facts.val_score
+    found.tried.select("head", "settings", "ended", "val_score", "seconds")
+
+    Parameters
+    ----------
+    data
+        The folder with `examples.parquet` and `cache.zarr`.
+    minutes
+        By the clock. The first candidate is always trained to its end; after the time no epoch of another begins.
+    candidates
+        What is tried, in this order; `trainer.candidates.CANDIDATES` without any.
+    recipe
+        How all of them are trained where they do not say otherwise, as under `train.recipe`.
+    seed
+        Of weights, batches and drawn examples.
+    out
+        A folder to save the winner in, as of `fit`.
+    say
+        Is told a line about every candidate, and about the result.
+    others
+        Further keys of the section `train`, such as `shots=8` or `pooling="last"`.
+
+    Returns
+    -------
+    Chosen
+        The winner as `head`, what was `tried`, and `lines` about it.
+
+    Raises
+    ------
+    UserError
+        For no positive number of minutes, a task without validation examples, an unknown key, and whatever `ilse train`
+        refuses.
+    """
+    from trainer.auto import choose
+    from trainer.candidates import CANDIDATES
+
+    for key in others.keys() & {"heads", "seeds", "learning_rates", "options"}:
+        raise UserError(
+            "auto()", expected="keys that all candidates share", found=f"'{key}'", next_step="give candidates instead"
+        )
+    checked = validate(AUTO, AutoOptions, {"minutes": minutes}, where="auto()").minutes
+    params = validate("train", TrainParams, {**others, "recipe": dict(recipe or {})}, where="auto()")
+    if out is not None:
+        require_writable(Path(out), HEAD, "out")
+    task = open_task(open_cache(Path(data) / CACHE_FOLDER), Path(data) / EXAMPLES_FILE)
+    found = choose(task, params, checked, CANDIDATES if candidates is None else candidates, seed, say)
+    if out is not None:
+        with replacing_folder(Path(out), HEAD, "out") as folder:
+            save_head(folder, found.head)
+    return found

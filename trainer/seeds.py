@@ -8,6 +8,7 @@ from pathlib import Path
 from ilse.errors import UserError
 from trainer.answers import Answers, has_answers, load_answers
 from trainer.artifact import TrainedHead, load_head
+from trainer.config import AUTO
 from trainer.heads import HEADS
 from trainer.objectives import Objective, choose
 from trainer.task import Task
@@ -67,7 +68,7 @@ def _seed_folders(folder: Path) -> list[Path]:
 def _how_to_make(name: str) -> str:
     if name == "lora":
         return "run 'ilse lora' first, or set lora.run to []"
-    command, key = ("train", "train.heads") if name in HEADS else ("control", "the section 'controls'")
+    command, key = ("train", "train.heads") if name in (*HEADS, AUTO) else ("control", "the section 'controls'")
     return f"run 'ilse {command} {name}' first, or take it out of {key}"
 
 

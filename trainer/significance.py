@@ -13,7 +13,16 @@ from torch import Tensor
 from ilse.terminal import say
 from trainer.objectives import Objective
 from trainer.objectives.labelled import SingleLabel
-from trainer.statistics import compare_accuracy, compare_figure, per_class, reliability
+from trainer.statistics import (
+    Estimate,
+    compare_accuracy,
+    compare_figure,
+    of_figure,
+    of_rows,
+    per_class,
+    reliability,
+)
+from trainer.statistics.estimates import Figure
 
 Predicted = Mapping[str, Sequence[Float[Tensor, "rows ..."]]]
 """Head → what its objective tells of the test examples, by seed."""
@@ -32,16 +41,30 @@ def comparison(
     if objective.metric == "accuracy" and right is not None:
         return compare_accuracy(right, baselines, paired_seeds)
     stacked = {name: torch.stack(list(seeds)).numpy() for name, seeds in predicted.items()}
-
-    def figure(some: Shaped[np.ndarray, "rows ..."], targets: Shaped[np.ndarray, "rows ..."]) -> float:
-        return objective.figure(torch.from_numpy(some), torch.from_numpy(targets))
-
-    targets = y.numpy()
+    figure, targets = _figure_of(objective), y.numpy()
     for name in [name for name, seeds in stacked.items() if not np.isfinite([figure(s, targets) for s in seeds]).all()]:
         if name not in baselines:  # of which the error tells more
             say(f"{name}: no {objective.metric}, its predictions are all the same; not compared")
             del stacked[name]
     return compare_figure(stacked, targets, figure, baselines, right, paired_seeds=paired_seeds)
+
+
+def estimate_of(objective: Objective, predicted: Float[Tensor, "seeds rows ..."], y: Tensor, where: str) -> Estimate:
+    """The figure that heads are chosen by for each seed of one head, and how it varies with the examples.
+
+    Raises `UserError` (at `where`) for fewer than two examples, and predictions that define no figure.
+    """
+    right = right_answers(objective, {where: list(predicted)}, y)
+    if objective.metric == "accuracy" and right is not None:
+        return of_rows(right[where], where)
+    return of_figure(predicted.numpy(), y.numpy(), _figure_of(objective), where)
+
+
+def _figure_of(objective: Objective) -> Figure:
+    def figure(some: Shaped[np.ndarray, "rows ..."], targets: Shaped[np.ndarray, "rows ..."]) -> float:
+        return objective.figure(torch.from_numpy(some), torch.from_numpy(targets))
+
+    return figure
 
 
 def right_answers(objective: Objective, predicted: Predicted, y: Tensor) -> dict[str, Bool[np.ndarray, "_ _"]] | None:

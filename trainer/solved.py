@@ -1,7 +1,8 @@
 """Linear heads are solved: to the optimum of the loss and a penalty, whose strength is chosen along a path.
 
 Where validation is small, five folds of all labelled rows choose, and the head is then solved on all of them; else
-validation does. Chosen is what has the best figure there, then the lowest loss: as epochs are.
+validation does, or where the recipe says so. Chosen is what has the best figure there, then the lowest loss: as epochs
+are.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from ilse.errors import UserError
 from trainer.config import Recipe
 from trainer.heads import EncoderHead, Head, LayerProbes
+from trainer.loop import Watch
 from trainer.objectives import MultiClass, Objective
 from trainer.objectives.multi_label import MultiLabel
 from trainer.objectives.ordinal import Ordinal
@@ -94,12 +96,19 @@ def is_solved(head: Head, objective: Objective, recipe: Recipe, rows: Examples) 
 
 
 def solve(
-    head: Head, train: Examples, validation: Examples, objective: Objective, recipe: Recipe, seed: int, device: str
+    head: Head,
+    train: Examples,
+    validation: Examples,
+    objective: Objective,
+    recipe: Recipe,
+    seed: int,
+    device: str,
+    watch: Watch | None = None,
 ) -> Solved:
     """Gives `head` the weights of the optimum, each candidate with the strength that is best for it.
 
     The objective has learned from the training rows. `seed` draws the folds. Where `validation` is `train` itself there
-    is none: then folds choose, and nothing is joined.
+    is none: then folds choose, and nothing is joined. `watch` may end the path of strengths early.
     """
     started = time.perf_counter()
     x, y = _features(head, train, device), train.y
@@ -111,12 +120,12 @@ def solve(
         held = _features(head, validation, device)
         _refuse_unless_finite("validation", held)
         known = Labelled(torch.cat([x, held]), torch.cat([y, validation.y]), objective, recipe)
-    strengths = STRENGTHS if recipe.penalty == "auto" else (1 / recipe.penalty,)
-    if few and len(strengths) > 1:
+    strengths = STRENGTHS if isinstance(recipe.penalty, str) else (1 / recipe.penalty,)
+    if len(strengths) > 1 and (alone or (few and recipe.penalty == "auto")):
         places = _by_folds(known, strengths, seed)
     else:
         places = _by_validation(given, strengths, head, validation, device)
-    path = list(_until_worse(places))
+    path = list(_until_worse(places if watch is None else _watched(places, watch)))
     chosen = _best(path)
     for place in chosen.unique().tolist():
         of_it = (chosen == place).nonzero()[:, 0]
@@ -233,6 +242,17 @@ def _place(known: Labelled, found: Models, strength: float, parts: Iterable[tupl
         targets.append(y)
     y = torch.cat(targets)
     return Place(strength, found.loss.mean(1).cpu(), loss / len(y), known.objective.score(torch.cat(answers), y))
+
+
+def _watched(places: Iterator[Place], watch: Watch) -> Iterator[Place]:
+    """The path as far as `watch`, who is told the best figure so far, has it go on: a strength for an epoch."""
+    best = -float("inf")
+    for number, place in enumerate(places):
+        best = max(best, float(place.score.max()))
+        ends = watch(number, best)
+        yield place
+        if ends:
+            return
 
 
 def _until_worse(places: Iterator[Place]) -> Iterator[Place]:

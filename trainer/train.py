@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 import polars as pl
+from torch import Tensor
 
 from ilse.files import replacing, replacing_folder, require_ours, write_json
 from ilse.ours import HEADS
@@ -19,11 +20,13 @@ from trainer.assembly import head_of, objective_of
 from trainer.config import Recipe, TrainParams
 from trainer.fit import Fit, fit
 from trainer.heads import Head, head_config, head_kind
-from trainer.inputs import Inputs
+from trainer.loop import Watch
 from trainer.objectives import Objective
 from trainer.poolings import TOKENS, Poolings
 from trainer.progress import Progress, fit_key, unfinished
-from trainer.rows import Examples
+from trainer.ragged import Tokens
+from trainer.rows import Examples, told_of_all
+from trainer.shared_inputs import SharedInputs
 from trainer.stream import Streamed
 from trainer.task import Task, open_task
 from trainer.treatment import Treatment
@@ -49,34 +52,56 @@ def train(
                 result, trained = trainer.of_seed(seed, kept)
                 save_head(folder / f"seed-{seed}", trained)
                 fits.append(result)
-        return _write_figures(name, metric, trained.facts.recipe["learning_rate"], fits, results)
+        return write_figures(name, metric, trained.facts.recipe["learning_rate"], fits, results)
 
 
 class HeadTrainer:
     """One head of a task, to be trained with any seed; what all seeds share is read once. Writes no head.
 
     With `train.learning_rates` the first seed tries them all, and the best one on validation is that of the next ones.
-    `say` is told a line about every fit. Raises `UserError` as `train` does.
+    `say` is told a line about every fit; `inputs` are shared with other heads of the task. Raises `UserError` as
+    `train` does.
     """
 
     def __init__(
-        self, task: Task, params: TrainParams, name: str, say: Callable[[str], None] = lambda line: None
+        self,
+        task: Task,
+        params: TrainParams,
+        name: str,
+        say: Callable[[str], None] = lambda line: None,
+        inputs: SharedInputs | None = None,
     ) -> None:
         self._task, self._params, self._name, self._say = task, params, name, say
         self._recipes, self.objective = params.recipes_of(name), objective_of(params, name, task)
         self._reads, self._pooling = self._head(0).layers_read, params.pooling_of(name)
         self._basis = task.cache.basis() if self._pooling == TOKENS else None
-        self._inputs = Inputs(task, params, self._recipes[0].treatment(), self._reads, self._pooling)
+        shared = SharedInputs(task, params) if inputs is None else inputs
+        self._inputs = shared.of(self._recipes[0].treatment(), self._reads, self._pooling)
 
-    def of_seed(self, seed: int, unfinished: Path | None = None) -> tuple[Fit, TrainedHead]:
-        """How training went, and the head; in the folder `unfinished` a fit that is cut short is kept to go on with."""
-        tried = [(recipe, *self._run(recipe, seed, unfinished)) for recipe in self._recipes]
+    def of_seed(self, seed: int, unfinished: Path | None = None, watch: Watch | None = None) -> tuple[Fit, TrainedHead]:
+        """How training went, and the head; in the folder `unfinished` a fit that is cut short is kept to go on with.
+
+        `watch` may end a fit early.
+        """
+        tried = [(recipe, *self._run(recipe, seed, unfinished, watch)) for recipe in self._recipes]
         recipe, treatment, result = max(tried, key=lambda run: (run[2].best.val_score, -run[2].best.val_loss))
         self._recipes = [recipe]
         facts = _facts(self._task, self._pooling, recipe.model_dump(), seed, self.objective, result)
         return result, TrainedHead(_for_head(treatment, self._reads, result), result.head, facts, self._basis)
 
-    def _run(self, recipe: Recipe, seed: int, unfinished: Path | None) -> tuple[Treatment, Fit]:
+    def validated(self, head: Head, seed: int) -> tuple[Tensor, Tensor]:
+        """What the trained `head` tells of the validation examples, in their order, and their targets."""
+        _, _, rows = self._inputs.of_seed(seed)
+        places = [self._reads.index(layer) for layer in head.layers_read]
+
+        def told(x: Any) -> Tensor:
+            if len(places) < len(self._reads):  # `best` was trained on all layers and kept one
+                x = x.of_layers(places) if isinstance(x, Tokens) else x[:, places]
+            return self.objective.predict(head(x))
+
+        return told_of_all(rows, told), rows.y
+
+    def _run(self, recipe: Recipe, seed: int, unfinished: Path | None, watch: Watch | None) -> tuple[Treatment, Fit]:
         task, params = self._task, self._params
         treatment, train_rows, validation_rows = self._inputs.of_seed(seed)
         head = self._head(seed)
@@ -84,7 +109,7 @@ class HeadTrainer:
         if unfinished is not None:
             key = _progress_key(task, params, recipe, head, seed, train_rows)
             progress = Progress(unfinished / f"seed-{seed}-at-{recipe.learning_rate:g}.safetensors", key)
-        result = fit(head, train_rows, validation_rows, self.objective, recipe, seed, params.device, progress)
+        result = fit(head, train_rows, validation_rows, self.objective, recipe, seed, params.device, progress, watch)
         rate = "" if params.learning_rates is None else f" at {recipe.learning_rate:g}"
         self._say(f"{self._name} seed {seed}{rate}: {_line(self.objective.metric, result)}")
         return treatment, result
@@ -130,7 +155,8 @@ def _facts(
     )
 
 
-def _write_figures(name: str, metric: str, rate: float, fits: list[Fit], results: Path) -> dict[str, Any]:
+def write_figures(name: str, metric: str, rate: float, fits: list[Fit], results: Path) -> dict[str, Any]:
+    """Writes the curves and the figures of the fits of `models/name`, and returns the figures."""
     curves = [
         {"head": name, "seed": seed, **asdict(epoch)} for seed, result in enumerate(fits) for epoch in result.curve
     ]

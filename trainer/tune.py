@@ -9,7 +9,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import optuna
 import polars as pl
@@ -32,9 +31,9 @@ from trainer.assembly import head_of, objective_of
 from trainer.config import TrainParams
 from trainer.fit import fit
 from trainer.heads import head_config, head_kind
-from trainer.inputs import Inputs
 from trainer.loop import NotFiniteError
 from trainer.progress import fit_key
+from trainer.shared_inputs import SharedInputs
 from trainer.space import Range, TuneParams, Value, current, section_of, with_values
 from trainer.task import Task, open_task
 
@@ -105,7 +104,7 @@ def _search(study: optuna.Study, objective: Callable[[optuna.Trial], float], tri
 class _Objective:
     def __init__(self, tuning: TuneParams, params: TrainParams, head: str, task: Task, space: Space) -> None:
         self._tuning, self._params, self._head, self._task, self._space = tuning, params, head, task, space
-        self._inputs: tuple[Any, Inputs] | None = None
+        self._inputs = SharedInputs(task, params)
 
     def __call__(self, trial: optuna.Trial) -> float:
         values = {key: _suggest(trial, key, choice) for key, choice in self._space.items()}
@@ -117,11 +116,8 @@ class _Objective:
         recipe = params.recipe_of(self._head)
         objective = objective_of(params, self._head, self._task)
         head = head_of(params, self._head, self._task, objective, seed)
-        wanted = (recipe.treatment(), head.layers_read)
-        if self._inputs is None or self._inputs[0] != wanted:
-            self._inputs = None  # frees the rows before others are read
-            self._inputs = wanted, Inputs(self._task, params, *wanted, params.pooling_of(self._head))
-        _, train, validation = self._inputs[1].of_seed(seed)
+        inputs = self._inputs.of(recipe.treatment(), head.layers_read, params.pooling_of(self._head))
+        _, train, validation = inputs.of_seed(seed)
         pruned = []
 
         def hopeless(epoch: int, score: float) -> bool:

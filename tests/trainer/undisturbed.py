@@ -70,6 +70,7 @@ def changed(before: dict[str, Any]) -> list[str]:
 def calls(folder: Path) -> dict[str, Callable[[], Any]]:
     """What a library's user calls; imported here, after the first look."""
     import trainer
+    import trainer.auto
     from ilse.errors import UserError
     from trainer.analyse import analyse
     from trainer.config import TrainParams
@@ -100,6 +101,7 @@ def calls(folder: Path) -> dict[str, Callable[[], Any]]:
         "import": lambda: None,
         "fit": lambda: trainer.fit(folder, "cayley", **TASK, out=folder / "head"),
         "a fit that fails": without_an_end,
+        "auto": lambda: trainer.auto(folder, minutes=0.2, out=folder / "auto", **TASK),
         "HeadClassifier": lambda: HeadClassifier("mlp", recipe={"epochs": 2}).fit(x, np.arange(40) % 2).predict(x),
         "train": lambda: train(params, "weighted", *files, folder / "models", results),
         "analyse": lambda: analyse(params, *files, folder / "models", results),

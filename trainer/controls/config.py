@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ilse.params import PLAIN_NAME, Section
+from trainer.config import AUTO
 from trainer.controls import CONTROLS
 from trainer.heads import HEADS
 
@@ -51,7 +52,7 @@ class ControlParams(Section):
             raise ValueError("names, caches and others: each name once")
         if unfit := [name for name in self.all_names if not PLAIN_NAME.fullmatch(name)]:
             raise ValueError(f"letters, digits, - and _ in the names of folders, of which {unfit[0]!r} has others")
-        if taken := [name for name in self.all_names if name in HEADS]:
+        if taken := [name for name in self.all_names if name in (*HEADS, AUTO)]:
             raise ValueError(f"names that no head has, but {taken[0]} is one")
         return self
 
