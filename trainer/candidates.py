@@ -1,8 +1,8 @@
 """What `ilse train auto` tries: heads with settings, in the order in which they are tried.
 
-Linear heads at their optimum come first, which take least; then each kind of head as it is by default, on pooled rows
-and, where the cache keeps them, on token states; then the same with other settings. Of every kind the first one is thus
-tried before the second of any.
+Linear heads at their optimum come first, which take least; then `bottleneck` on pooled rows and, where the cache keeps
+them, on token states, which gain most where they gain; then the other kinds of heads as they are by default; then the
+same with other settings.
 """
 
 from __future__ import annotations
@@ -87,10 +87,10 @@ CANDIDATES: tuple[Candidate, ...] = (
     Candidate("mean", recipe=_SOLVED),
     Candidate("best", recipe=_SOLVED),
     Candidate("bottleneck", recipe={"learning_rate": 1e-3}),
+    _on_tokens(),
     Candidate("mlp", recipe={"learning_rate": 1e-3}),
     Candidate("weighted", recipe={"learning_rate": 3e-3}),
     Candidate("set", recipe={"learning_rate": 1e-3}),
-    _on_tokens(),
     Candidate("bottleneck", recipe={"learning_rate": 3e-3}),
     Candidate("mlp", recipe={"learning_rate": 3e-3}),
     Candidate("bottleneck", {"rank": 32, "dropout": 0.3}, {"learning_rate": 1e-3}),
