@@ -367,7 +367,7 @@ def test_from_python(made: Made) -> None:
 
 
 def test_what_is_tried_by_default_is_what_any_task_takes(made: Made) -> None:
-    """And each one once, the cheap ones first, and token states after the first of each other kind."""
+    """And each one once, the cheap ones first."""
     labels = [candidate.label for candidate in CANDIDATES]
     assert len({*labels}) == len(labels)
     for candidate in CANDIDATES:
