@@ -1,13 +1,15 @@
 """Few labelled texts in all: the heads, and the one chosen on validation, against scikit-learn's logistic regression.
 
-    python -m benchmarks.few_rows DATA WORK [--tasks NAME ...] [--rows N ...] [--heads NAME ...] [--draws N] [--quick]
+    python -m benchmarks.few_rows DATA WORK [--tasks NAME ...] [--rows N ...] [--heads NAME ...] [--draws N]
+                                 [--recipe JSON] [--quick]
 
 DATA is that of `benchmarks.accuracy`. WORK keeps the model (all-MiniLM-L6-v2), the caches and every finished figure: a
 run that is stopped goes on. A draw is N labelled rows of a task's training split (of at most `POOL`). Heads get them by
 `HeadClassifier`, which holds `HELD_BACK` of them back to choose on; with N = 200 that is what a user has who prepares
-200 texts. scikit-learn gets all N: `LogisticRegression` on standardised rows and on rows as they are, C out of ten from
-1e-4 to 1e4 by stratified 5-fold cross-validation, on the last layer and on the layer that this cross-validation finds
-best. Test accuracy is over at most `TESTS` test texts, which nothing else looks at.
+200 texts. `--recipe` says what of theirs is not the default, such as '{"optimizer": "auto", "folds": 5}'.
+scikit-learn gets all N: `LogisticRegression` on standardised rows and on rows as they are, C out of ten from 1e-4 to
+1e4 by stratified 5-fold cross-validation, on the last layer and on the layer that this cross-validation finds best.
+Test accuracy is over at most `TESTS` test texts, which nothing else looks at.
 
 The chosen head is the one with the best figure on validation. The last line is JSON, and
 `benchmarks/results/few_rows.json` the same: by task and rows each contender's median and range of test accuracy over
@@ -65,12 +67,13 @@ def main() -> None:
     parser.add_argument("--heads", nargs="+", default=list(HEADS))
     parser.add_argument("--twins", nargs="+", default=list(TWINS), choices=list(TWINS))
     parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--recipe", type=json.loads, default={})
     parser.add_argument("--quick", action="store_true", help="end within minutes: one task, two sizes, three heads")
     given = parser.parse_args()
     if given.quick:
         given.tasks, given.rows, given.heads, given.draws = [TASKS[0]], [50, 200], ["last", "best", "bottleneck"], 2
         given.twins = ["sklearn last", "sklearn last, scaled"]
-    found: dict[str, Any] = {"heads": given.heads, "draws": given.draws, "tasks": {}}
+    found: dict[str, Any] = {"heads": given.heads, "draws": given.draws, "recipe": given.recipe, "tasks": {}}
     for task in given.tasks:
         pool, tests = made(task, given.data, given.work)
         for rows in given.rows:
@@ -119,27 +122,41 @@ def made(task: str, data: Path, work: Path) -> tuple[Rows, Rows]:
 def of_draw(given: argparse.Namespace, task: str, rows: int, draw: int, pool: Rows, tests: Rows) -> dict[str, Any]:
     """What each contender got right of the tests, its seconds and its validation figure; kept in WORK."""
     file = given.work / "few_rows" / "draws" / task / f"{rows}-{draw}.json"
-    found: dict[str, Any] = read_json(file) if file.exists() else {}
+    kept: dict[str, Any] = read_json(file) if file.exists() else {}
+    found = {name: kept[of] for name in (*given.heads, *given.twins) if (of := _kept_as(name, given.recipe)) in kept}
     chosen = np.random.default_rng(draw).permutation(len(pool.y))[:rows]
     x, y = pool.x[chosen], pool.y[chosen]
     for name in (*given.heads, *given.twins):
         if name in found:
             continue
         started = time.perf_counter()
-        answers, merit = twin(name, x, y, tests.x, draw) if name in TWINS else head(name, x, y, tests.x, draw)
+        if name in TWINS:
+            answers, merit = twin(name, x, y, tests.x, draw)
+        else:
+            answers, merit = head(name, given.recipe, x, y, tests.x, draw)
         seconds = time.perf_counter() - started
         found[name] = {"right": np.packbits(answers == tests.y).tolist(), "merit": merit, "seconds": round(seconds, 2)}
         print(f"{task:12} {rows:5} rows, draw {draw}: {name:22} {100 * np.mean(answers == tests.y):.1f}, "
               f"{seconds:.1f} s", flush=True)  # fmt: skip
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, found)
+        kept[_kept_as(name, given.recipe)] = found[name]
+        write_json(file, kept)
     return {name: one | {"right": np.unpackbits(np.array(one["right"], np.uint8), count=len(tests.y)).astype(bool)}
             for name, one in found.items()}  # fmt: skip
 
 
-def head(name: str, x: NDArray[Any], y: NDArray[Any], tests: NDArray[Any], draw: int) -> tuple[NDArray[Any], float]:
+def _kept_as(name: str, recipe: dict[str, Any]) -> str:
+    """What a contender's figures are kept under: heads by their recipe too."""
+    return name if name in TWINS or not recipe else f"{name} {json.dumps(recipe, sort_keys=True)}"
+
+
+def head(
+    name: str, recipe: dict[str, Any], x: NDArray[Any], y: NDArray[Any], tests: NDArray[Any], draw: int
+) -> tuple[NDArray[Any], float]:
     """Answers of a head, and its figure on validation."""
-    model = HeadClassifier(name, validation_fraction=HELD_BACK, random_state=draw, device="cpu").fit(x, y)
+    model = HeadClassifier(name, recipe=recipe, validation_fraction=HELD_BACK, random_state=draw, device="cpu").fit(
+        x, y
+    )
     return model.predict(tests), float(model.validation_score_)
 
 

@@ -83,7 +83,7 @@ def _classes(task: Task, params: TrainParams) -> Iterator[Row]:
     if task.targets.kind != "label":
         return iter(())
     # Their answers to validation rows are looked at, which they must not have seen.
-    recipe = params.recipe_of(PROBES).model_copy(update={"refit": False})
+    recipe = params.recipe_of(PROBES).model_copy(update={"refit": False, "folds": None})
     objective = objective_of(params, PROBES, task)
     probes = head_of(params, PROBES, task, objective, SEED, options={})
     _, train, validation = Inputs(

@@ -64,6 +64,13 @@ class Recipe(TreatmentOptions):
         description="A solved head is solved on training and validation rows together once its penalty is chosen; "
         "`auto`: where validation has fewer than 500 rows.",
     )
+    folds: int | None = Field(
+        None,
+        ge=2,
+        description="Every head, solved or trained, is judged by so many folds of training and validation rows, so "
+        "that figures can be compared, and is then trained on all of them; null: validation chooses, or as `penalty` "
+        "says.",
+    )
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(1e-2, ge=0, description="Weight decay.")
     schedule: Literal["one_cycle", "constant", "plateau"] = Field(
@@ -91,6 +98,12 @@ class Recipe(TreatmentOptions):
         if isinstance(given, dict) and given.get("preset") == "paper":
             return {**PAPER, **given}
         return given
+
+    @model_validator(mode="after")
+    def _folds_train_on_all_rows(self) -> Recipe:
+        if self.folds is not None and self.refit is False:
+            raise ValueError("refit: true or auto with folds, which train on all labelled rows")
+        return self
 
     def for_batches(self, batches: int) -> Recipe:
         """The same, with the epochs that `least_steps` asks for."""

@@ -60,7 +60,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         they be strings.
     validation_fraction
         Share of every label's rows that chooses the best epoch and is not trained on; of each label at least one row
-        is trained on. With none for it, as with 0, the training rows choose.
+        is trained on. With none for it, as with 0, the training rows choose. With `folds` in the recipe, folds of
+        all rows choose, and all are trained on.
     random_state
         Seed of weights, batches and that share.
     device
@@ -75,7 +76,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
     treatment_, head_, objective_
         What was fitted.
     best_epoch_, validation_score_
-        Of the epoch that is kept: its number from 0, and accuracy (ordinal: weighted kappa) on the held-back rows.
+        Of the epoch that is kept: its number from 0, and accuracy (ordinal: weighted kappa) on the held-back rows,
+        or by folds.
 
     Raises
     ------

@@ -1,29 +1,25 @@
-"""Fits one head: Lightning runs the loop, the best epoch is chosen on validation, and what was cut short goes on."""
+"""Fits one head: solved or trained, its best epoch or penalty chosen on validation rows or by folds."""
 
 from __future__ import annotations
 
-import warnings
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
-import lightning.pytorch as pl
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from ilse.callable import make_callable
 from ilse.errors import UserError
-from ilse.hardware import native_bfloat16
-from ilse.linear import pays, with_onednn
 from ilse.terminal import say
-from trainer.apart import interruptible, quiet, seeded
+from trainer.apart import seeded
+from trainer.best import BestStates
 from trainer.config import Recipe
+from trainer.folded import Triple, require_foldable, train_by_folds
 from trainer.heads import Head
-from trainer.loop import Stretches, Training, Watch
-from trainer.losses import VALIDATION_ROWS, measured
+from trainer.loop import Watch
+from trainer.losses import VALIDATION_ROWS, measured, validate
 from trainer.objectives import Objective
 from trainer.progress import Progress
 from trainer.rows import Examples
+from trainer.running import trained
 from trainer.solved import Solved, is_linear, is_solved, solve
 from trainer.stream import StreamedRows
 
@@ -69,30 +65,33 @@ def fit(
 
     The rows hold the layers that the head reads. `device` is auto, cpu or cuda. Of `LayerProbes` the best layer on
     validation is chosen too, and its `SingleLayer` head is returned; `head` keeps them all, each in its own best state.
-    A head that is one linear map is solved (`trainer.solved`) where the recipe says so.
+    A head that is one linear map is solved (`trainer.solved`) where the recipe says so. With `recipe.folds`, folds of
+    both splits choose, and the head has learned from both (`trainer.folded`).
     With `progress` an interrupted fit is gone on with, to the same result on the same machine; `watch` may end it
-    early, which of a solved head is told of every penalty. Raises `NotFiniteError` for such a loss.
+    early, and of a solved head is told of every penalty; a fit that folds or a penalty choose begins anew. Raises
+    `NotFiniteError` for a loss that is not finite.
     """
     accelerator = _accelerator(device)
+    if recipe.folds is not None:
+        require_foldable(head, train, validation, recipe.folds)
     if is_solved(head, objective, recipe, train):
         objective.learn(train, recipe.imbalance)
         with seeded(seed):
             return _of_solved(head, solve(head, train, validation, objective, recipe, seed, accelerator, watch))
     if recipe.optimizer == "auto" and is_linear(head) and isinstance(train, StreamedRows):
         say(f"{head.spec.name}: rows that are read as they are used are trained on by AdamW, and not solved")
-    batches = train.shuffled(recipe.batch_size, seed, balanced=recipe.imbalance == "sampling")
-    recipe = recipe.for_batches(len(batches))
-    objective.learn(train, recipe.imbalance)
-    mixed = _mixed(recipe.compute_type, accelerator)
-    with with_onednn(head) if accelerator == "cpu" and not mixed and pays() else nullcontext():
-        training = Training(head.train(), recipe, batches, validation, objective, progress, watch, mixed)
-        earlier = None if progress is None else progress.load()
-        if earlier is not None:
-            training.go_on(earlier)
-        if not training.finished:
-            _run(training, recipe, seed, accelerator)
-        with seeded(seed):  # a probe that becomes a head of its own is drawn, and then given its weights
-            return _result(head, training, 0 if earlier is None else earlier.facts["epochs_done"])
+    if recipe.folds is not None:
+        folded = train_by_folds(head, train, validation, objective, recipe, seed, accelerator)
+        with seeded(seed):
+            result = _result(head, folded.best, folded.history, folded.seconds)
+        if watch is not None:
+            watch(result.best.epoch, result.best.val_score)
+        return result
+    training = trained(head, train, lambda head, _: validate(head, objective, validation), objective, recipe, seed,
+                       accelerator, progress, watch)  # fmt: skip
+    with seeded(seed):  # a probe that becomes a head of its own is drawn, and then given its weights
+        result = _result(head, training.best, training.history, training.seconds)
+        return _calibrated(replace(result, epochs_before=training.epochs_before), objective, validation)
 
 
 def _of_solved(head: Head, solved: Solved) -> Fit:
@@ -117,54 +116,6 @@ def _of_solved(head: Head, solved: Solved) -> Fit:
     )
 
 
-class OneProcess(LightningEnvironment):
-    """Lightning trains here and in no other process, whatever launched this one: Slurm, MPI, LSF or torchrun."""
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        """None of them are of this training."""
-        return False
-
-    def local_rank(self) -> int:
-        """The only one."""
-        return 0
-
-    def node_rank(self) -> int:
-        """The only one."""
-        return 0
-
-    def teardown(self) -> None:
-        """Leaves the environment as it is; Lightning's own takes a variable out of it."""
-
-
-def _run(training: Training, recipe: Recipe, seed: int, accelerator: str) -> None:
-    # The seed is for dropout; the caller seeded the head's weights. Of the logger: which accelerators are unused.
-    with seeded(seed, "cuda:0" if accelerator == "cuda" else "cpu"), quiet("lightning.pytorch"), interruptible():
-        try:
-            # barebones: without logging, checkpoints, progress bar and a first look at validation.
-            trainer = pl.Trainer(
-                max_epochs=recipe.epochs - training.epochs_done,
-                accelerator=accelerator,
-                devices=1,
-                num_nodes=1,
-                strategy="auto",
-                plugins=[OneProcess()],
-                barebones=True,
-            )
-            trainer.fit(training, _loader(Stretches(training.batches)))
-        except SystemExit as error:  # how Lightning ends upon Ctrl-C
-            raise KeyboardInterrupt from error
-        finally:
-            training.batches.close()
-
-
-def _loader(stretches: Stretches) -> CombinedLoader:
-    """What Lightning would make of them, without its warning about its own use of PyTorch."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*LeafSpec")
-        return CombinedLoader(stretches, "max_size_cycle")
-
-
 def _accelerator(device: str) -> str:
     present = torch.cuda.is_available()
     if device == "cuda" and not present:
@@ -177,34 +128,30 @@ def _accelerator(device: str) -> str:
     return "cuda" if present and device != "cpu" else "cpu"
 
 
-def _mixed(compute_type: str, accelerator: str) -> bool:
-    return native_bfloat16(accelerator) if compute_type == "auto" else compute_type == "bfloat16"
-
-
-def _result(head: Head, training: Training, epochs_before: int) -> Fit:
-    best = training.best
+def _result(head: Head, best: BestStates, history: list[Triple], seconds: float) -> Fit:
     head.cpu().load_state_dict(head.state_dict() | best.state)
     for parameter in head.parameters():  # the optimizer's vector and the last gradients end with the fit
         parameter.data, parameter.grad = parameter.detach().clone(), None
     ranked = sorted(range(len(best.score)), key=lambda k: (-float(best.score[k]), float(best.loss[k])))
     chosen = ranked[0]
-    curve = [
-        Epoch(epoch, *(float(values[chosen]) for values in triple)) for epoch, triple in enumerate(training.history)
-    ]
-    kept, reached = head.settle(ranked).eval(), curve[int(best.epoch[chosen])]
-    with torch.no_grad():
-        rows = training.validation_rows
-        if kept.calibrate(rows.chunks(VALIDATION_ROWS)):
-            loss, score = (float(value) for value in measured(kept, kept, training.objective, rows))
-            reached = replace(reached, val_loss=loss, val_score=score)
+    curve = [Epoch(epoch, *(float(values[chosen]) for values in triple)) for epoch, triple in enumerate(history)]
+    kept = head.settle(ranked).eval()
     return Fit(
         head=kept,
-        best=reached,
+        best=curve[int(best.epoch[chosen])],
         curve=curve,
-        seconds=training.seconds,
-        epochs_before=epochs_before,
+        seconds=seconds,
         layer_scores=None if kept is head else [float(score) for score in best.score],
     )
+
+
+@torch.no_grad()
+def _calibrated(result: Fit, objective: Objective, validation: Examples) -> Fit:
+    """The same, once the head has chosen on validation what it chooses when it is trained."""
+    if not result.head.calibrate(validation.chunks(VALIDATION_ROWS)):
+        return result
+    loss, score = (float(value) for value in measured(result.head, result.head, objective, validation))
+    return replace(result, best=replace(result.best, val_loss=loss, val_score=score))
 
 
 make_callable(__name__, "trainer.library.fit")

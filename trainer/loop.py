@@ -1,4 +1,4 @@
-"""The one training loop's steps, for Lightning to run: losses, clipping, and a look at validation after each epoch.
+"""The one training loop's steps, for Lightning to run: losses, clipping, and a judgement after each epoch.
 
 A batch of a small head takes less time than Lightning spends around one, so Lightning is given a `Stretch` of several
 as its batch, and the steps within are ours (its manual optimization). Epochs and devices stay Lightning's.
@@ -22,11 +22,13 @@ from trainer.best import BestStates
 from trainer.config import Recipe
 from trainer.flat import FlatParameters
 from trainer.heads import Head
-from trainer.losses import training_losses, validate
+from trainer.losses import training_losses
 from trainer.objectives import Objective
 from trainer.progress import Progress, State
-from trainer.rows import Batch, Batches, Examples
+from trainer.rows import Batch, Batches
 
+Judge = Callable[[Head, int], tuple[Tensor, Tensor]]
+"""Given the head and the epoch that has ended; tells the loss and the figure of each candidate, float64."""
 Watch = Callable[[int, float], bool]
 """Told the epoch and the best validation figure so far; True ends the fit."""
 Schedule = torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau
@@ -75,7 +77,7 @@ class Training(pl.LightningModule):
         head: Head,
         recipe: Recipe,
         batches: Batches,
-        validation: Examples,
+        judge: Judge,
         objective: Objective,
         progress: Progress | None = None,
         watch: Watch | None = None,
@@ -86,11 +88,11 @@ class Training(pl.LightningModule):
         self.head = head
         self.recipe = recipe
         self.batches = batches
-        self.validation_rows = validation
+        self._judge = judge
         self.objective = objective
         self.best = BestStates(head.candidates)
         self.history: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.epochs_done, self.finished = 0, False
+        self.epochs_done, self.epochs_before, self.finished = 0, 0, False
         self.started, self.seconds_before = time.perf_counter(), 0.0
         self._losses: list[Tensor] = []
         self._progress, self._watch = progress, watch
@@ -105,6 +107,7 @@ class Training(pl.LightningModule):
         self.best.load({**_under("best.", tensors)})
         self.history = [tuple(triple) for triple in zip(*(tensors[f"history.{i}"] for i in range(3)), strict=True)]
         self.epochs_done, self.finished = facts["epochs_done"], facts["finished"]
+        self.epochs_before = self.epochs_done
         self.seconds_before = facts["seconds"]
         self.batches.generator.set_state(tensors["random.order"])
         self._earlier = state  # the optimizer, once there is one
@@ -196,14 +199,14 @@ class Training(pl.LightningModule):
                 self.schedule.step()
 
     def on_train_epoch_end(self) -> None:
-        """Validates, keeps what is best, and ends or saves the fit."""
+        """Judges the epoch, keeps what is best, and ends or saves the fit."""
         epoch = self.epochs_done
         losses = torch.stack(self._losses).cpu()
         self._losses.clear()
         # Looked at once an epoch: asking after every step would have a GPU wait each time.
         _refuse_nan("training loss", losses, f"epoch {epoch}, step {{}} of {len(losses)}")
         train_loss = losses.mean(0)
-        loss, score = validate(self.head, self.objective, self.validation_rows)
+        loss, score = self._judge(self.head, epoch)
         _refuse_nan("validation loss", loss[None], f"epoch {epoch}")
         self.history.append((train_loss, loss, score))
         self.best.offer(epoch, score, loss, dict(self.head.named_parameters()))

@@ -39,16 +39,23 @@ def validate(
     return found
 
 
-@torch.no_grad()
 def measured(
     outputs: Callable[[Any], Tensor], head: Head, objective: Objective, rows: Examples
 ) -> tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]:
     """The same of whatever `outputs` makes of a batch of rows."""
+    loss, answers = told(outputs, head, objective, rows)
+    return loss, objective.score(answers, rows.y[rows.order()])
+
+
+@torch.no_grad()
+def told(
+    outputs: Callable[[Any], Tensor], head: Head, objective: Objective, rows: Examples
+) -> tuple[Float[Tensor, " candidates"], Float[Tensor, "rows candidates kept"]]:
+    """The loss, and the answers that a figure is made of, in the order of `chunks`."""
     device = next(head.parameters()).device
     loss, answers = torch.zeros((), dtype=torch.float64), []
     for x, y in rows.chunks(VALIDATION_ROWS):
         given, y = outputs(x.to(device)), y.to(device)
         loss = loss + len(y) * objective.plain_losses(given, y).double().cpu()
         answers.append(objective.answers(given, y).cpu())
-    y = rows.y[rows.order()]
-    return loss / len(y), objective.score(torch.cat(answers), y)
+    return loss / len(rows.y), torch.cat(answers)

@@ -67,6 +67,10 @@ class Rows:
         """A copy of the examples at these positions."""
         return Rows(self.x[chosen], self.y[chosen], [self.text_ids[place] for place in chosen.tolist()])
 
+    def joined(self, other: Rows) -> Rows:
+        """These examples, and then those of another split."""
+        return Rows(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), [*self.text_ids, *other.text_ids])
+
     def chunks(self, size: int) -> Iterator[Batch]:
         """All examples in order."""
         yield from zip(self.x.split(size), self.y.split(size), strict=True)
@@ -108,6 +112,12 @@ class PairRows:
         texts, places = self.places[chosen].unique(return_inverse=True)
         return PairRows(self.x[texts], places, self.y[chosen], [self.text_ids[place] for place in chosen.tolist()])
 
+    def joined(self, other: PairRows) -> PairRows:
+        """These examples, and then those of another split."""
+        places = torch.cat([self.places, len(self.x) + other.places])
+        ids = [*self.text_ids, *other.text_ids]
+        return PairRows(torch.cat([self.x, other.x]), places, torch.cat([self.y, other.y]), ids)
+
     def chunks(self, size: int) -> Iterator[Batch]:
         """All examples in order."""
         return (self.batch(chosen) for chosen in self.order().split(size))
@@ -129,8 +139,47 @@ class Indexed(Protocol):
     def y(self) -> Tensor:
         """Targets."""
 
+    @property
+    def text_ids(self) -> list[str]:
+        """Texts; none where nobody asks."""
+
     def batch(self, chosen: Int[Tensor, " chosen"]) -> Batch:
         """The examples at these positions."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the examples of others, by their positions there; no row is copied before it is asked for."""
+
+    whole: Indexed
+    chosen: Int[Tensor, " rows"]
+
+    @property
+    def y(self) -> Tensor:
+        """Targets."""
+        return self.whole.y[self.chosen]
+
+    @property
+    def text_ids(self) -> list[str]:
+        """Texts; none where the whole has none."""
+        ids = self.whole.text_ids
+        return [ids[place] for place in self.chosen.tolist()] if ids else []
+
+    def batch(self, chosen: Int[Tensor, " chosen"]) -> Batch:
+        """The examples at these positions."""
+        return self.whole.batch(self.chosen[chosen])
+
+    def chunks(self, size: int) -> Iterator[Batch]:
+        """All examples in order."""
+        return (self.batch(chosen) for chosen in self.order().split(size))
+
+    def order(self) -> Int[Tensor, " rows"]:
+        """As they are."""
+        return torch.arange(len(self.chosen))
+
+    def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> IndexBatches:
+        """Batches for training."""
+        return IndexBatches(self, batch_size, seed, balanced)
 
 
 class IndexBatches:

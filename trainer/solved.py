@@ -115,14 +115,19 @@ def solve(
     _refuse_unless_finite("training", x)
     known = given = Labelled(x, y, objective, recipe)
     alone = validation is train
-    few = alone or (len(validation.y) < FEW_ROWS and len(y) + len(validation.y) <= FOLDED_ROWS)
+    few = (
+        recipe.folds is not None
+        or alone
+        or (len(validation.y) < FEW_ROWS and len(y) + len(validation.y) <= FOLDED_ROWS)
+    )
     if not alone and (few if recipe.refit == "auto" else recipe.refit):
         held = _features(head, validation, device)
         _refuse_unless_finite("validation", held)
         known = Labelled(torch.cat([x, held]), torch.cat([y, validation.y]), objective, recipe)
     strengths = STRENGTHS if isinstance(recipe.penalty, str) else (1 / recipe.penalty,)
-    if len(strengths) > 1 and (alone or (few and recipe.penalty == "auto")):
-        places = _by_folds(known, strengths, seed)
+    choose = len(strengths) > 1
+    if recipe.folds is not None or (choose and (alone or (few and recipe.penalty == "auto"))):
+        places = _by_folds(known, strengths, folds_of(known.y, seed, recipe.folds or FOLDS))
     else:
         places = _by_validation(given, strengths, head, validation, device)
     path = list(_until_worse(places if watch is None else _watched(places, watch)))
@@ -214,10 +219,9 @@ class Labelled:
         return every, shift
 
 
-def _by_folds(known: Labelled, strengths: tuple[float, ...], seed: int) -> Iterator[Place]:
+def _by_folds(known: Labelled, strengths: tuple[float, ...], fold: Int[Tensor, " rows"]) -> Iterator[Place]:
     """Every row is judged by the models of the folds that it is not in."""
-    fold = folds_of(known.y, seed)
-    optimum = known.optimum(known.x, (fold != torch.arange(FOLDS)[:, None]).double())
+    optimum = known.optimum(known.x, (fold != torch.arange(int(fold.max()) + 1)[:, None]).double())
     for strength in strengths:
         found = optimum.at(strength, optimum.compared)
         outputs = known.outputs(found, known.x)[torch.arange(len(fold)), :, fold].cpu()
@@ -279,14 +283,14 @@ def _best(path: list[Place]) -> Int[Tensor, " candidates"]:
     return loss.masked_fill(~highest, torch.inf).argmin(0)
 
 
-def folds_of(y: Tensor, seed: int) -> Int[Tensor, " rows"]:
+def folds_of(y: Tensor, seed: int, folds: int = FOLDS) -> Int[Tensor, " rows"]:
     """The fold of each row: as many of each label in all of them as can be."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(y), generator=generator)
     if y.ndim == 1 and not y.is_floating_point():
         order = order[y[order].sort(stable=True).indices]
     fold = torch.empty(len(y), dtype=torch.long)
-    fold[order] = torch.arange(len(y)) % FOLDS
+    fold[order] = torch.arange(len(y)) % folds
     return fold
 
 

@@ -56,6 +56,12 @@ class TokenRows:
         ids = [self.text_ids[place] for place in chosen.tolist()]
         return replace(self, places=self.places[chosen], y=self.y[chosen], text_ids=ids)
 
+    def joined(self, other: TokenRows) -> TokenRows:
+        """These examples, and then those of another split, treated alike."""
+        places = torch.cat([self.places, len(self.shelf.lengths) + other.places])
+        ids = [*self.text_ids, *other.text_ids]
+        return TokenRows(self.shelf.joined(other.shelf), places, torch.cat([self.y, other.y]), ids, self.treat)
+
     def chunks(self, size: int) -> Iterator[Batch]:
         """All examples in order, fewer than `size` at a time where texts are long."""
         lengths = self.shelf.lengths[self.places].view(len(self.y), -1).sum(1)

@@ -49,6 +49,19 @@ class TokenShelf:
             values.mul_(self.scales.index_select(0, self.slots[texts].repeat_interleave(lengths)))
         return Tokens(values, lengths)
 
+    def joined(self, other: TokenShelf) -> TokenShelf:
+        """These texts, and then those of another shelf of the same kind."""
+        slots: Tensor | None = None
+        scales: Tensor | None = None
+        if self.scales is not None and other.scales is not None:
+            assert self.slots is not None
+            assert other.slots is not None
+            slots = torch.cat([self.slots, len(self.scales) + other.slots])
+            scales = torch.cat([self.scales, other.scales])
+        values, lengths = (torch.cat(of) for of in ((self.values, other.values), (self.lengths, other.lengths)))
+        starts = torch.cat([self.starts, len(self.values) + other.starts])
+        return TokenShelf(values, starts, lengths, slots, scales)
+
 
 def token_type(cache: Cache) -> str:
     """The storage type of token states."""

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import trainer.fit
-import trainer.loop
 import trainer.losses
 from ilse.errors import UserError
 from tests.trainer.conftest import LAYERS, TELLING, head_of, of_labels, recipe_of
@@ -154,7 +153,7 @@ def test_the_returned_head_has_the_weights_of_its_best_epoch(rows: MakeRows, mon
         states.append(copy.deepcopy(head.state_dict()))
         return torch.ones(1).double(), torch.tensor([next(outcomes)]).double()
 
-    monkeypatch.setattr(trainer.loop, "validate", recorded)
+    monkeypatch.setattr(trainer.fit, "validate", recorded)
     result = fit(head_of("set", hidden=8), rows(40), rows(10), of_labels(), recipe_of(epochs=4), 0, "cpu")
     assert result.best.epoch == 1
     assert same(result.head.state_dict(), states[1])
@@ -373,7 +372,7 @@ def test_plateau_lowers_the_rate(rows: MakeRows) -> None:
 def test_patience_ends_training(rows: MakeRows, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = iter([0.2, 0.9, 0.5, 0.9, 0.1, 0.95])
     monkeypatch.setattr(
-        trainer.loop,
+        trainer.fit,
         "validate",
         lambda *_: (torch.ones(1).double(), torch.tensor([next(outcomes)]).double()),
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ilse.linear
-import trainer.fit
+import trainer.running
 from tests.trainer.conftest import head_of, of_labels, recipe_of
 from trainer.fit import fit
 from trainer.rows import Rows
@@ -39,10 +39,10 @@ def test_bfloat16_products_give_the_same_accuracy(rows: MakeRows) -> None:
 
 @pytest.mark.parametrize("native", [True, False])
 def test_auto_is_what_the_hardware_multiplies(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.fit, "native_bfloat16", lambda device: native)
-    assert trainer.fit._mixed("auto", "cpu") == native
-    assert not trainer.fit._mixed("float32", "cpu")
-    assert trainer.fit._mixed("bfloat16", "cpu")
+    monkeypatch.setattr(trainer.running, "native_bfloat16", lambda device: native)
+    assert trainer.running._mixed("auto", "cpu") == native
+    assert not trainer.running._mixed("float32", "cpu")
+    assert trainer.running._mixed("bfloat16", "cpu")
 
 
 @pytest.mark.skipif(not ilse.linear.available(), reason="no x86 CPU, or PyTorch without the operator")
@@ -52,7 +52,7 @@ def test_onednn_trains_the_same_head(rows: MakeRows, monkeypatch: pytest.MonkeyP
     product = ilse.linear.product
     monkeypatch.setattr(ilse.linear, "product", lambda *args, **kwargs: calls.append(0) or product(*args, **kwargs))
     for way in (False, True):
-        monkeypatch.setattr(trainer.fit, "pays", lambda way=way: way)
+        monkeypatch.setattr(trainer.running, "pays", lambda way=way: way)
         recipe = recipe_of(compute_type="float32")
         found.append(fit(head_of("cayley", hidden=16), rows(60), rows(40, seed=1), of_labels(), recipe, 0, "cpu"))
         assert bool(calls) == way

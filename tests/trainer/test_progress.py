@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import trainer.loop
+import trainer.fit
 import trainer.progress
 from tests.trainer.conftest import DIM, LABELS, LAYERS, Made, of_labels, write_task
 from tests.trainer.test_stream import streamed
@@ -67,7 +67,7 @@ def killing(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
             raise Killed
         return validate(head, objective, rows)
 
-    monkeypatch.setattr(trainer.loop, "validate", deadly)
+    monkeypatch.setattr(trainer.fit, "validate", deadly)
 
 
 def assert_same(one: Fit, other: Fit) -> None:

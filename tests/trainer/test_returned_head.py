@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import trainer.fit
+import trainer.running
 from ilse.linear import OneDnnLinear, available
 from tests.trainer.conftest import DIM, LAYERS, write_task
 from trainer import fit
@@ -43,7 +43,7 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Traine
     write_task(folder)
     recipe = {"epochs": 2, "batch_size": 16, "compute_type": "float32"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.fit, "pays", available)
+        patch.setattr(trainer.running, "pays", available)
         yield {name: fit(folder, name, recipe=recipe, device="cpu") for name in HEADS}
 
 

@@ -103,6 +103,8 @@ class Head(nn.Module):
     """
 
     candidates: int = 1
+    calibrated: bool = False
+    """Whether `calibrate` chooses anything."""
 
     def __init__(self, spec: HeadSpec[Section], layers_read: tuple[int, ...] | None = None) -> None:
         super().__init__()

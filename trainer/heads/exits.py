@@ -60,6 +60,7 @@ class Exits(Head):
     spec: HeadSpec[ExitsOptions]
     threshold: Tensor
     loss_weights: Tensor
+    calibrated = True
 
     def __init__(self, spec: HeadSpec[ExitsOptions]) -> None:
         options = spec.options

@@ -109,7 +109,7 @@ class TokenHead(Head):
         self._build = build
         self.reader = TokenReader(len(named), spec.dim, options)
         self.inner = build(within)
-        self.candidates = self.inner.candidates
+        self.candidates, self.calibrated = self.inner.candidates, self.inner.calibrated
 
     def pooled(self, x: Any) -> Float[Tensor, "texts layers width"]:
         """The rows that the head inside gets."""
