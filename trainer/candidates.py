@@ -1,8 +1,8 @@
 """What `ilse train auto` tries: heads with settings, in the order in which they are tried.
 
 Linear heads at their optimum come first, which take least; then each kind of head as it is by default, on pooled rows
-and, where the cache keeps them, on token states; then the same with other settings. Of every kind the first one is thus
-tried before the second of any.
+and, where the cache keeps them, on token states; then a linear head on the best layer, for which all are solved; then
+the others with other settings. Of every kind the first one is thus tried before the second of any.
 """
 
 from __future__ import annotations
@@ -85,12 +85,12 @@ def _on_tokens(rate: float = OF_TOKENS["learning_rate"], /, **tokens: Any) -> Ca
 CANDIDATES: tuple[Candidate, ...] = (
     Candidate("last", recipe=_SOLVED),
     Candidate("mean", recipe=_SOLVED),
-    Candidate("best", recipe=_SOLVED),
     Candidate("bottleneck", recipe={"learning_rate": 1e-3}),
     Candidate("mlp", recipe={"learning_rate": 1e-3}),
     Candidate("weighted", recipe={"learning_rate": 3e-3}),
     Candidate("set", recipe={"learning_rate": 1e-3}),
     _on_tokens(),
+    Candidate("best", recipe=_SOLVED),
     Candidate("bottleneck", recipe={"learning_rate": 3e-3}),
     Candidate("mlp", recipe={"learning_rate": 3e-3}),
     Candidate("bottleneck", {"rank": 32, "dropout": 0.3}, {"learning_rate": 1e-3}),
