@@ -115,6 +115,23 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     assert_clear_error(result, "the packages of the extra 'train'", "pip install 'ilse-cache[train]'")
 
 
+def test_a_missing_extra_of_one_head_is_named(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("train: {}\n")
+    result = run_with("import sys; sys.modules['optuna'] = None", "train", "auto", cwd=tmp_path)
+    assert_clear_error(result, "the packages of the extra 'tune'", "pip install 'ilse-cache[tune]'")
+
+
+@pytest.mark.parametrize(
+    ("minutes", "found"), [("0", "greater than 0"), ("nan", "finite number"), ("x", "not a valid")]
+)
+def test_no_time_for_auto_is_refused_before_anything_is_read(tmp_path: Path, minutes: str, found: str) -> None:
+    (tmp_path / "params.yaml").write_text("train: {}\n")
+    result = ilse("train", "auto", "--minutes", minutes, cwd=tmp_path)
+    assert result.returncode == 2
+    assert found in result.stderr
+    assert_clear_error(ilse("train", "last", "--minutes", "5", cwd=tmp_path), "'auto' among the heads")
+
+
 def test_a_full_disk_is_one_message(tmp_path: Path) -> None:
     code = (
         "import pipeline.inspect, errno\n"

@@ -1,8 +1,9 @@
 """What `ilse train auto` tries: heads with settings, in the order in which they are tried.
 
 Linear heads at their optimum come first, which take least; then `bottleneck` on pooled rows and, where the cache keeps
-them, on token states, which gain most where they gain; then the other kinds of heads as they are by default; then the
-same with other settings.
+them, on token states, which gain most where they gain; then the other kinds of heads as they are by default; then a
+linear head on the best layer, for which all are solved; then the others with other settings. Of every kind the first
+one is thus tried before the second of any.
 """
 
 from __future__ import annotations
@@ -85,12 +86,12 @@ def _on_tokens(rate: float = OF_TOKENS["learning_rate"], /, **tokens: Any) -> Ca
 CANDIDATES: tuple[Candidate, ...] = (
     Candidate("last", recipe=_SOLVED),
     Candidate("mean", recipe=_SOLVED),
-    Candidate("best", recipe=_SOLVED),
     Candidate("bottleneck", recipe={"learning_rate": 1e-3}),
     _on_tokens(),
     Candidate("mlp", recipe={"learning_rate": 1e-3}),
     Candidate("weighted", recipe={"learning_rate": 3e-3}),
     Candidate("set", recipe={"learning_rate": 1e-3}),
+    Candidate("best", recipe=_SOLVED),
     Candidate("bottleneck", recipe={"learning_rate": 3e-3}),
     Candidate("mlp", recipe={"learning_rate": 3e-3}),
     Candidate("bottleneck", {"rank": 32, "dropout": 0.3}, {"learning_rate": 1e-3}),

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 import trainer.halving
+import trainer.shared_inputs
 from ilse.errors import UserError
 from pipeline.store import open_cache
 from tests.trainer.conftest import Made, write_task
@@ -367,11 +368,22 @@ def test_from_python(made: Made) -> None:
 
 
 def test_what_is_tried_by_default_is_what_any_task_takes(made: Made) -> None:
-    """And each one once, the cheap ones first."""
+    """And each one once, the cheap ones first, and the first of each kind before the second of any."""
     labels = [candidate.label for candidate in CANDIDATES]
     assert len({*labels}) == len(labels)
     for candidate in CANDIDATES:
         candidate.params(TrainParams())
-    assert [candidate.halves for candidate in CANDIDATES[:4]] == [False, False, False, True]
-    first = next(place for place, candidate in enumerate(CANDIDATES) if candidate.tokens is not None)
-    assert CANDIDATES[first].head == CANDIDATES[first - 1].head, "tokens right behind the same head on rows"
+    assert [candidate.halves for candidate in CANDIDATES[:3]] == [False, False, True]
+    kinds = [(candidate.head, candidate.tokens is None) for candidate in CANDIDATES]
+    assert len({*kinds[: len({*kinds})]}) == len({*kinds})
+    assert kinds[2:4] == [("bottleneck", True), ("bottleneck", False)]
+
+
+def test_rows_are_read_again_only_for_a_head_that_reads_others(
+    made: Made, params: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    original = trainer.shared_inputs.Inputs
+    monkeypatch.setattr(trainer.shared_inputs, "Inputs", lambda *given: read.append(given[3]) or original(*given))
+    run(made, params(), [LAST, MLP, HOPELESS, BEST, LAST])
+    assert read == [(3,), (0, 1, 2, 3), (3,)]

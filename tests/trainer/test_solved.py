@@ -73,6 +73,34 @@ def test_a_given_penalty_gives_scikit_learns_model(rows: MakeRows, imbalance: st
     assert result.best.val_score == pytest.approx((expected.argmax(1) == validation.y.numpy()).mean())
 
 
+def test_validation_chooses_where_it_is_asked_to_however_small_it_is(rows: MakeRows) -> None:
+    train, validation = alone(rows(60), TELLING), alone(rows(20, seed=1), TELLING)
+    result = solved("layer", train, validation, {"layer": TELLING}, penalty="validation", refit=False)
+    right = (probabilities(result, validation).argmax(1) == validation.y).double().mean()
+    assert result.best.val_score == pytest.approx(float(right))
+    others = [
+        solved("layer", train, validation, {"layer": TELLING}, penalty=1 / strength, refit=False).best
+        for strength in STRENGTHS
+    ]
+    best = max(others, key=lambda epoch: (round(epoch.val_score, 6), -epoch.val_loss))
+    assert result.best.val_score == pytest.approx(best.val_score)
+    assert result.best.val_loss == pytest.approx(best.val_loss, rel=1e-3)
+
+
+def test_the_path_of_penalties_may_be_ended(rows: MakeRows) -> None:
+    seen: list[tuple[int, float]] = []
+
+    def stop(number: int, score: float) -> bool:
+        seen.append((number, score))
+        return number == 3
+
+    result = fit(head_of("best"), rows(60), rows(30, seed=1), of_labels(), recipe(), 0, "cpu", watch=stop)
+    assert [number for number, _ in seen] == [0, 1, 2, 3]
+    assert len(result.curve) == 4
+    assert [score for _, score in seen] == sorted(score for _, score in seen)
+    assert result.best.val_score == seen[-1][1]
+
+
 def test_folds_choose_and_all_labelled_rows_are_solved_on(rows: MakeRows) -> None:
     train, validation = rows(60), rows(20, seed=1)
     result = solved("layer", alone(train, TELLING), alone(validation, TELLING), {"layer": TELLING})

@@ -142,6 +142,13 @@ def test_a_trial_behind_the_others_ends_early(made: Made, quick: Quick) -> None:
     assert set(trials(made, "last")["state"]) == {"complete"}
 
 
+def test_the_path_of_a_solved_head_is_compared_as_epochs_are(made: Made, quick: Quick) -> None:
+    space = {"label_smoothing": [0.0, 0.1, 0.9]}
+    found = run(made, quick(recipe={"optimizer": "auto", "refit": False}), head="best", trials=8, space=space)
+    assert found.after == trials(made, "best")["val_score"].max()
+    assert "complete" in trials(made, "best")["state"]
+
+
 def test_a_loss_that_is_not_finite_is_a_trial_that_failed(made: Made, quick: Quick) -> None:
     space = {"learning_rate": [1e38]}
     params = quick(recipe={"learning_rate": 1e38, "gradient_clip": 0})
