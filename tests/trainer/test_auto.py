@@ -162,6 +162,23 @@ def test_the_first_one_is_ended_however_little_time_there_is(
     assert found.lines[1].endswith("of 0.1 minutes: give it more minutes to try others")
 
 
+def test_no_epoch_begins_once_the_time_went_into_reading_rows(
+    made: Made, params: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = Ticking(0.01, 1)
+    monkeypatch.setattr(trainer.auto, "Clock", lambda minutes: Clock(minutes, hand))
+    original = trainer.shared_inputs.Inputs
+
+    def slow(*given: Any) -> Any:
+        hand.time += 40
+        return original(*given)
+
+    monkeypatch.setattr(trainer.shared_inputs, "Inputs", slow)
+    found = run(made, params(), [LAST, MLP, BEST], minutes=1)
+    assert states(found) == {"last": "finished"}
+    assert found.lines[1].startswith("1 of 3 candidates were tried in 1.3")
+
+
 def test_the_time_ends_a_training_between_two_epochs(
     made: Made, params: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +229,7 @@ def test_tokens_are_read_where_there_are_any(tmp_path: Path, params: Quick) -> N
     task = write_task(tmp_path / "without")
     choose(open_task(open_cache(task.cache), task.examples), params(), 5, [LAST, reader], say=said.append)
     assert said[0] == (
-        "auto: 1 candidates that read token states are left out: the cache keeps none (extract.token_states)"
+        "auto: what reads token states is left out, 1 of 2 candidates: the cache keeps none (extract.token_states)"
     )
     with pytest.raises(UserError, match="at least one that reads pooled rows"):
         run(task, params(), [reader])
