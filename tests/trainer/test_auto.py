@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import polars as pl
 import pytest
+from optuna.pruners import SuccessiveHalvingPruner
 
 import trainer.halving
 import trainer.shared_inputs
@@ -106,6 +108,30 @@ def test_figures_are_of_the_validation_rows(made: Made, params: Quick) -> None:
         right = (found.head(rows.x).argmax(1) == rows.y).double().mean()
         assert found.head.facts.val_score == pytest.approx(float(right))
         assert found.head.facts.recipe["refit"] == (False if candidate is not MLP else "auto")
+
+
+def test_who_is_behind_is_what_a_plain_count_says() -> None:
+    """Curves of best figures so far: in at a quarter and at half are those in the better half of all so far."""
+    study = optuna.create_study(
+        direction="maximize", pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+    )
+    generator = np.random.default_rng(0)
+    reached: dict[int, list[float]] = {1: [], 2: []}
+    ended = []
+    for epochs in generator.integers(4, 30, size=60).tolist():
+        curve = np.maximum.accumulate(generator.random(epochs) * np.linspace(0.5, 1, epochs)).tolist()
+        watching = trainer.halving._Watching(None, study.ask(), epochs)
+        done = next((epoch + 1 for epoch in range(epochs) if watching(epoch, curve[epoch])), epochs)
+        expected = epochs
+        for part, quarter in ((1, 0.25), (2, 0.5)):
+            at = next(epoch for epoch in range(1, epochs + 1) if epoch / epochs >= quarter)
+            reached[part].append(curve[at - 1])
+            if curve[at - 1] < sorted(reached[part], reverse=True)[max(1, len(reached[part]) // 2) - 1]:
+                expected = at
+                break
+        assert (done, watching.ended) == (expected, "finished" if expected == epochs else "behind")
+        ended.append(expected < epochs)
+    assert 20 < sum(ended) < 55
 
 
 def test_differences_are_those_of_the_answers(made: Made, params: Quick) -> None:
