@@ -78,21 +78,25 @@ def train_auto(params: TrainParams, cache: str | Path, examples: Path, models: P
     """
     require_ours(models / AUTO, HEADS, "--models")
     task = open_task(open_cache(cache), examples)
-    with unfinished(models, AUTO), replacing_folder(models / AUTO, HEADS, "--models") as folder:
-        found, chosen = _chosen(task, params, params.auto_minutes, CANDIDATES, SEED, say)
-        save_head(folder / f"seed-{SEED}", chosen.head)
-    with replacing(results / AUTO / "candidates.csv") as file:
-        chosen.tried.write_csv(file, float_precision=6)
-    best = chosen.candidate
-    own = {
-        "head": best.head,
-        "options": dict(best.options),
-        "tokens": None if best.tokens is None else dict(best.tokens),
-    }
-    times = {"minutes": params.auto_minutes, "seconds": round(found.seconds, 2), "untried": found.untried}
-    write_json(results / AUTO / "choice.json", {**own, **times, "said": chosen.lines})
-    facts = chosen.head.facts
-    return write_figures(AUTO, chosen.head.objective.metric, facts.recipe["learning_rate"], [found.fit], results)
+    with unfinished(models, AUTO):
+        with replacing_folder(models / AUTO, HEADS, "--models") as folder:
+            found, chosen = _chosen(task, params, params.auto_minutes, CANDIDATES, SEED, say)
+            save_head(folder / f"seed-{SEED}", chosen.head)
+        with replacing(results / AUTO / "candidates.csv") as file:
+            chosen.tried.write_csv(file, float_precision=6)
+        recipe = chosen.head.facts.recipe
+        choice = {
+            "head": chosen.candidate.head,
+            "options": dict(chosen.candidate.options),
+            "tokens": None if chosen.candidate.tokens is None else dict(chosen.candidate.tokens),
+            "recipe": recipe,
+            "minutes": params.auto_minutes,
+            "seconds": round(found.seconds, 2),
+            "untried": found.untried,
+            "said": chosen.lines,
+        }
+        write_json(results / AUTO / "choice.json", choice)
+        return write_figures(AUTO, chosen.head.objective.metric, recipe["learning_rate"], [found.fit], results)
 
 
 def choose(

@@ -131,8 +131,8 @@ def fitting(
             kept.append(candidate)
     if without_tokens:
         lines.append(
-            f"{without_tokens} candidates that read token states are left out: the cache keeps none "
-            "(extract.token_states)"
+            f"what reads token states is left out, {without_tokens} of {len(candidates)} candidates: the cache keeps "
+            "none (extract.token_states)"
         )
     if not kept:
         raise refusals[0] if refusals else _none_fits(task)

@@ -8,6 +8,7 @@ looked at between epochs.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ LEAST_STEPS = 500
 """Where rows are few and `train.recipe.least_steps` is not said."""
 MARGIN = 0.9
 """Share of the time left that is planned with: an epoch may take longer than the first one."""
+Made = tuple[Fit, TrainedHead]
 Ended = Literal["finished", "behind", "out of time", "not finite"]
 
 
@@ -84,7 +86,7 @@ class Tried:
     @property
     def rank(self) -> tuple[float, int]:
         """The higher the better: the figure, then fewer parameters."""
-        return self.val_score, -self.parameters
+        return self.val_score if math.isfinite(self.val_score) else -math.inf, -self.parameters
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,10 @@ def search(
         for candidate in candidates:
             if best is not None and clock.left <= 0:
                 break
-            objective, one, made = screening.of(candidate, timed=best is not None)
+            ran = screening.of(candidate, timed=best is not None)
+            if ran is None:
+                break
+            objective, one, made = ran
             tried.append(one)
             told(objective, one)
             if made is not None and (best is None or one.rank > tried[best[0]].rank):
@@ -148,26 +153,46 @@ class _Screening:
         with quiet("optuna"):
             self._study = optuna.create_study(direction="maximize", pruner=pruner)
 
-    def of(self, candidate: Candidate, timed: bool) -> tuple[Objective, Tried, tuple[Fit, TrainedHead] | None]:
-        """The candidate's figures, and what was trained unless its loss was not finite."""
-        started = self._clock.used
-        epochs = self._epochs(candidate)
-        trial = self._study.ask()
-        trainer, watching, made = self._run(candidate.with_epochs(epochs), epochs, trial, timed)
+    def of(self, candidate: Candidate, timed: bool) -> tuple[Objective, Tried, Made | None] | None:
+        """The candidate's figures, and what was trained unless its loss was not finite.
+
+        None where the time was up once its rows were read.
+        """
+        started, epochs, trial = self._clock.used, self._epochs(candidate), self._study.ask()
+        trainer = self._trainer(candidate.with_epochs(epochs))
+        if timed and self._clock.left <= 0:
+            return None
+        clock, halved = self._clock if timed else None, trial if candidate.halves else None
+        made = self._made(trainer, watching := _Watching(clock, halved, epochs))
         if watching.fitting is not None:  # so many epochs are trained anew, with rates over as many
             epochs = watching.fitting
-            trainer, watching, made = self._run(candidate.with_epochs(epochs), epochs, trial, timed, again=True)
+            trainer = self._trainer(candidate.with_epochs(epochs))
+            made = self._made(trainer, watching := _Watching(clock, halved, epochs, may_shorten=False))
+        one = self._tried(candidate, trainer, made, watching.ended, epochs, started)
+        finite = math.isfinite(one.val_score)
+        state = TrialState.PRUNED if one.ended == "behind" else TrialState.COMPLETE if finite else TrialState.FAIL
+        self._study.tell(trial, one.val_score if state is TrialState.COMPLETE else None, state)
+        return trainer.objective, one, made
+
+    def _trainer(self, candidate: Candidate) -> HeadTrainer:
+        return HeadTrainer(self._task, candidate.params(self._params), candidate.head, inputs=self._inputs)
+
+    def _made(self, trainer: HeadTrainer, watching: _Watching) -> Made | None:
+        """None where the loss was not finite."""
+        try:
+            return trainer.of_seed(self._seed, watch=watching)
+        except NotFiniteError:
+            return None
+
+    def _tried(
+        self, candidate: Candidate, trainer: HeadTrainer, made: Made | None, ended: Ended, epochs: int, started: float
+    ) -> Tried:
         seconds = self._clock.used - started
         if made is None:
-            self._study.tell(trial, state=TrialState.FAIL)
-            lost = Tried(candidate, "not finite", None, epochs, None, -float("inf"), float("inf"), 0, seconds)
-            return trainer.objective, lost, None
+            return Tried(candidate, "not finite", None, epochs, None, -math.inf, math.inf, 0, seconds)
         fit, trained = made
-        ended = watching.ended
-        pruned = TrialState.PRUNED if ended == "behind" else None
-        self._study.tell(trial, None if pruned else fit.best.val_score, pruned)
         solved = fit.penalty is not None
-        one = Tried(
+        return Tried(
             candidate=candidate,
             ended=ended,
             epochs=None if solved else len(fit.curve),
@@ -179,25 +204,12 @@ class _Screening:
             seconds=seconds,
             estimate=self._estimate(trainer, trained) if ended != "behind" else None,
         )
-        return trainer.objective, one, made
 
     def _epochs(self, candidate: Candidate) -> int:
         recipe = candidate.params(self._params).recipe_of(candidate.head)
         if "least_steps" not in self._params.recipe.model_fields_set:
             recipe = recipe.model_copy(update={"least_steps": LEAST_STEPS})
         return recipe.for_batches(-(-self._rows // recipe.batch_size)).epochs
-
-    def _run(
-        self, candidate: Candidate, epochs: int, trial: optuna.Trial, timed: bool, again: bool = False
-    ) -> tuple[HeadTrainer, _Watching, tuple[Fit, TrainedHead] | None]:
-        params = candidate.params(self._params)
-        trainer = HeadTrainer(self._task, params, candidate.head, inputs=self._inputs)
-        clock = self._clock if timed else None
-        watching = _Watching(clock, trial if candidate.halves else None, epochs, may_shorten=not again)
-        try:
-            return trainer, watching, trainer.of_seed(self._seed, watch=watching)
-        except NotFiniteError:
-            return trainer, watching, None
 
     def _estimate(self, trainer: HeadTrainer, trained: TrainedHead) -> Estimate | None:
         """None where so few examples define no figure."""
@@ -213,7 +225,7 @@ class _Screening:
 class _Watching:
     """Ends a candidate's training: for being behind (with `trial`), or for the clock."""
 
-    def __init__(self, clock: Clock | None, trial: optuna.Trial | None, epochs: int, may_shorten: bool) -> None:
+    def __init__(self, clock: Clock | None, trial: optuna.Trial | None, epochs: int, may_shorten: bool = True) -> None:
         self._clock, self._trial, self._epochs, self._may_shorten = clock, trial, epochs, may_shorten
         self._began = 0.0 if clock is None else clock.used
         self._part = 0
@@ -223,8 +235,8 @@ class _Watching:
 
     def __call__(self, epoch: int, score: float) -> bool:
         done = epoch + 1
-        if self._trial is not None and done == self._epochs:
-            return False  # it ends by itself
+        if done == self._epochs:
+            return False  # it ends by itself; a path of penalties goes on to the next one at most
         if self._clock is not None and self._is_late(self._clock, done):
             self.ended = "out of time"
         elif self._trial is not None and self._is_behind(self._trial, done, score):

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import polars as pl
 import pytest
+from optuna.pruners import SuccessiveHalvingPruner
 
 import trainer.halving
 import trainer.shared_inputs
@@ -108,6 +110,30 @@ def test_figures_are_of_the_validation_rows(made: Made, params: Quick) -> None:
         assert found.head.facts.recipe["refit"] == (False if candidate is not MLP else "auto")
 
 
+def test_who_is_behind_is_what_a_plain_count_says() -> None:
+    """Curves of best figures so far: in at a quarter and at half are those in the better half of all so far."""
+    study = optuna.create_study(
+        direction="maximize", pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+    )
+    generator = np.random.default_rng(0)
+    reached: dict[int, list[float]] = {1: [], 2: []}
+    ended = []
+    for epochs in generator.integers(4, 30, size=60).tolist():
+        curve = np.maximum.accumulate(generator.random(epochs) * np.linspace(0.5, 1, epochs)).tolist()
+        watching = trainer.halving._Watching(None, study.ask(), epochs)
+        done = next((epoch + 1 for epoch in range(epochs) if watching(epoch, curve[epoch])), epochs)
+        expected = epochs
+        for part, quarter in ((1, 0.25), (2, 0.5)):
+            at = next(epoch for epoch in range(1, epochs + 1) if epoch / epochs >= quarter)
+            reached[part].append(curve[at - 1])
+            if curve[at - 1] < sorted(reached[part], reverse=True)[max(1, len(reached[part]) // 2) - 1]:
+                expected = at
+                break
+        assert (done, watching.ended) == (expected, "finished" if expected == epochs else "behind")
+        ended.append(expected < epochs)
+    assert 20 < sum(ended) < 55
+
+
 def test_differences_are_those_of_the_answers(made: Made, params: Quick) -> None:
     found = run(made, params())
     told = {row["head"]: row for row in found.tried.iter_rows(named=True)}
@@ -162,6 +188,23 @@ def test_the_first_one_is_ended_however_little_time_there_is(
     assert found.lines[1].endswith("of 0.1 minutes: give it more minutes to try others")
 
 
+def test_no_epoch_begins_once_the_time_went_into_reading_rows(
+    made: Made, params: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = Ticking(0.01, 1)
+    monkeypatch.setattr(trainer.auto, "Clock", lambda minutes: Clock(minutes, hand))
+    original = trainer.shared_inputs.Inputs
+
+    def slow(*given: Any) -> Any:
+        hand.time += 40
+        return original(*given)
+
+    monkeypatch.setattr(trainer.shared_inputs, "Inputs", slow)
+    found = run(made, params(), [LAST, MLP, BEST], minutes=1)
+    assert states(found) == {"last": "finished"}
+    assert found.lines[1].startswith("1 of 3 candidates were tried in 1.3")
+
+
 def test_the_time_ends_a_training_between_two_epochs(
     made: Made, params: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +255,7 @@ def test_tokens_are_read_where_there_are_any(tmp_path: Path, params: Quick) -> N
     task = write_task(tmp_path / "without")
     choose(open_task(open_cache(task.cache), task.examples), params(), 5, [LAST, reader], say=said.append)
     assert said[0] == (
-        "auto: 1 candidates that read token states are left out: the cache keeps none (extract.token_states)"
+        "auto: what reads token states is left out, 1 of 2 candidates: the cache keeps none (extract.token_states)"
     )
     with pytest.raises(UserError, match="at least one that reads pooled rows"):
         run(task, params(), [reader])
