@@ -20,14 +20,13 @@ from trainer.config import Recipe
 from trainer.heads import Head
 from trainer.losses import told
 from trainer.objectives import Objective
-from trainer.rows import Examples, PairRows, Part, Rows
+from trainer.rows import Examples, Part
 from trainer.running import trained
 from trainer.solved import folds_of
-from trainer.token_rows import TokenRows
+from trainer.task import InMemory
 
 Triple = tuple[Tensor, Tensor, Tensor]
 """Of an epoch, by candidate: loss of training, and loss and figure of the rows that were left out."""
-InMemory = Rows | PairRows | TokenRows
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,7 @@ class Folded:
 def require_foldable(head: Head, train: Examples, validation: Examples, folds: int) -> None:
     """Raises `UserError` for what can't be judged by so many folds.
 
-    That are rows that are read as they are used, fewer rows than folds, and a head that chooses something on validation
-    once it is trained.
+    Refused are streamed rows, fewer rows than folds, and heads that choose something on validation after training.
     """
     if not isinstance(train, InMemory):
         raise _refused("rows that fit in memory", "rows that are read as they are used", "raise train.memory_budget")
