@@ -160,7 +160,7 @@ def _require_same(cache: Cache, frozen: FrozenModel, extract: ExtractParams) -> 
     for what, cached, found in (
         ("model", made.model, frozen.facts.identity),
         ("template", made.template, extract.template),
-        ("max_tokens", made.max_tokens, min(extract.max_tokens, frozen.facts.window)),
+        ("max_tokens", made.max_tokens, extract.limit(frozen.facts.window)),
     ):
         if cached != found:
             raise UserError(

@@ -73,7 +73,7 @@ ilse predict pulled --input texts.txt --model THE-MODEL
 
 - Objective: `{trained.objective.kind}`. Labels: {labels}.
 - Rows: pooling {poolings}, capture `{facts.fingerprint[:16]}`: every text in the template
-  `{_plain(capture.template)}`, cut at {capture.max_tokens} tokens, computed in {capture.compute_type} and stored as
+  `{_plain(capture.template)}`, {capture.lengths_in_words}, computed in {capture.compute_type} and stored as
   {capture.storage_type}.
 - Recipe: {", ".join(f"{key} {_plain(str(value))}" for key, value in facts.recipe.items())}. {_chosen(facts)},
   {facts.train_seconds:.0f} s.
