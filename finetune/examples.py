@@ -68,7 +68,7 @@ class Reading:
         return self._tokens(self._task.unlabelled_ids())
 
     def _tokens(self, ids: pl.DataFrame) -> Tokens:
-        limit = min(self._extract.max_tokens, self._frozen.facts.window)
+        limit = self._extract.limit(self._frozen.facts.window)
         texts = texts_of(self._texts, ids)[0]
         tokenizer, known = self._frozen.tokenizer, self._frozen.facts.vocabulary
         return tokenise(tokenizer, texts, ids[TEXT_ID].to_list(), self._extract.template, limit, known)

@@ -157,10 +157,17 @@ def _compute(params: LoraParams, extract: ExtractParams) -> Compute:
 def _require_same(cache: Cache, frozen: FrozenModel, extract: ExtractParams) -> None:
     """Figures of another model, or of texts in another template, cannot be compared."""
     made = cache.header.capture
+    if made.windows is not None or extract.windows is not None:
+        raise UserError(
+            "fine-tuning with 'ilse lora'",
+            expected="texts that the model reads in one piece",
+            found="extract.windows, in which the cache's longer texts are read",
+            next_step="set lora.run to [] and compare heads alone, or extract without windows",
+        )
     for what, cached, found in (
         ("model", made.model, frozen.facts.identity),
         ("template", made.template, extract.template),
-        ("max_tokens", made.max_tokens, min(extract.max_tokens, frozen.facts.window)),
+        ("max_tokens", made.max_tokens, extract.limit(frozen.facts.window)),
     ):
         if cached != found:
             raise UserError(

@@ -20,9 +20,10 @@ from pipeline import store
 from pipeline.capture.leaving import LeavingReader
 from pipeline.capture.projection import Projection
 from pipeline.capture.reader import BatchRows, Request, reader_of
-from pipeline.capture.tokens import NoTokens, tokenise
+from pipeline.capture.tokens import NoTokens, tokens_of
 from pipeline.capture.tokens import Tokens as TokenIds
 from pipeline.capture.unknown import Unknown
+from pipeline.capture.windows import in_windows
 from pipeline.config import ModelParams
 from pipeline.dataset.texts import LONGEST, normalised, too_long
 from pipeline.model.load import Compute, FrozenModel, load_model
@@ -157,7 +158,8 @@ class Capture:
     ) -> Float[Tensor, "texts out"] | None:
         """What `exits` of so many texts say, each asked layer by layer until it is sure; None where no text can leave.
 
-        It is given rows of one layer as `rows` would give them.
+        It is given rows of one layer as `rows` would give them. A text that is read in windows has its rows when the
+        last one has been read, so that none leaves where there is one.
         """
         if not texts or not self._leaving.works:
             return None
@@ -170,6 +172,8 @@ class Capture:
             return asked.stay(place, positions, as_stored(self.spec.storage_type, layer, here, rows[:, None]))
 
         tokens = self._tokens(distinct, named)
+        if in_windows(tokens).parts is not None:
+            return None
         with cpu_threads(self.compute.threads):
             self._leaving.read_all(tokens, self.compute.batch_tokens, decide)
         return asked.outputs()[chosen]
@@ -187,7 +191,7 @@ class Capture:
     def _tokens(self, texts: list[str], names: list[str]) -> TokenIds:
         spec, frozen = self.spec, self.frozen
         try:
-            tokens = tokenise(frozen.tokenizer, texts, names, spec.template, spec.max_tokens, frozen.facts.vocabulary)
+            tokens = tokens_of(spec, frozen.tokenizer, frozen.facts.vocabulary, texts, names)
         except NoTokens as error:
             raise UserError(error.where, expected=error.expected, found=error.found, next_step="leave it out") from None
         self._unknown.see(texts, tokens)

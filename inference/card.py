@@ -72,7 +72,7 @@ ilse predict pulled --input texts.txt --model THE-MODEL
 
 - Objective: `{trained.objective.kind}`. Labels: {labels}.
 - {_read(trained)}, capture `{facts.fingerprint[:16]}`: every text in the template
-  `{_plain(capture.template)}`, cut at {capture.max_tokens} tokens, computed in {capture.compute_type} and stored as
+  `{_plain(capture.template)}`, {capture.lengths_in_words}, computed in {capture.compute_type} and stored as
   {capture.tokens.storage_type if facts.reads_tokens and capture.tokens else capture.storage_type}.
 - Recipe: {", ".join(f"{key} {_plain(str(value))}" for key, value in facts.recipe.items())}. {_chosen(facts)},
   {facts.train_seconds:.0f} s.

@@ -14,6 +14,8 @@ from pipeline.store import Pooling
 ComputeType = Literal["auto", "float32", "bfloat16", "float16"]
 StorageType = Literal["float16", "bfloat16", "float32", "int8"]
 Capture = Literal["hooks", "hidden_states"]
+DEFAULT_TOKENS = 128
+"""Where texts are cut if nothing is said."""
 
 
 class ModelParams(Section):
@@ -93,6 +95,30 @@ class TokenParams(Section):
     )
 
 
+class WindowParams(Section):
+    """How texts are read that are longer than a window: window by window, each as a text of its own.
+
+    A text's rows are pooled over all its windows, and its token states are those of all: each token of the text counts
+    once, in the first window that holds it; the tokenizer's special tokens count at the text's beginning and end.
+    """
+
+    tokens: int = Field(
+        ge=1, description="Length of a window, special tokens included; at most the model's own window is used."
+    )
+    stride: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens between the beginnings of two windows: a smaller number than a window holds lets windows "
+        "overlap, so that tokens at a window's beginning are read with what stands before them. No overlap without it.",
+    )
+
+    @model_validator(mode="after")
+    def _no_token_lost(self) -> WindowParams:
+        if self.stride is not None and self.stride > self.tokens:
+            raise ValueError("a 'stride' of at most 'tokens': between windows that are further apart, tokens are lost")
+        return self
+
+
 def _token_form(given: Any) -> str:
     return "<kept>" if isinstance(given, dict | TokenParams) else "<switch>"
 
@@ -116,7 +142,15 @@ class ExtractParams(Section):
         description="Keep the state of every token too: `true` for all layers, whole, in `storage_type`; or which of "
         "them, and how. The size of each choice is announced before the run starts.",
     )
-    max_tokens: int = Field(128, ge=1, description="Longer texts are cut, in tokens with special tokens; counted.")
+    max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Longer texts are cut, in tokens with special tokens; counted. 128 without it, and with `windows` "
+        "no limit.",
+    )
+    windows: WindowParams | None = Field(
+        None, description="Read longer texts window by window instead of cutting them. Every text in one piece without."
+    )
     template: str = Field("{text}", description="What the model reads; `{text}` stands for the text.")
     compute_type: ComputeType = Field(
         "auto", description="Type of weights and activations; `auto` is bfloat16 where the hardware multiplies it."
@@ -155,3 +189,16 @@ class ExtractParams(Section):
         if len(set(self.poolings)) < len(self.poolings):
             raise ValueError("each pooling once")
         return self
+
+    @model_validator(mode="after")
+    def _windows_shorter_than_texts(self) -> ExtractParams:
+        if self.windows and self.max_tokens is not None and self.max_tokens <= self.windows.tokens:
+            raise ValueError(
+                "'max_tokens' above 'windows.tokens', or none: it is the limit of the whole text, so that no text "
+                "would have a second window"
+            )
+        return self
+
+    def limit(self, window: int) -> int | None:
+        """Tokens at which texts are cut for a model with room for `window` of them; None: nowhere."""
+        return self.max_tokens if self.windows else min(self.max_tokens or DEFAULT_TOKENS, window)

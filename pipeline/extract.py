@@ -40,6 +40,7 @@ from pipeline.work.settings import Settings, keep_settings, settings_of
 from pipeline.work.shard import Job, Receipt, Shards, compute_shards, let_go, prepare_worker
 from pipeline.work.standing import is_whole, standing
 from pipeline.work.token_choice import token_choice, token_layers
+from pipeline.work.window_choice import window_choice
 
 # A task is a run of shards: long enough that reading, computing and writing overlap, short enough that a lost worker
 # loses little and the bar moves.
@@ -100,12 +101,13 @@ def header_of(params: ExtractParams, facts: ModelFacts, texts: int) -> store.Cac
         tokenizer=facts.tokenizer,
         layers=tuple(facts.layers[i] for i in chosen_layers(params.layers, len(facts.layers))),
         dim=facts.dim,
-        max_tokens=min(params.max_tokens, facts.window),
+        max_tokens=params.limit(facts.window),
         template=params.template,
         compute_type=facts.compute_type,
         storage_type=params.storage_type,
         poolings=tuple(params.poolings),
         token_states=token_choice(params, facts),
+        windows=window_choice(params, facts),
     )
     return store.CacheHeader(capture, texts, params.shard_rows, facts.name, facts.parameters, facts.versions)
 
@@ -314,6 +316,7 @@ def _figures(
         "texts_computed": computed,
         "texts_reused": header.texts - computed,
         "texts_truncated": int(cache.truncated().sum()),
+        **_window_figures(cache),
         "tokens": int(cache.token_counts().sum()),
         "tokens_per_second": round(tokens / computing, 1) if computing else 0.0,
         "layers": len(header.capture.layers),
@@ -321,6 +324,12 @@ def _figures(
         "bytes": header.bytes,
         "seconds": round(seconds, 2),
     }
+
+
+def _window_figures(cache: store.Cache) -> dict[str, Any]:
+    """How many texts are longer than a window, where they are read in windows."""
+    windows = cache.header.capture.windows
+    return {} if windows is None else {"texts_in_windows": int((cache.token_counts() > windows.tokens).sum())}
 
 
 def _token_figures(cache: store.Cache) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def _spec_lines(header: CacheHeader) -> list[str]:
         f"  fingerprint   {capture.fingerprint}",
         f"  model         {header.model_name} ({header.model_parameters:,} parameters; {pinned})",
         f"  tokenizer     sha256 {capture.tokenizer}",
-        f"  template      {capture.template!r}, cut at {capture.max_tokens} tokens",
+        f"  template      {capture.template!r}, {capture.lengths_in_words}",
         f"  types         computed in {capture.compute_type}, stored as {capture.storage_type}",
         f"  poolings      {', '.join(capture.poolings)}" + (", and token states" if capture.token_states else ""),
         *_token_lines(capture),

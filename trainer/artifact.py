@@ -192,8 +192,8 @@ def save_head(folder: Path, trained: TrainedHead) -> None:
     state = {name: value.contiguous().cpu() for name, value in trained.state_dict().items()}
     save_file(state | basis_tensors(trained.basis), folder / WEIGHTS)
     treatment = {"options": trained.treatment.options.model_dump(), "dim": trained.treatment.standardise.mean.shape[1]}
-    facts = asdict(trained.facts)
-    capture = {"fingerprint": trained.facts.fingerprint, **facts.pop("capture")}
+    facts = {name: value for name, value in asdict(trained.facts).items() if name != "capture"}
+    capture = {"fingerprint": trained.facts.fingerprint, **trained.facts.capture.document()}
     described = {"head": head_config(trained.head), "treatment": treatment, "capture": capture, "facts": facts}
     version = TOKENS_VERSION if trained.facts.reads_tokens else FORMAT_VERSION
     version = version if trained.basis is None else BASIS_VERSION

@@ -30,6 +30,7 @@ from trainer.seeds import load_seeds, require_a_head, shared_objective
 from trainer.significance import calibration_table, class_table, comparison
 from trainer.task import Task, open_task
 from trainer.together import together
+from trainer.truncated import Truncated
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def evaluate(
     chosen = table.filter("chosen")["head"].item()
     first = baseline or (BASELINE if BASELINE in names else chosen)
     with together(results) as folder:
-        _write_tables(folder, table, runs, objective, task.labels, counts)
+        _write_tables(folder, table, runs, objective, task.labels, counts, task.truncated())
         (folder / "predictions").mkdir()
         for name in names:
             of_head = [prediction for prediction in predictions if prediction.run.head == name]
@@ -142,6 +143,7 @@ def _write_tables(
     objective: Objective,
     labels: tuple[str, ...],
     counts: dict[str, int],
+    truncated: Truncated,
 ) -> None:
     tables = {
         "leaderboard.csv": table,
@@ -151,8 +153,8 @@ def _write_tables(
     }
     for name, frame in tables.items():
         frame.write_csv(folder / name, float_precision=6)
-    write_text(folder / "leaderboard.txt", as_text(table, objective.metric) + "\n")
-    write_json(folder / "metrics.json", metrics(table, objective, labels, counts))
+    write_text(folder / "leaderboard.txt", "\n".join([as_text(table, objective.metric), *truncated.lines, ""]))
+    write_json(folder / "metrics.json", metrics(table, objective, labels, counts | truncated.metrics))
 
 
 def _predictions_table(predictions: list[Prediction], ids: pl.DataFrame) -> pl.DataFrame:

@@ -146,7 +146,7 @@ def weight_table(runs: list[Run]) -> pl.DataFrame:
 
 
 def metrics(
-    table: pl.DataFrame, objective: Objective, labels: tuple[str, ...], counts: dict[str, int]
+    table: pl.DataFrame, objective: Objective, labels: tuple[str, ...], counts: dict[str, Any]
 ) -> dict[str, Any]:
     """The comparison as a DVC metric."""
     chosen = table.filter("chosen").row(0, named=True)

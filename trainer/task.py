@@ -31,6 +31,7 @@ from trainer.targets import Targets, refused, targets_of
 from trainer.token_rows import TokenRows
 from trainer.token_shelf import lengths_of, shelf_of, token_bytes
 from trainer.token_stream import StreamedTokens, token_shards_in
+from trainer.truncated import Truncated, truncated_of
 
 ROW, PAIR_ROW = "cache_row", "pair_cache_row"
 InMemory = Rows | PairRows | TokenRows
@@ -122,6 +123,11 @@ class Task:
     def held_out_targets(self) -> Tensor:
         """The test examples' targets, for `trainer.evaluate` alone too."""
         return self.targets.tensor(self._examples_of(TEST))
+
+    def truncated(self) -> Truncated:
+        """How many examples of all splits have a text that was cut, by label. For `trainer.evaluate` alone as well."""
+        rows = [name for name in (ROW, PAIR_ROW) if name in self._examples.columns]
+        return truncated_of(self._examples, rows, self.cache.truncated(), self.targets)
 
     def _ids(self, split: str) -> pl.DataFrame:
         chosen = self._examples_of(split)

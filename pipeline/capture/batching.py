@@ -51,6 +51,9 @@ class Batch:
 
     `positions` says which text of the shard each one is; `content` is True for tokens that are not special; `types`
     are the tokens' types, None where all are 0.
+
+    Of windows, which are texts here, `part` says where the tokens stand that count, and `begins` whether a text begins
+    with them; None where every token of every text counts.
     """
 
     positions: Int[Tensor, " texts"]
@@ -58,6 +61,13 @@ class Batch:
     ids: Int[Tensor, "rows tokens"]
     content: Bool[Tensor, "rows tokens"]
     types: Int[Tensor, "rows tokens"] | None = None
+    part: Spans | None = None
+    begins: Bool[Tensor, " texts"] | None = None
+
+    @property
+    def counted(self) -> Spans:
+        """Where the tokens stand that count."""
+        return self.part or self.spans
 
     @property
     def packed(self) -> bool:
@@ -186,4 +196,10 @@ def lay_out(tokens: Tokens, rows: Sequence[Sequence[int]], width: int, pad: int)
         return torch.from_numpy(values.reshape(shape))
 
     types = None if tokens.types is None else flat(tokens.types, tokens.pad_type)
-    return Batch(torch.tensor(texts), spans, flat(tokens.ids, pad), flat(tokens.content, 0).bool(), types)
+    part, begins = None, None
+    if tokens.parts is not None:
+        parts = [tokens.parts[i] for i in texts]
+        first, stop = (torch.tensor([getattr(part, end) for part in parts]) for end in ("start", "stop"))
+        part, begins = Spans(spans.starts + first, stop - first), torch.tensor([part.begins for part in parts])
+    content = flat(tokens.content, 0).bool()
+    return Batch(torch.tensor(texts), spans, flat(tokens.ids, pad), content, types, part, begins)

@@ -3,7 +3,8 @@
 What enters, and why it does so robustly (`pipeline.store.basis` says what massive activations would do):
 
 - A text's first token is left out of the statistics. It has nothing before it to attend to, so that decoders put
-  activations there that no other token has, hundreds of times as large.
+  activations there that no other token has, hundreds of times as large. So is the first token of a window where it has
+  nothing before it either, neither a special token nor what the window before it holds too.
 - A coordinate's spread is its quartiles' distance, as a Gaussian's standard deviation: a quarter of the tokens may be
   outliers without moving it. Where more than half of the values are the same, it is the standard deviation.
 - Its centre is the mean of its values cut at `LIMIT` spreads around the median.
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from ilse.errors import UserError
 from pipeline.capture.reader import Reader
 from pipeline.capture.tokens import Tokens
+from pipeline.capture.windows import unbroken
 from pipeline.store import Basis, FloatRows
 from pipeline.store.basis import LIMIT
 
@@ -40,7 +42,7 @@ Rows64 = npt.NDArray[np.float64]
 def make_basis(reader: Reader, tokens: Tokens, rank: int, batch_tokens: int) -> Basis:
     """The basis of the reader's token layers from these texts, which are cut at `SAMPLE_TOKENS` tokens together."""
     tokens = tokens.take(range(_texts_within(tokens)))
-    lengths = np.array([len(ids) for ids in tokens.ids])
+    lengths = np.array(unbroken(tokens))
     places = range(len(reader.token_layers))
     parts: list[tuple[FloatRows, FloatRows, FloatRows, float]] = []
     for group in _groups(places, int(lengths.sum()), reader.frozen.facts.dim):
@@ -67,7 +69,7 @@ def directions_of(
     states: FloatRows, lengths: npt.NDArray[np.int64], rank: int
 ) -> tuple[FloatRows, FloatRows, FloatRows, float]:
     """Mean [dim], scale [dim], directions [rank, dim] and the share of variance that they keep, of one layer's states
-    [tokens, dim], text after text of these lengths.
+    [tokens, dim], of pieces of these lengths whose first token has nothing before it: see `unbroken`.
     """
     behind = states[_not_first(lengths)]
     mean, scale = _centre_and_spread(behind)
@@ -81,7 +83,7 @@ def directions_of(
 
 
 def _not_first(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which tokens stand behind another one of their text; all, where texts have a single token each."""
+    """Which tokens stand behind another one of their piece; all, where pieces have a single token each."""
     kept = np.ones(int(lengths.sum()), bool)
     if (lengths > 1).any():
         kept[np.cumsum(lengths) - lengths] = False

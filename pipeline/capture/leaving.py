@@ -19,6 +19,7 @@ from pipeline.capture.pooling import Pooler
 from pipeline.capture.proofs import REFUSALS, agrees, made_up_tokens
 from pipeline.capture.reader import Reader
 from pipeline.capture.tokens import Tokens
+from pipeline.capture.windows import in_windows
 from pipeline.model.architecture import find_blocks, model_inputs
 from pipeline.model.load import FrozenModel
 from pipeline.model.witness import MadeUp, made_up_ids
@@ -52,7 +53,12 @@ class LeavingReader:
 
     @torch.inference_mode()
     def read_all(self, tokens: Tokens, batch_tokens: int, decide: Decide) -> None:
-        """Shows every text's rows to `decide`, layer by layer, until it leaves. Batches are of a text a row."""
+        """Shows every text's rows to `decide`, layer by layer, until it leaves. Batches are of a text a row.
+
+        Raises `ValueError` for texts that are read in windows: their rows are there when all their windows are read.
+        """
+        if in_windows(tokens).parts is not None:
+            raise ValueError("a text that is read in windows cannot leave on the way")
         for batch in self.reader.batches(tokens, batch_tokens, packing=False):
             self._read(batch, decide)
 

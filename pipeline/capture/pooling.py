@@ -2,11 +2,15 @@
 
 Which tokens count is worked out once a batch, as places in the flattened states. A layer is then read at those places
 alone: padding and the other texts of a packed row are never read, so nothing of theirs, NaN included, can leak.
+
+Of a text that is read in windows, each window is pooled over those of its tokens that count, and `join` makes the
+text's row of the windows' rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from pipeline.capture.batching import Spans
+from pipeline.capture.tokens import Tokens
 
 CONTENT = "_content"
 
@@ -40,14 +45,24 @@ class Bags:
 
 
 class Counted:
-    """The tokens of a batch that count, at least one a text."""
+    """The tokens of a batch that count, at least one a text.
 
-    def __init__(self, places: Tensor, counts: Int[Tensor, " texts"], device: torch.device | str) -> None:
+    `begins`: whether a text begins with the first of them, as it does but for a later window of one; None: every does.
+    """
+
+    def __init__(
+        self,
+        places: Tensor,
+        counts: Int[Tensor, " texts"],
+        device: torch.device | str,
+        begins: Bool[Tensor, " texts"] | None = None,
+    ) -> None:
         firsts = counts.cumsum(0) - counts
+        begins = torch.ones_like(counts, dtype=torch.bool) if begins is None else begins
         behind = torch.ones_like(places, dtype=torch.bool)
-        behind[firsts] = False
+        behind[firsts[begins]] = False
         self.all = Bags.of(places, counts, device)
-        self.rest = Bags.of(places[behind], counts - 1, device)
+        self.rest = Bags.of(places[behind], counts - begins.long(), device)
         self.first: Int[Tensor, " texts"] = places[firsts].to(device)
         self.last: Int[Tensor, " texts"] = places[firsts + counts - 1].to(device)
 
@@ -75,6 +90,63 @@ POOLINGS: dict[str, Callable[[Tensor, Counted], Tensor]] = {
 }
 
 
+@dataclass(frozen=True)
+class Share:
+    """What a window has of the tokens that a pooling of its text counts."""
+
+    weight: float
+    """As a part of them, 0 to 1."""
+    begins: bool
+    ends: bool
+
+
+def _add(so_far: Tensor | None, row: Tensor, share: Share) -> Tensor:
+    return row * share.weight if so_far is None else so_far.add_(row, alpha=share.weight)
+
+
+def _max_of_two(so_far: Tensor | None, row: Tensor, _share: Share) -> Tensor:
+    return row.clone() if so_far is None else torch.maximum(so_far, row)
+
+
+JOINS: dict[str, Callable[[Tensor | None, Tensor, Share], Tensor | None]] = {
+    "mean": _add,
+    "mean_without_first": _add,
+    "first": lambda so_far, row, share: row.clone() if share.begins else so_far,
+    "last": lambda so_far, row, share: row.clone() if share.ends else so_far,
+    "max": _max_of_two,
+}
+"""How a window's row enters its text's, pooling by pooling."""
+
+
+def join(name: str, so_far: Tensor | None, row: Tensor, share: Share) -> Tensor | None:
+    """A text's row of a pooling with one more window's, [layers, dim]; None while there is nothing of it yet."""
+    return JOINS[name.removesuffix(CONTENT)](so_far, row, share) if share.weight else so_far
+
+
+def shares_of(name: str, windows: Tokens) -> list[Share]:
+    """Of each of these windows, for one pooling."""
+    assert windows.parts is not None
+    counts = [part.stop - part.start for part in windows.parts]
+    if name.endswith(CONTENT):
+        content = [sum(own[p.start : p.stop]) for own, p in zip(windows.content, windows.parts, strict=True)]
+        of_texts = _totals(windows, content)  # a text without any counts all its tokens
+        both = zip(content, counts, windows.parts, strict=True)
+        counts = [some if of_texts[part.text] else every for some, every, part in both]
+    if name.removesuffix(CONTENT) == "mean_without_first":  # a text's first token is its first window's
+        counts = [count - part.begins for count, part in zip(counts, windows.parts, strict=True)]
+    totals = _totals(windows, counts)
+    pairs = zip(counts, windows.parts, strict=True)
+    return [Share(count / max(1, totals[part.text]), part.begins, part.ends) for count, part in pairs]
+
+
+def _totals(windows: Tokens, counts: Sequence[int]) -> Counter[int]:
+    """Text by text."""
+    totals = Counter[int]()
+    for part, count in zip(windows.parts or [], counts, strict=True):
+        totals[part.text] += count
+    return totals
+
+
 class Pooler:
     """The poolings of one batch, ready for any of its layers.
 
@@ -88,6 +160,8 @@ class Pooler:
         Names as in `pipeline.store.POOLINGS`.
     device
         Where the states will be.
+    begins
+        Of windows: whether a text begins with the first token that counts of each.
     """
 
     def __init__(
@@ -96,13 +170,14 @@ class Pooler:
         content: Bool[Tensor, "rows tokens"],
         poolings: tuple[str, ...],
         device: torch.device | str = "cpu",
+        begins: Bool[Tensor, " texts"] | None = None,
     ) -> None:
         self.poolings = poolings
         self._counted: dict[str, Counted] = {}
         if any(not name.endswith(CONTENT) for name in poolings):
-            self._counted[""] = Counted(spans.places, spans.lengths, device)
+            self._counted[""] = Counted(spans.places, spans.lengths, device, begins)
         if any(name.endswith(CONTENT) for name in poolings):
-            self._counted[CONTENT] = Counted(*_content_places(spans, content), device)
+            self._counted[CONTENT] = Counted(*_content_places(spans, content), device, begins)
 
     def __call__(self, states: Float[Tensor, "rows tokens dim"]) -> dict[str, Float32[Tensor, "texts dim"]]:
         """Each pooling of one layer, summed in float32 whatever the states' type."""

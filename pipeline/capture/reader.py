@@ -16,11 +16,13 @@ from torch import Tensor
 from ilse.errors import UserError
 from pipeline.capture.batching import Batch, Spans, batches
 from pipeline.capture.forward import Forward
+from pipeline.capture.joining import BatchRows, Joiner
 from pipeline.capture.pooling import Pooler
 from pipeline.capture.projection import Projection
 from pipeline.capture.proofs import prove_capture, prove_ways
 from pipeline.capture.tokens import Tokens
 from pipeline.capture.ways import Way, Zone
+from pipeline.capture.windows import in_windows
 from pipeline.model.architecture import accepts
 from pipeline.model.failures import named_failures
 from pipeline.model.load import FrozenModel
@@ -47,18 +49,6 @@ class Request:
         if isinstance(self.token_states, bool):
             return self.layers if self.token_states else ()
         return self.token_states
-
-
-@dataclass(frozen=True)
-class BatchRows:
-    """What was read of one batch, in its order, layers as requested.
-
-    `tokens`: one tensor a text, of its real tokens in order, as wide as the model or its projection; None where they
-    were not asked for.
-    """
-
-    pooled: dict[str, Float32[Tensor, "batch layers dim"]]
-    tokens: list[Float32[Tensor, "_ token_layers width"]] | None
 
 
 class Reader:
@@ -113,10 +103,11 @@ class Reader:
     def batches(self, tokens: Tokens, batch_tokens: int, packing: bool = True) -> Iterator[Batch]:
         """All texts in batches of at most `batch_tokens` tokens, as `zones` has it; without `packing` a text a row.
 
-        Packing is proven of plain tokens: those of several types stand a text a row. Raises `UserError` for types that
-        the model does not know.
+        Of texts that are read in windows, the windows are what is batched: see `in_windows`. Packing is proven of plain
+        tokens: those of several types stand a text a row. Raises `UserError` for types that the model does not know.
         """
         _require_types(self._forward.frozen, tokens)
+        tokens = in_windows(tokens)
         zones: tuple[Zone, ...] = self.zones
         if not packing or tokens.types is not None:
             zones = tuple(replace(z, way=Way.PADDED) if z.way is Way.PACKED else z for z in zones)
@@ -130,23 +121,33 @@ class Reader:
     def read_all(
         self, tokens: Tokens, batch_tokens: int, projection: Projection | None = None
     ) -> Iterator[tuple[Int[Tensor, " texts"], BatchRows]]:
-        """The rows of all texts, in batches of at most `batch_tokens` tokens: which texts they are, and their rows."""
-        for batch in self.batches(tokens, batch_tokens):
-            yield batch.positions, self.read(batch, projection)
+        """The rows of all texts, in batches of at most `batch_tokens` tokens: which texts they are, and their rows.
+
+        A text that is read in windows comes with the batch of the last one that is read.
+        """
+        windows = in_windows(tokens)
+        joiner = None if windows.parts is None else Joiner(windows, self.request.poolings)
+        for batch in self.batches(windows, batch_tokens):
+            positions, rows = batch.positions, self.read(batch, projection)
+            if joiner is not None:
+                positions, rows = joiner.add(positions, rows)
+            if len(positions):
+                yield positions, rows
 
     @torch.inference_mode()
     def read(self, batch: Batch, projection: Projection | None = None) -> BatchRows:
         """The rows of one batch, float32 in main memory; padding may stand on either side.
 
-        They are those of each text alone for batches that `batches` made. Token states are in the basis of the
+        They are those of each text alone for batches that `batches` made; of a window, they are of the tokens that
+        count. Token states are in the basis of the
         `projection`, whose layers are those of `token_layers`; whole without one.
         """
         device = self._facts.device
-        pooler = Pooler(batch.spans, batch.content, self.request.poolings, device)
+        pooler = Pooler(batch.counted, batch.content, self.request.poolings, device, batch.begins)
         shape = (len(batch.positions), len(self.request.layers), self._facts.dim)
         pooled = {name: torch.empty(shape, device=device) for name in self.request.poolings}
         wanted = self.token_layers
-        tokens = _TokenStates(batch.spans, len(wanted), self._facts.dim, projection) if wanted else None
+        tokens = _TokenStates(batch.counted, len(wanted), self._facts.dim, projection) if wanted else None
 
         def see(layer: int, states: Tensor) -> None:
             place = self.request.layers.index(layer)
@@ -184,7 +185,7 @@ def reader_of(frozen: FrozenModel, request: Request, method: str = "hooks") -> R
 
 
 class _TokenStates:
-    """The states of a batch's real tokens, filled layer by layer."""
+    """The states of a batch's tokens that count, filled layer by layer."""
 
     def __init__(self, spans: Spans, layers: int, dim: int, projection: Projection | None) -> None:
         self._counts = spans.lengths.tolist()

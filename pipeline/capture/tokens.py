@@ -1,4 +1,4 @@
-"""Turns texts into token ids, special tokens included, cut at the limit."""
+"""Turns texts into token ids, special tokens included, cut at the limit where there is one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,26 @@ from typing import Any
 
 from ilse.errors import UserError
 from pipeline.model.failures import panics_as_errors
+from pipeline.model.tokenizer import special_tokens
+from pipeline.store import CaptureSpec, WindowSpec
 
 _ONE_AT_A_TIME = threading.Lock()
 """A call sets the tokenizer's truncation, then uses it: another thread's call in between would cut texts elsewhere."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A window of a text, and which of the window's tokens, from `start` to `stop`, count among the text's.
+
+    The parts of a text's windows follow one another without a gap, and together are the text.
+    """
+
+    text: int
+    start: int
+    stop: int
+    begins: bool
+    """Whether the text begins with it."""
+    ends: bool
 
 
 @dataclass(frozen=True)
@@ -21,6 +38,9 @@ class Tokens:
 
     `content` is False for the special tokens that the tokenizer adds (BOS, CLS, SEP, EOS). `types` are the tokens'
     types as the tokenizer gives them, None where it gives none but 0; `pad_type` is that of padding.
+
+    With `windows` a text that is longer than one is read window by window. `in_windows` gives these windows, each as a
+    text of its own: there `parts` says whose each one is.
     """
 
     ids: list[list[int]]
@@ -28,6 +48,8 @@ class Tokens:
     truncated: list[bool]
     types: list[list[int]] | None = None
     pad_type: int = 0
+    windows: WindowSpec | None = None
+    parts: list[Part] | None = None
 
     def take(self, chosen: Sequence[int]) -> Tokens:
         """Those of the texts at these positions, in this order."""
@@ -37,6 +59,8 @@ class Tokens:
             [self.truncated[i] for i in chosen],
             None if self.types is None else [self.types[i] for i in chosen],
             self.pad_type,
+            self.windows,
+            None if self.parts is None else [self.parts[i] for i in chosen],
         )
 
 
@@ -49,16 +73,19 @@ def tokenise(
     texts: Sequence[str],
     text_ids: Sequence[str],
     template: str,
-    max_tokens: int,
+    max_tokens: int | None,
     vocabulary: int = sys.maxsize,
+    windows: WindowSpec | None = None,
 ) -> Tokens:
     """Token ids of each text in its template, special tokens included, at most `max_tokens` each.
 
-    `vocabulary` is how many ids the model has a row for. Raises `UserError` for a text that has a token beyond them,
-    and `NoTokens` for one that has no token at all.
+    `vocabulary` is how many ids the model has a row for; `windows` are those in which longer texts will be read. Raises
+    `UserError` for a text that has a token beyond the vocabulary or that the windows would not hold as a whole, and
+    `NoTokens` for one that has no token at all.
     """
     filled = [template.replace("{text}", text) for text in texts]
-    encoded = _encoded(tokenizer, filled, truncation=True, max_length=max_tokens, return_special_tokens_mask=True)
+    cut = {"verbose": False} if max_tokens is None else {"truncation": True, "max_length": max_tokens}
+    encoded = _encoded(tokenizer, filled, return_special_tokens_mask=True, **cut)
     ids = encoded["input_ids"]
     for text_id, row in zip(text_ids, ids, strict=True):
         if not row:
@@ -70,8 +97,19 @@ def tokenise(
             )
     _require_rows(tokenizer, ids, text_ids, vocabulary)
     content = [[not special for special in row] for row in encoded["special_tokens_mask"]]
-    types = token_types(encoded)
-    return Tokens(ids, content, _truncated(tokenizer, filled, ids, max_tokens), types, tokenizer.pad_token_type_id or 0)
+    if windows is not None:
+        _require_room(tokenizer, windows, content, text_ids)
+    truncated = [False] * len(ids) if max_tokens is None else _truncated(tokenizer, filled, ids, max_tokens)
+    return Tokens(ids, content, truncated, token_types(encoded), tokenizer.pad_token_type_id or 0, windows)
+
+
+def tokens_of(
+    capture: CaptureSpec, tokenizer: Any, vocabulary: int, texts: Sequence[str], text_ids: Sequence[str]
+) -> Tokens:
+    """`tokenise` as a capture has it: with its template, its limit and its windows."""
+    return tokenise(
+        tokenizer, texts, text_ids, capture.template, capture.max_tokens, vocabulary, windows=capture.windows
+    )
 
 
 def _encoded(tokenizer: Any, texts: list[str], **options: Any) -> Any:
@@ -107,6 +145,28 @@ def _require_rows(tokenizer: Any, ids: list[list[int]], text_ids: Sequence[str],
                 next_step="take the tokenizer that the model was trained with, or enlarge the model's embedding as its "
                 "authors do ('resize_token_embeddings') and save it again",
             )
+
+
+def around(content: Sequence[bool]) -> tuple[int, int]:
+    """How many special tokens stand before a text and behind it; none where it has no others."""
+    if not any(content):
+        return 0, 0
+    return list(content).index(True), list(reversed(content)).index(True)
+
+
+def _require_room(tokenizer: Any, windows: WindowSpec, content: list[list[bool]], text_ids: Sequence[str]) -> None:
+    """Whether windows hold every token of the longer texts, and the special tokens that the tokenizer adds."""
+    added = special_tokens(tokenizer)
+    for text_id, own in zip(text_ids, content, strict=True):
+        special = sum(around(own))
+        if len(own) <= windows.tokens or (special == added and windows.tokens - special >= windows.stride):
+            continue
+        raise UserError(
+            f"text {text_id}, in windows of {windows.tokens} tokens, {windows.stride} tokens apart",
+            expected=f"special tokens before the text and behind it, {added} of them, and room for the text between",
+            found=f"{special} special tokens",
+            next_step="read texts in one piece with this tokenizer, without extract.windows",
+        )
 
 
 def _truncated(tokenizer: Any, filled: list[str], ids: list[list[int]], max_tokens: int) -> list[bool]:

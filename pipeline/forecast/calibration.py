@@ -15,8 +15,9 @@ from ilse.tables import TEXT
 from pipeline import store
 from pipeline.capture.batching import Batch
 from pipeline.capture.reader import Reader, Request
-from pipeline.capture.tokens import Tokens, tokenise
+from pipeline.capture.tokens import Tokens, tokens_of
 from pipeline.capture.unknown import Unknown
+from pipeline.capture.windows import in_windows
 from pipeline.config import ModelParams
 from pipeline.forecast.costs import peak_memory
 from pipeline.forecast.room import Room, most_tokens, room_here, round_down
@@ -41,6 +42,10 @@ class Calibration:
 
     texts: int
     tokens: int
+    windows: int
+    """In which the model reads the texts: as many as texts, where each is read in one piece."""
+    tokens_read: int
+    """Those of all windows: more than `tokens`, for what windows hold twice and the special tokens of each."""
     spread: float
     """Standard error of the mean length, as a part of it; 0 when every text was counted."""
     padded_tokens: int
@@ -66,7 +71,7 @@ class Calibration:
     batch: int
     """Tokens of the largest batch, padding included; where shards hold more texts than the sample, by their number."""
     longest: int
-    """Tokens of the longest text."""
+    """Tokens of the longest text, or of its longest window."""
     room: Room
     """Of the worker."""
 
@@ -114,10 +119,11 @@ def _calibrate(
     began = time.perf_counter()
     capture = header.capture
     names = [repr(text if len(text) <= 40 else f"{text[:40]}…") for text in texts]
-    tokens = tokenise(frozen.tokenizer, texts, names, capture.template, capture.max_tokens, frozen.facts.vocabulary)
+    tokens = tokens_of(capture, frozen.tokenizer, frozen.facts.vocabulary, texts, names)
     tokenising = time.perf_counter() - began
     Unknown(frozen.tokenizer).see(texts, tokens)
     lengths = np.array([len(ids) for ids in tokens.ids])
+    windows = [len(ids) for ids in in_windows(tokens).ids]
     work = _batches(tokens, reader, header, compute.batch_tokens)
     largest, room = _largest(work, len(texts), header, compute.batch_tokens), room_here(frozen.facts.device)
     need = peak_memory(sampled_workload(header, frozen.facts, request, int(lengths.sum()), len(texts)), largest)
@@ -131,6 +137,8 @@ def _calibrate(
     return Calibration(
         texts=len(texts),
         tokens=int(lengths.sum()),
+        windows=len(windows),
+        tokens_read=sum(windows),
         spread=_standard_error(lengths, header.texts),
         padded_tokens=sum(batch.ids.numel() for batch in work),
         shapes=len({tuple(batch.ids.shape) for batch in work}),
@@ -144,7 +152,7 @@ def _calibrate(
         seconds=time.perf_counter() - started,
         threads=threads,
         batch=largest,
-        longest=int(lengths.max()),
+        longest=max(windows),
         room=room,
     )
 

@@ -67,6 +67,8 @@ class Workload:
     token_states: bool = False
     kept_tokens: KeptTokens | None = None
     """Beside `token_states`: what is kept of them."""
+    in_windows: bool = False
+    """Whether long texts are read in windows, whose rows are put together beside those of the shard."""
 
     @property
     def shards(self) -> int:
@@ -182,4 +184,4 @@ def peak_memory(work: Workload, batch_tokens: int) -> Memory:
     values, kind = pooled + tokens, work.kept_tokens.storage_type if work.kept_tokens else work.storage_type
     # The stored values, and the file made of them.
     encoded = 2 * (pooled * VALUE_BYTES[work.storage_type] + tokens * VALUE_BYTES[kind])
-    return Memory(work.weight_bytes, activations, SHARDS_IN_FLIGHT * values * 4 + encoded)
+    return Memory(work.weight_bytes, activations, (SHARDS_IN_FLIGHT + work.in_windows) * values * 4 + encoded)

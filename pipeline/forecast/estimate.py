@@ -55,6 +55,11 @@ class Estimate:
         return self.to_do.share if self.to_do else 1.0
 
     @property
+    def tokens_read(self) -> int:
+        """Of all texts, as the model reads them: in windows, some of them twice."""
+        return round(self.work.tokens * self.calibration.tokens_read / self.calibration.tokens)
+
+    @property
     def compute_seconds(self) -> float:
         """The forward passes, padding included, and what shapes cost that come for the first time."""
         sample, repeats = self.calibration, self.share * self.work.texts / self.calibration.texts
@@ -92,14 +97,16 @@ class Estimate:
         work, facts, sample = self.work, self.facts, self.calibration
         error = float(f"{200 * sample.spread:.1g}")
         about = f" (± {error:g} %, from {sample.texts:,} of them)" if sample.spread else ""
-        rate = self.share * work.tokens / self.compute_seconds
+        rate = self.share * self.tokens_read / self.compute_seconds
         lent = f"; {self.to_do.texts:,} texts to compute, an earlier cache holds the others" if self.to_do else ""
+        windows = round(work.texts * sample.windows / sample.texts)
+        read = f"; the model reads {self.tokens_read:,} in {windows:,} windows" if windows > work.texts else ""
         memory = self.memory
         return [
             f"model    {facts.name}: {facts.architecture}, {facts.parameters / 1e6:,.1f} M parameters, "
             f"{len(facts.layers)} layers of width {facts.dim}; {facts.compute_type} on {facts.device}",
             f"texts    {work.texts:,} of {work.tokens_per_text:.1f} tokens{about}: {work.tokens:,} tokens, "
-            f"{work.shards:,} shards of {work.shard_rows} texts",
+            f"{work.shards:,} shards of {work.shard_rows} texts{read}",
             f"disk     {storage_line(work)}",
             f"tokens   {token_line(work)}",
             f"memory   {size(memory.total)} for each of {self.workers} worker(s): weights {size(memory.weights)}, "
@@ -121,6 +128,7 @@ class Estimate:
             "device": self.facts.device,
             "memory_bytes": self.memory.total,
             "workers": self.workers,
+            "tokens_read": self.tokens_read,
             "texts_to_compute": self.to_do.texts if self.to_do else self.work.texts,
             "tokens_standard_error": self.calibration.spread,
             "seconds": round(self.seconds, 2),

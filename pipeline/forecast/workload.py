@@ -29,6 +29,7 @@ def sampled_workload(header: CacheHeader, facts: ModelFacts, request: Request, t
         shard_rows=header.shard_rows,
         token_states=bool(header.capture.token_states),
         kept_tokens=_kept(header),
+        in_windows=header.capture.windows is not None,
     )
 
 

@@ -27,7 +27,7 @@ from pipeline.model.kept import Kept, Stamp, require_unchanged, stamp
 from pipeline.model.kinds import kinds, outline
 from pipeline.model.origin import find_source, named_errors, quantisation, require_bitsandbytes
 from pipeline.model.pristine import Pristine
-from pipeline.model.tokenizer import padding, read_tokenizer
+from pipeline.model.tokenizer import padding, read_tokenizer, special_tokens
 from pipeline.model.witness import Witness, call_witness, flops_per_token
 
 COMPUTE_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -79,6 +79,8 @@ class ModelFacts:
         Longest text in tokens.
     vocabulary
         Token ids that the model has a row for, from 0.
+    special_tokens
+        How many the tokenizer adds to a text; None where it does not say.
     flops_per_token
         Twice the entries of the blocks' weight matrices.
     """
@@ -95,6 +97,7 @@ class ModelFacts:
     quantised: str
     window: int
     vocabulary: int
+    special_tokens: int | None
     flops_per_token: int
     compute_type: str
     device: str
@@ -312,6 +315,7 @@ def _facts(
         quantised=quantisation(params, model.config) if params.untrained is None else "",
         window=witness.window,
         vocabulary=vocabulary(model),
+        special_tokens=special_tokens(tokenizer),
         flops_per_token=flops_per_token(model),
         compute_type=compute_type,
         device=device,

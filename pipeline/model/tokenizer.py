@@ -66,6 +66,14 @@ def padding(tokenizer: Any, config: Any, vocabulary: int) -> int:
     return 0
 
 
+def special_tokens(tokenizer: Any) -> int | None:
+    """How many tokens it adds to a text, whichever text it is; None for one that does not say."""
+    try:
+        return int(tokenizer.num_special_tokens_to_add())
+    except Exception:  # of files that others made: only who reads texts in windows needs to know
+        return None
+
+
 def _any(folder: Path, patterns: tuple[str, ...]) -> bool:
     return any(next(folder.glob(pattern), None) is not None for pattern in patterns)
 

@@ -14,7 +14,16 @@ from pipeline.store.layout import STATISTICS, TEXT_ID_BYTES, TextIds, shard_of_f
 from pipeline.store.location import Location
 from pipeline.store.opening import peek, read_basis
 from pipeline.store.reading import Cache, open_cache, open_proven
-from pipeline.store.spec import FORMAT_VERSION, POOLINGS, CacheHeader, CaptureSpec, Pooling, ShardRecord, TokenSpec
+from pipeline.store.spec import (
+    FORMAT_VERSION,
+    POOLINGS,
+    CacheHeader,
+    CaptureSpec,
+    Pooling,
+    ShardRecord,
+    TokenSpec,
+    WindowSpec,
+)
 from pipeline.store.token_chunks import ShardTokens
 from pipeline.store.verification import Damage, has_checksum, listed_sums, verify
 from pipeline.store.writing import (
@@ -53,6 +62,7 @@ __all__ = [
     "StoredRows",
     "TextIds",
     "TokenSpec",
+    "WindowSpec",
     "check_range",
     "chunk_bytes",
     "claim_of",

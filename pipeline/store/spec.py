@@ -62,6 +62,25 @@ _TOKENS = "token_states"
 
 
 @dataclass(frozen=True)
+class WindowSpec:
+    """How a text that is longer than a window is read: window by window, each as a text of its own.
+
+    Every window has the tokenizer's special tokens around its part of the text. Of the windows' states each token of
+    the text counts once, in the first window that holds it.
+    """
+
+    tokens: int
+    """Length of a window, special tokens included."""
+    stride: int
+    """Tokens between the beginnings of two windows."""
+
+    def __post_init__(self) -> None:
+        _require(_is_count(self.tokens), "windows", "at least 1 token", self.tokens)
+        fits = _is_count(self.stride) and self.stride <= self.tokens
+        _require(fits, "windows", f"a stride of 1 to {self.tokens} tokens", self.stride)
+
+
+@dataclass(frozen=True)
 class CaptureSpec:
     """Everything that a cached value depends on. Two caches with equal fingerprints hold comparable rows.
 
@@ -76,8 +95,8 @@ class CaptureSpec:
     """Names of the rows that are kept, in depth order; of all: embedding output, each block, the final norm."""
     dim: int
     """Width of a row."""
-    max_tokens: int
-    """Longer texts are cut here, special tokens included."""
+    max_tokens: int | None
+    """Longer texts are cut here, special tokens included; None, with `windows` alone: nowhere."""
     template: str
     """What the model reads; `{text}` stands for the text."""
     compute_type: str
@@ -88,6 +107,8 @@ class CaptureSpec:
     token_states: TokenSpec | bool = False
     """Whether the state of every token is kept beside the pooled rows: True for all layers, whole and in the cache's
     storage type, or what is kept of them. `tokens` says the same without the short form."""
+    windows: WindowSpec | None = None
+    """How longer texts are read; None: every text in one piece."""
 
     def __post_init__(self) -> None:
         known = isinstance(self.model, Mapping) and all(isinstance(value, str) for value in self.model.values())
@@ -101,7 +122,9 @@ class CaptureSpec:
         plain = all(_is_printable(name) and "/" not in name for name in self.layers)
         _require(plain, "layers", "names that can be printed, without a slash", self.layers)
         _require(_is_count(self.dim), "dim", "at least 1", self.dim)
-        _require(_is_count(self.max_tokens), "max_tokens", "at least 1", self.max_tokens)
+        limited = self.max_tokens is not None or self.windows is not None
+        _require(limited, "max_tokens", "a number, where there are no windows", self.max_tokens)
+        _require(self.max_tokens is None or _is_count(self.max_tokens), "max_tokens", "at least 1", self.max_tokens)
         for name in ("tokenizer", "template", "compute_type"):
             _require(isinstance(getattr(self, name), str), name, "a string", getattr(self, name))
         _require("{text}" in self.template, "template", "a place for {text}", self.template)
@@ -110,6 +133,15 @@ class CaptureSpec:
         whole = self.token_states is True and self.storage_type == "int8"
         _require(not whole, "storage_type", "a floating type, for token states that have none of their own", "int8")
         self._require_tokens()
+        self._require_windows()
+
+    def _require_windows(self) -> None:
+        windows, limit = self.windows, self.max_tokens
+        if windows is None:
+            return
+        _require(isinstance(windows, WindowSpec), "windows", "a WindowSpec, or none", windows)
+        useful = limit is None or limit > windows.tokens
+        _require(useful, "windows", f"windows shorter than the longest text, {limit} tokens", windows.tokens)
 
     def _require_tokens(self) -> None:
         tokens = self.token_states
@@ -147,16 +179,35 @@ class CaptureSpec:
         return replace(self, token_states=replace(self.token_states, basis=sha256))
 
     @property
+    def lengths_in_words(self) -> str:
+        """What becomes of long texts: `cut at 128 tokens`, for one."""
+        windows = self.windows
+        cut = "" if self.max_tokens is None else f"cut at {self.max_tokens:,} tokens"
+        if windows is None:
+            return cut
+        read = f"read in windows of {windows.tokens:,} tokens, {windows.stride:,} tokens apart"
+        return f"{cut} and {read}" if cut else read
+
+    def document(self) -> dict[str, Any]:
+        """The spec as plain values. What earlier releases do not know is left out where it is not set."""
+        values = asdict(self)
+        if self.windows is None:
+            del values["windows"]
+        return values
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON of this spec and the format version, 64 hexadecimal digits."""
-        document = {"format_version": FORMAT_VERSION, **asdict(self)}
+        document = {"format_version": FORMAT_VERSION, **self.document()}
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def from_attributes(cls, values: Mapping[str, Any]) -> CaptureSpec:
         """The spec as it stands in a cache's attributes."""
-        lists = {"layers": tuple(values["layers"]), "poolings": tuple(values["poolings"])}
-        return cls(**{**values, **lists, _TOKENS: TokenSpec.from_attributes(values[_TOKENS])})
+        read: dict[str, Any] = {"layers": tuple(values["layers"]), "poolings": tuple(values["poolings"])}
+        if values.get("windows") is not None:
+            read["windows"] = WindowSpec(**values["windows"])
+        return cls(**{**values, **read, _TOKENS: TokenSpec.from_attributes(values[_TOKENS])})
 
 
 @dataclass(frozen=True)
@@ -208,7 +259,7 @@ class CacheHeader:
             "format_version": FORMAT_VERSION,
             "complete": complete,
             "fingerprint": self.capture.fingerprint,
-            **json.loads(json.dumps(asdict(self))),
+            **json.loads(json.dumps({**asdict(self), "capture": self.capture.document()})),
         }
         if not self.origin:  # extracted caches have no such entry, and those of earlier releases neither
             del values["origin"]

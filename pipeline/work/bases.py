@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ from ilse.table_files import scan_parquet
 from ilse.tables import TEXT, TEXT_ID
 from ilse.terminal import say
 from pipeline import store
-from pipeline.capture.directions import SAMPLE_TEXTS, make_basis
+from pipeline.capture.directions import SAMPLE_TEXTS, SAMPLE_TOKENS, make_basis
 from pipeline.capture.reader import Request
-from pipeline.capture.tokens import tokenise
+from pipeline.capture.tokens import tokens_of
 from pipeline.cluster.executor import Executor
 from pipeline.config import ModelParams
 from pipeline.model.load import Compute
@@ -114,8 +115,10 @@ def make_basis_here(
     """The basis of a sample, on this worker, read as the shards will be."""
     with cpu_threads(threads_here(compute)):
         reader = reader_here(model, compute, request)
-        known = reader.frozen.facts.vocabulary
-        tokens = tokenise(reader.frozen.tokenizer, texts, text_ids, capture.template, capture.max_tokens, known)
+        if capture.windows is not None:  # such a text may be a book: its beginning stands for it
+            limit = max(capture.windows.tokens + 1, SAMPLE_TOKENS)
+            capture = replace(capture, max_tokens=min(capture.max_tokens or limit, limit))
+        tokens = tokens_of(capture, reader.frozen.tokenizer, reader.frozen.facts.vocabulary, texts, text_ids)
         spec = capture.tokens
         assert spec is not None
         assert spec.rank is not None

@@ -24,7 +24,8 @@ from ilse.tables import TEXT, TEXT_ID
 from pipeline import store
 from pipeline.capture.projection import Projection
 from pipeline.capture.reader import Reader, Request, reader_of
-from pipeline.capture.tokens import Tokens, tokenise
+from pipeline.capture.tokens import Tokens, tokens_of
+from pipeline.capture.windows import tokens_read
 from pipeline.cluster.executor import worker_device
 from pipeline.cluster.machine import cores
 from pipeline.config import ModelParams
@@ -212,8 +213,7 @@ def _read(job: Job, frozen: FrozenModel, shard: int) -> _Input:
     table = scan_parquet(job.texts).slice(place.start, place.stop - place.start).collect()
     text_ids = table[TEXT_ID].to_list()
     capture = job.header.capture
-    texts, known = table[TEXT].to_list(), frozen.facts.vocabulary
-    tokens = tokenise(frozen.tokenizer, texts, text_ids, capture.template, capture.max_tokens, known)
+    tokens = tokens_of(capture, frozen.tokenizer, frozen.facts.vocabulary, table[TEXT].to_list(), text_ids)
     refused: list[Refusal] = []
     loan = borrow(job.donors, job.run, store.text_id_rows(text_ids), refused.append) if job.donors else None
     return _Input(shard, text_ids, tokens, loan, tuple(refused))
@@ -254,5 +254,5 @@ def _write(job: Job, work: _Input, rows: _Rows) -> Receipt:
     record = store.write_shard(job.scratch.cache, job.header, work.shard, content)
     job.scratch.record(record)
     reused = 0 if work.loan is None else int(work.loan.found.sum())
-    lent = 0 if work.loan is None else sum(np.array(counts)[work.loan.found])
-    return Receipt(work.shard, len(counts), reused, int(sum(counts) - lent), rows.seconds, work.refused)
+    new = work.tokens if work.loan is None else work.tokens.take(np.flatnonzero(~work.loan.found).tolist())
+    return Receipt(work.shard, len(counts), reused, tokens_read(new), rows.seconds, work.refused)

@@ -122,6 +122,8 @@ def test_a_cache_of_something_else_is_refused(project: Project, tiny_model: Call
         project.lora(extract={"max_tokens": 8})
     with pytest.raises(UserError, match=r"one of the model in section 'extract'(.|\n)*run 'ilse extract' first"):
         project.lora(extract={"model": {"path": tiny_model("gpt2")}})
+    with pytest.raises(UserError, match=r"in one piece(.|\n)*extract.windows"):
+        project.lora(extract={"windows": {"tokens": 8}})
     assert not (project.folder / "models" / "lora").exists()
 
 

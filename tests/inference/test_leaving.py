@@ -98,6 +98,19 @@ def test_where_a_model_does_not_bear_it_all_layers_are_read(project: Build, monk
     assert not predictor.capture._leaving.works
 
 
+def test_where_a_text_is_read_in_windows_none_leaves_on_the_way(project: Build) -> None:
+    made = project(windows={"tokens": 6}, max_tokens=None)
+    predictor, texts = made.predictor("exits"), list(made.texts().values())
+    predictor.trained.head.threshold.fill_(0.4)
+    predictor.leaving = None
+    expected = predictor.predict(texts)
+    predictor.leaving = leaving_of(predictor.trained)
+    assert predictor.predict(texts) == expected
+    short = [text for text in texts if len(text.split()) <= 6]
+    assert predictor.capture.leaving(texts, texts, predictor.leaving) is None
+    assert predictor.capture.leaving(short, short, predictor.leaving) is not None
+
+
 @pytest.mark.parametrize("name", ["llama", "bert", "gpt2"])
 def test_rows_are_those_of_the_reader_whoever_has_left(tiny_model: Callable[[str], Path], name: str) -> None:
     frozen = load_model(ModelParams(path=tiny_model(name)), Compute("float32", "cpu", 1, 64, False, "hooks"))

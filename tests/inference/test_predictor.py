@@ -55,6 +55,7 @@ def test_a_text_gets_the_answer_that_it_gets_through_the_cache(project: Build, h
         ({"template": "the film {text} of the", "poolings": ["max", "mean"]}, 1e-3),
         ({"layers": ["1..2"]}, 1e-3),
         ({"model": {"path": "bert"}}, 1e-3),
+        ({"windows": {"tokens": 6, "stride": 4}, "max_tokens": None, "storage_type": "float32"}, 1e-5),
     ],
 )
 def test_so_it_is_for_every_capture(project: Build, capture: dict[str, Any], tolerance: float) -> None:

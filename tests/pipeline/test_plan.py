@@ -90,6 +90,8 @@ def measured(**changes: Any) -> Calibration:
     values: dict[str, Any] = {
         "texts": 1_000,
         "tokens": 10_000,
+        "windows": 1_000,
+        "tokens_read": 10_000,
         "spread": 0.0,
         "padded_tokens": 10_000,
         "shapes": 4,

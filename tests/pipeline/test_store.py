@@ -342,6 +342,7 @@ def test_every_part_of_the_capture_is_in_the_fingerprint() -> None:
         "storage_type": "float16",
         "poolings": ("last",),
         "token_states": True,
+        "windows": store.WindowSpec(8, 4),
     }
     prints = {dataclasses.replace(base, **{name: value}).fingerprint for name, value in changed.items()}
     assert len(prints | {base.fingerprint}) == len(changed) + 1

@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from ilse.errors import UserError
-from pipeline.store import CaptureSpec
+from pipeline.store import CaptureSpec, WindowSpec
 from tests.trainer.conftest import DIM, LABELS, LAYERS
 from trainer.artifact import HeadFacts, TrainedHead, load_head, save_head
 from trainer.heads import HEADS, build_head
@@ -68,6 +69,23 @@ def test_a_loaded_head_gives_the_same_bits(tmp_path: Path, name: str, treatment:
     assert loaded.head.spec == trained.head.spec
     assert loaded.parameters_trained == trained.parameters_trained
     assert not loaded.training
+
+
+def test_a_capture_in_windows_is_kept_and_one_without_says_nothing_of_them(saved: Path, tmp_path: Path) -> None:
+    assert "windows" not in json.loads((saved / "config.json").read_text())["capture"]
+    trained = trained_head()
+    trained.facts = replace(FACTS, capture=replace(CAPTURE, max_tokens=None, windows=WindowSpec(8, 6)))
+    save_head(tmp_path / "long", trained)
+    assert load_head(tmp_path / "long").facts == trained.facts
+    for wrong in (
+        {"tokens": 8, "stride": 9},
+        {"tokens": 8},
+        {"tokens": 8, "stride": 6, "more": 1},
+        {"tokens": "8", "stride": 6},
+    ):
+        edit(tmp_path / "long", lambda config, wrong=wrong: config["capture"].update(windows=wrong))
+        with pytest.raises(UserError, match="head"):
+            load_head(tmp_path / "long")
 
 
 def test_saving_again_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:

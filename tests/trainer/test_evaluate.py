@@ -101,8 +101,9 @@ def test_metrics_and_confusion(project: Path) -> None:
     found = json.loads((project / "results" / "metrics.json").read_text())
     assert found.keys() == {
         "objective", "metric", "chosen", "train_rows", "validation_rows", "test_rows", "labels", "heads",
-        "controls",
+        "controls", "truncated_examples", "truncated_by_label",
     }  # fmt: skip
+    assert (found["truncated_examples"], found["truncated_by_label"]) == (0, {})
     assert (found["objective"], found["metric"]) == ("multi_class", "accuracy")
     assert (found["train_rows"], found["validation_rows"], found["test_rows"]) == (90, 45, 45)
     assert found["labels"] == list(LABELS)
