@@ -17,9 +17,10 @@ from ilse.errors import UserError
 from ilse.params import validate
 from ilse.tables import TEXT
 from pipeline import store
+from pipeline.capture.joining import BatchRows
 from pipeline.capture.leaving import LeavingReader
 from pipeline.capture.projection import Projection
-from pipeline.capture.reader import BatchRows, Request, reader_of
+from pipeline.capture.reader import Request, reader_of
 from pipeline.capture.tokens import NoTokens, tokens_of
 from pipeline.capture.tokens import Tokens as TokenIds
 from pipeline.capture.unknown import Unknown
