@@ -76,6 +76,14 @@ def test_a_text_gets_the_answer_that_it_gets_through_the_cache(project: Build, m
     compare(made, predictor_of(made), "weighted")
 
 
+@pytest.mark.parametrize("model", ["llama", "bert"])
+def test_so_it_is_for_texts_that_are_read_in_windows(project: Build, model: str) -> None:
+    made = project(model=model, token_states=RANKED, windows={"tokens": 6, "stride": 2})
+    counts = store.open_cache(made.cache).token_counts()
+    assert counts.max() > 6
+    compare(made, predictor_of(made), "weighted")
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_so_it_is_for_every_head(project: Build, head: str) -> None:
     made = project(token_states=RANKED, poolings=["mean", "last"])
