@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
 from textwrap import wrap
@@ -34,6 +35,8 @@ class Run:
     model_parameters: int
     train_seconds: float
     layer_names: list[str]
+    layers_scored: list[int]
+    """Layers that `layer_scores` are of: all, or those whose tokens are read."""
     layer_scores: list[float] | None
     layer_weights: list[float] | None
     others: dict[str, float] = field(default_factory=dict)
@@ -45,7 +48,8 @@ class Run:
     def of(cls, name: str, trained: TrainedHead, figures: dict[str, float]) -> Run:
         """The run of a trained head whose `figures` on the test split are known."""
         facts = trained.facts
-        weights = trained.head.layer_weights()
+        weights, tokens = trained.head.layer_weights(), trained.head.spec.tokens
+        every = list(range(len(facts.layer_names)))
         return cls(
             head=name,
             seed=facts.seed,
@@ -57,6 +61,7 @@ class Run:
             model_parameters=facts.model_parameters,
             train_seconds=facts.train_seconds,
             layer_names=facts.layer_names,
+            layers_scored=every if tokens is None else tokens.layers or every,
             layer_scores=facts.layer_scores,
             layer_weights=None if weights is None else weights.tolist(),
             others={name: value for name, value in figures.items() if name != trained.objective.metric},
@@ -77,6 +82,7 @@ class Run:
             model_parameters=facts.model_parameters,
             train_seconds=facts.train_seconds,
             layer_names=[],
+            layers_scored=[],
             layer_scores=None,
             layer_weights=None,
             others={key: value for key, value in figures.items() if key != metric},
@@ -117,12 +123,15 @@ def runs_table(runs: list[Run]) -> pl.DataFrame:
 def layer_table(runs: list[Run]) -> pl.DataFrame:
     """Validation figure of a linear probe on each single layer, from the runs of `best`; empty without them."""
     probed = [run for run in runs if run.layer_scores is not None]
-    return _by_layer([("best", run.layer_names, run.layer_scores or []) for run in probed], "val").drop("head")
+    named = [("best", _numbered(run, run.layers_scored), run.layer_scores or []) for run in probed]
+    return _by_layer(named, "val").drop("head")
 
 
 def weight_table(runs: list[Run]) -> pl.DataFrame:
     """Learned weight of each layer, for the heads that learn one; empty without them."""
-    table = _by_layer([(run.head, run.layer_names, run.layer_weights) for run in runs if run.layer_weights], "weight")
+    weighted = [run for run in runs if run.layer_weights]
+    named = [(run.head, _numbered(run, range(len(run.layer_names))), run.layer_weights or []) for run in weighted]
+    table = _by_layer(named, "weight")
     return table.rename({"weight_score": "weight", "weight_low": "low", "weight_high": "high"})
 
 
@@ -205,12 +214,16 @@ def _spread(prefix: str, values: list[float]) -> dict[str, float]:
     return dict(zip(_score_columns(prefix), (median(values), min(values), max(values)), strict=True))
 
 
-def _by_layer(profiles: list[tuple[str, list[str], list[float]]], prefix: str) -> pl.DataFrame:
+def _numbered(run: Run, layers: Iterable[int]) -> list[tuple[int, str]]:
+    return [(layer, run.layer_names[layer]) for layer in layers]
+
+
+def _by_layer(profiles: list[tuple[str, list[tuple[int, str]], list[float]]], prefix: str) -> pl.DataFrame:
     rows = []
     for head in dict.fromkeys(head for head, _, _ in profiles):
-        same = [(names, values) for name, names, values in profiles if name == head]
-        for layer, layer_name in enumerate(same[0][0]):
-            spread = _spread(prefix, [values[layer] for _, values in same])
+        same = [(layers, values) for name, layers, values in profiles if name == head]
+        for place, (layer, layer_name) in enumerate(same[0][0]):
+            spread = _spread(prefix, [values[place] for _, values in same])
             rows.append({"head": head, "layer": layer, "name": layer_name, **spread})
     schema = ["head", "layer", "name", *_score_columns(prefix)]
     return pl.DataFrame(rows, schema=None if rows else schema)

@@ -20,6 +20,7 @@ def run(head: str = "last", seed: int = 0, **values: Any) -> Run:
     facts: dict[str, Any] = {
         "best_epoch": 3, "val_score": 0.5, "val_loss": 1.0, "test_score": 0.5, "parameters": 10,
         "model_parameters": 1000, "train_seconds": 1.0, "layer_names": ["embeddings", "block 0"],
+        "layers_scored": [0, 1],
         "layer_scores": None, "layer_weights": None,
     }  # fmt: skip
     return Run(head=head, seed=seed, **{**facts, **values})

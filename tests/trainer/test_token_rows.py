@@ -12,11 +12,13 @@ import torch
 
 import trainer.progress
 from ilse.errors import UserError
+from ilse.table_files import read_csv
 from pipeline.store import TokenSpec, open_cache
 from tests.trainer.conftest import DIM, LABELS, LAYERS, Made, of_labels
 from tests.trainer.token_task import MAX_TOKENS, write_token_task, write_tokens
 from trainer.artifact import load_head
 from trainer.config import Recipe, TrainParams
+from trainer.evaluate import evaluate
 from trainer.fit import Fit, fit
 from trainer.heads import build_head
 from trainer.inputs import Inputs
@@ -140,6 +142,9 @@ def test_layers_that_a_cache_keeps_are_read(tmp_path: Path, quick: Callable[...,
     train(params, "best", made.cache, made.examples, tmp_path / "models", tmp_path / "results")
     loaded = load_head(tmp_path / "models" / "best" / "seed-0")
     assert loaded.head.layers_read[0] in kept
+    evaluate(["best"], made.cache, made.examples, tmp_path / "models", tmp_path / "results")
+    layers = read_csv(tmp_path / "results" / "layers.csv")
+    assert (layers["layer"].to_list(), layers["name"].to_list()) == ([1, 2], [LAYERS[layer] for layer in kept])
     last = quick(seeds=1, options={"last": {"tokens": {}}})
     with pytest.raises(UserError, match="layers whose token states are read: 1, 2"):
         train(last, "last", made.cache, made.examples, tmp_path / "models", tmp_path / "results")
