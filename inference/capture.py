@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,14 +18,17 @@ from ilse.params import validate
 from ilse.tables import TEXT
 from pipeline import store
 from pipeline.capture.leaving import LeavingReader
-from pipeline.capture.reader import Request, reader_of
-from pipeline.capture.tokens import NoTokens, Tokens, tokenise
+from pipeline.capture.projection import Projection
+from pipeline.capture.reader import BatchRows, Request, reader_of
+from pipeline.capture.tokens import NoTokens, tokenise
+from pipeline.capture.tokens import Tokens as TokenIds
 from pipeline.capture.unknown import Unknown
 from pipeline.config import ModelParams
 from pipeline.dataset.texts import LONGEST, normalised, too_long
 from pipeline.model.load import Compute, FrozenModel, load_model
 from pipeline.model.threads import cpu_threads
 from trainer.artifact import HeadFacts
+from trainer.ragged import Tokens
 
 ModelChoice = str | Path | ModelParams | None
 """A model's folder or GGUF file, or what section `extract.model` says; None for the Hub's, where it is from there."""
@@ -44,11 +47,11 @@ class Exits(Protocol):
 
 
 class Capture:
-    """The rows of any texts, as a cache of the same capture holds them.
+    """The rows of any texts, or their tokens, as a cache of the same capture holds them.
 
     A text is normalised, put into the template, cut and pooled as `ilse prepare` and `ilse extract` did it, and its
-    row rounded as the cache's type rounds (that of int8 is not: its steps are a shard's own). The model runs as far
-    as the last of `layers` and no further.
+    row rounded as the cache's type rounds (that of int8 is not: its steps are a shard's own). So are the states of its
+    tokens, in the cache's basis where it has one. The model runs as far as the last of `layers` and no further.
 
     The model stays in memory as it was read, whatever becomes of its files, for as long as the capture lives; captures
     of one model share it. Any number of threads may ask for rows at a time: the model runs one batch after another.
@@ -61,6 +64,8 @@ class Capture:
         Rows to be read, by their place in the cache.
     model, compute
         Which model, and how it runs; 0 threads are as many as the process has set.
+    basis
+        Of the tokens of a head that reads them, where they are in one: that of all token layers of the cache.
 
     Attributes
     ----------
@@ -73,17 +78,30 @@ class Capture:
         For a model that cannot be read, or is not the one that made the cache.
     """
 
-    def __init__(self, facts: HeadFacts, layers: tuple[int, ...], model: ModelParams, compute: Compute) -> None:
-        self.spec, self.poolings, self.model, self.compute = facts.capture, facts.poolings, model, compute
-        self._made_of = facts, layers, model, compute
+    def __init__(
+        self,
+        facts: HeadFacts,
+        layers: tuple[int, ...],
+        model: ModelParams,
+        compute: Compute,
+        basis: store.Basis | None = None,
+    ) -> None:
+        self.spec, self.model, self.compute = facts.capture, model, compute
+        self.poolings = () if facts.reads_tokens else facts.poolings
+        self._made_of = facts, layers, model, compute, basis
         with cpu_threads(compute.threads):
             frozen = load_model(model, compute)
             _require_same_model(facts, frozen, model)
             places = tuple(frozen.facts.layers.index(self.spec.layers[layer]) for layer in layers)
-            self._reader = reader_of(frozen, Request(places, self.poolings), compute.capture)
+            request = Request(places, self.poolings, facts.reads_tokens)
+            self._reader = reader_of(frozen, request, compute.capture)
             here = {"threads": torch.get_num_threads(), "device": frozen.facts.device}
         self.conditions: dict[str, Any] = asdict(compute) | here | frozen.facts.versions
         self._names = [self.spec.layers[layer] for layer in layers]
+        self._projection = None
+        if basis is not None and self.spec.tokens is not None:
+            kept = [self.spec.tokens.layers.index(name) for name in self._names]
+            self._projection = Projection(basis.at(kept), frozen.facts.device)
         self._unknown = Unknown(frozen.tokenizer)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -92,14 +110,43 @@ class Capture:
 
     def rows(self, texts: Sequence[str], names: Sequence[str]) -> Float32[Tensor, "texts layers dim"]:
         """The row of each text; `names` are for the message about a text without a token or with too large a value."""
+
+        def make(found: BatchRows, named: list[str]) -> Tensor:
+            values = torch.cat([found.pooled[name] for name in self.poolings], -1)
+            return torch.from_numpy(store.as_stored(self.spec.storage_type, self._names, named, values.numpy()))
+
+        return self._made(texts, names, len(self.poolings) * self.spec.dim, make)
+
+    def rows_of_tokens(
+        self, texts: Sequence[str], names: Sequence[str], width: int, make: Callable[[Tokens], Tensor]
+    ) -> Float32[Tensor, "texts layers width"]:
+        """What `make` gives for the tokens of each text, as the cache holds them: some texts at a time.
+
+        So the states of a few texts are in memory, however many and however long the texts are.
+        """
+        assert self.spec.tokens is not None
+        kind = self.spec.tokens.storage_type
+
+        def of_tokens(found: BatchRows, named: list[str]) -> Tensor:
+            assert found.tokens is not None
+            counts = [len(text) for text in found.tokens]
+            stored = store.as_stored(kind, self._names, named, torch.cat(found.tokens).numpy(), counts)
+            return make(Tokens(torch.from_numpy(stored), torch.tensor(counts)))
+
+        return self._made(texts, names, width, of_tokens)
+
+    def _made(
+        self, texts: Sequence[str], names: Sequence[str], width: int, make: Callable[[BatchRows, list[str]], Tensor]
+    ) -> Float32[Tensor, "texts layers width"]:
+        """What `make` gives for the texts of each batch and their names, in the texts' order."""
         distinct, chosen, named = _once(texts, names)
-        rows = torch.empty(len(distinct), len(self._names), len(self.poolings) * self.spec.dim)
+        rows = torch.empty(len(distinct), len(self._names), width)
         if distinct:
             tokens = self._tokens(distinct, named)
             with cpu_threads(self.compute.threads):
-                for positions, found in self._reader.read_all(tokens, self.compute.batch_tokens):
-                    rows[positions] = torch.cat([found.pooled[name] for name in self.poolings], -1)
-        return torch.from_numpy(store.as_stored(self.spec, named, rows.numpy()))[chosen]
+                for positions, found in self._reader.read_all(tokens, self.compute.batch_tokens, self._projection):
+                    rows[positions] = make(found, [named[i] for i in positions.tolist()])
+        return rows[chosen]
 
     def leaving(
         self, texts: Sequence[str], names: Sequence[str], exits: Callable[[int], Exits]
@@ -115,7 +162,8 @@ class Capture:
 
         def decide(place: int, positions: Tensor, rows: Tensor) -> Tensor:
             here = [named[i] for i in positions.tolist()]
-            stored = store.as_stored(self._spec_of(place), here, rows[:, None].numpy())
+            layer = [self._names[place]]
+            stored = store.as_stored(self.spec.storage_type, layer, here, rows[:, None].numpy())
             return asked.stay(place, positions, torch.from_numpy(stored))
 
         tokens = self._tokens(distinct, named)
@@ -133,11 +181,7 @@ class Capture:
         """The model."""
         return self._reader.frozen
 
-    def _spec_of(self, place: int) -> store.CaptureSpec:
-        """Of one layer alone, for its name in a message."""
-        return replace(self.spec, layers=(self._names[place],))
-
-    def _tokens(self, texts: list[str], names: list[str]) -> Tokens:
+    def _tokens(self, texts: list[str], names: list[str]) -> TokenIds:
         spec, frozen = self.spec, self.frozen
         try:
             tokens = tokenise(frozen.tokenizer, texts, names, spec.template, spec.max_tokens, frozen.facts.vocabulary)

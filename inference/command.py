@@ -26,7 +26,7 @@ from pipeline.cluster.machine import cores
 from pipeline.config import ExtractParams
 from pipeline.dataset.columns import PAIR_TEXT
 from pipeline.model.quiet import quietly
-from trainer.artifact import TrainedHead, load_head, require_rows
+from trainer.artifact import TrainedHead, load_head, require_basis
 
 PART = 1024
 """Rows of a part: what a killed run loses at most, and what is in memory."""
@@ -54,7 +54,7 @@ def predict(
     """
     write_as, kind = _out_format(out, source), read_as or format_of(source)
     trained = load_head(head)
-    require_rows(trained, "prediction of new texts")
+    require_basis(trained, "prediction of new texts")
     asked = _fields_for(pairs=answers_pairs(trained), fields=fields)
     parts = pieces(source, kind, asked, PART)
     first = next(parts, None)  # what cannot be read at all is said before the model is loaded

@@ -25,7 +25,7 @@ from inference.capture import Capture, ModelChoice, model_params
 from inference.leaving import leaving_of
 from inference.predictions import Prediction, read
 from pipeline.model.load import Compute
-from trainer.artifact import TrainedHead, load_head, require_rows
+from trainer.artifact import TrainedHead, load_head, require_basis
 from trainer.heads import PairHead
 
 CHUNK = 256
@@ -82,10 +82,10 @@ class Predictor:
             For a damaged head, a model that cannot be read, or one that is not the model of the head's cache.
         """
         trained = load_head(Path(folder))
-        require_rows(trained, "prediction of new texts")
+        require_basis(trained, "prediction of new texts")
         compute = Compute(trained.facts.capture.compute_type, device, threads, batch_tokens, False, capture)
         chosen = model_params(trained.facts, model)
-        return cls(trained, Capture(trained.facts, trained.head.layers_read, chosen, compute))
+        return cls(trained, Capture(trained.facts, trained.head.layers_read, chosen, compute, trained.basis))
 
     def predict(self, texts: str | Iterable[Any]) -> list[Prediction]:
         """What the head says of each text; of each pair of texts `(first, second)`, where it answers about pairs.
@@ -103,12 +103,12 @@ class Predictor:
     def answers(self, texts: Sequence[Any], names: Sequence[str]) -> list[Prediction]:
         """The same of as many as fit in memory; `names` are what errors call them."""
         named = _pairs(texts, names) if self.pairs else list(zip(names, texts, strict=True))
-        return read(self.trained.objective, self.trained.facts.labels, self._outputs(self.trained, named))
+        return read(self.trained.objective, self.trained.facts.labels, self._outputs(self.trained.answers, named))
 
     def embed(self, texts: str | Iterable[str]) -> npt.NDArray[np.float32]:
         """The vector of each text, [texts, width]: see `TrainedHead.embed`. Of pairs, each text has its own."""
         parts = [
-            self._outputs(self.trained.embed, [(f"text {start + i}", text) for i, text in enumerate(chunk)]).numpy()
+            self._outputs(self.trained.vectors, [(f"text {start + i}", text) for i, text in enumerate(chunk)]).numpy()
             for start, chunk in _chunks(_several(texts), CHUNK)
         ]
         return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
@@ -116,26 +116,33 @@ class Predictor:
     @property
     def width(self) -> int:
         """Length of the vectors that `embed` gives."""
-        rows = torch.zeros(2, len(self.trained.head.layers_read), self.trained.facts.width)
         with torch.inference_mode():
-            return self.trained.embed(rows).shape[1]
+            return self.trained.vectors(torch.zeros(2, *self._row)).shape[1]
+
+    @property
+    def _row(self) -> tuple[int, int]:
+        """Layers and width of what the head is asked about."""
+        return len(self.trained.head.layers_read), self.trained.inner.spec.dim
 
     @torch.inference_mode()
-    def _outputs(self, head: Callable[[Tensor], Tensor], named: list[Named]) -> Float[Tensor, "answers out"]:
+    def _outputs(self, tell: Callable[[Tensor], Tensor], named: list[Named]) -> Float[Tensor, "answers out"]:
+        """What `tell` makes of the texts' rows, as `TrainedHead.rows` gives them."""
         for name, text in named:
             if not isinstance(text, str):
                 raise _refused(name, "a string", text, "give texts as strings")
         texts, names = [text for _, text in named], [name for name, _ in named]
-        if self.leaving is not None and head is self.trained:
+        if self.leaving is not None and tell == self.trained.answers:
             outputs = self.capture.leaving(texts, names, self.leaving)
             if outputs is not None:
                 return outputs
-        return head(self.capture.rows(texts, names))
+        if self.trained.facts.reads_tokens:
+            return tell(self.capture.rows_of_tokens(texts, names, self._row[1], self.trained.rows))
+        return tell(self.trained.rows(self.capture.rows(texts, names)))
 
 
 def answers_pairs(trained: TrainedHead) -> bool:
     """Whether a head's examples are pairs of texts."""
-    return bool(trained.objective.embeds) or isinstance(trained.head, PairHead)
+    return bool(trained.objective.embeds) or isinstance(trained.inner, PairHead)
 
 
 def _several(texts: Any) -> Iterable[Any]:

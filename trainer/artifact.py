@@ -22,16 +22,17 @@ from ilse.errors import UserError
 from ilse.files import write_json
 from ilse.params import validate
 from ilse.reading import own_file, read_json
-from pipeline.store import CaptureSpec
+from pipeline.store import Basis, CaptureSpec
 from trainer.apart import seeded
 from trainer.heads import EncoderHead, Head, PairHead, TokenHead, build_head, head_config
 from trainer.objectives import restore
 from trainer.poolings import TOKENS, pooling_names
 from trainer.ragged import Tokens
+from trainer.token_basis import basis_in, basis_shapes, basis_tensors
 from trainer.treatment import Treatment, TreatmentOptions
 
-FORMAT_VERSION, TOKENS_VERSION = 4, 5
-"""Of a head that reads pooled rows, and of one that reads tokens, which earlier releases don't know."""
+FORMAT_VERSION, TOKENS_VERSION, BASIS_VERSION = 4, 5, 6
+"""Of a head that reads pooled rows, of one that reads tokens, and of one that carries the basis that these are in."""
 WEIGHTS, CONFIG = "head.safetensors", "config.json"
 SECTIONS = ("format_version", "head", "treatment", "capture", "facts")
 _TYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
@@ -100,13 +101,22 @@ _FACTS = TypeAdapter(HeadFacts)
 
 
 class TrainedHead(nn.Module):
-    """Input treatment and head together: raw rows in, logits out."""
+    """Input treatment and head together: raw rows in, logits out.
 
-    def __init__(self, treatment: Treatment, head: Head, facts: HeadFacts) -> None:
+    Attributes
+    ----------
+    inner
+        What answers from one row a text: the head, or what stands behind the reader of a head that reads tokens.
+    basis
+        That of the tokens that it reads, of all token layers of its capture; None where they are whole.
+    """
+
+    def __init__(self, treatment: Treatment, head: Head, facts: HeadFacts, basis: Basis | None = None) -> None:
         super().__init__()
         self.treatment = treatment
         self.head = head
         self.facts = facts
+        self.basis = basis
         self.objective = restore(facts.objective, tuple(facts.labels))
 
     def forward(self, x: Float[Tensor, "texts layers dim"] | Tokens) -> Float[Tensor, "answers out"]:
@@ -114,7 +124,22 @@ class TrainedHead(nn.Module):
 
         Of a head that reads tokens, for the texts' `Tokens`.
         """
-        logits: Tensor = self.head(self.treated(x))
+        return self.answers(self.rows(x))
+
+    @property
+    def inner(self) -> Head:
+        """See above."""
+        return self.head.inner if isinstance(self.head, TokenHead) else self.head
+
+    def rows(self, x: Float[Tensor, "texts layers dim"] | Tokens) -> Float[Tensor, "texts layers treated"]:
+        """What `inner` is asked about: treated rows, or those that the reader makes of each text's treated tokens."""
+        treated = self.treated(x)
+        rows: Tensor = self.head.pooled(treated) if isinstance(self.head, TokenHead) else treated
+        return rows
+
+    def answers(self, rows: Float[Tensor, "texts layers treated"]) -> Float[Tensor, "answers out"]:
+        """`forward`, from what `rows` gives."""
+        logits: Tensor = self.inner(rows)
         return logits
 
     def treated(self, x: Float[Tensor, "texts layers dim"] | Tokens) -> Any:
@@ -127,17 +152,19 @@ class TrainedHead(nn.Module):
         Of a head that compares two texts it is what is compared; of any other, what its readout reads. Heads with a
         classifier a layer have no such vector: there it is the treated row of the last layer that they read.
         """
-        head, treated = self.head, self.treated(x)
-        if isinstance(head, TokenHead):
-            treated, head = head.pooled(treated), head.inner
+        return self.vectors(self.rows(x))
+
+    def vectors(self, rows: Float[Tensor, "texts layers treated"]) -> Float[Tensor, "texts width"]:
+        """`embed`, from what `rows` gives."""
+        head = self.inner
         if isinstance(head, PairHead):
-            vectors: Tensor = head.vectors(treated)
+            vectors: Tensor = head.vectors(rows)
         elif self.objective.embeds:
-            vectors = head(treated)
+            vectors = head(rows)
         elif isinstance(head, EncoderHead):
-            vectors = head.encode(treated)
+            vectors = head.encode(rows)
         else:
-            vectors = treated[:, -1]
+            vectors = rows[:, -1]
         return vectors
 
     @property
@@ -157,16 +184,30 @@ def require_rows(trained: TrainedHead, doing: str) -> None:
         )
 
 
+def require_basis(trained: TrainedHead, doing: str) -> None:
+    """Raises `UserError` for a head of an earlier release whose tokens are in a basis: only its cache has that."""
+    tokens = trained.facts.capture.tokens
+    if trained.facts.reads_tokens and trained.basis is None and tokens is not None and tokens.rank is not None:
+        raise UserError(
+            f"{doing} with head '{trained.head.spec.name}'",
+            expected=f"a head that carries the basis of the tokens that it reads, format version {BASIS_VERSION}",
+            found=f"format version {TOKENS_VERSION}, of an earlier release: the basis of rank {tokens.rank} is in the "
+            "cache alone",
+            next_step="train the head again on that cache, with 'ilse train'",
+        )
+
+
 def save_head(folder: Path, trained: TrainedHead) -> None:
     """Writes the artifact into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous().cpu() for name, value in trained.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
+    save_file(state | basis_tensors(trained.basis), folder / WEIGHTS)
     treatment = {"options": trained.treatment.options.model_dump(), "dim": trained.treatment.standardise.mean.shape[1]}
     facts = asdict(trained.facts)
     capture = {"fingerprint": trained.facts.fingerprint, **facts.pop("capture")}
     described = {"head": head_config(trained.head), "treatment": treatment, "capture": capture, "facts": facts}
     version = TOKENS_VERSION if trained.facts.reads_tokens else FORMAT_VERSION
+    version = version if trained.basis is None else BASIS_VERSION
     write_json(folder / CONFIG, {"format_version": version, **described})
 
 
@@ -180,8 +221,8 @@ def load_head(folder: Path) -> TrainedHead:
     try:
         config = read_json(own_file(folder, CONFIG))
         version = config.get("format_version") if isinstance(config, dict) else None
-        if version not in (FORMAT_VERSION, TOKENS_VERSION):
-            expected = f"head format version {FORMAT_VERSION} or {TOKENS_VERSION}"
+        if version not in (FORMAT_VERSION, TOKENS_VERSION, BASIS_VERSION):
+            expected = f"head format version {FORMAT_VERSION}, {TOKENS_VERSION} or {BASIS_VERSION}"
             raise _refused(folder, expected, f"version {str(version)[:40]}")
         if unknown := config.keys() - SECTIONS:
             raise _refused(folder, f"the sections {', '.join(SECTIONS)}", f"{', '.join(sorted(unknown))[:80]} too")
@@ -190,10 +231,13 @@ def load_head(folder: Path) -> TrainedHead:
         with torch.device("meta"):
             outlined = _built(config, facts)
         weights = own_file(folder, WEIGHTS)
-        _check_weights(folder, outlined, weights)
+        basis = basis_shapes(facts.capture) if version == BASIS_VERSION else {}
+        _check_weights(folder, outlined, basis, weights)
         with seeded(0):  # weights that are drawn, and then replaced
             trained = _built(config, facts)
-        trained.load_state_dict(load_file(weights))
+        read = load_file(weights)
+        trained.load_state_dict({name: value for name, value in read.items() if name not in basis})
+        trained.basis = basis_in(read, facts.capture) if basis else None
         _check_finite(folder, trained)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _refused(folder, f"{CONFIG} and {WEIGHTS}", f"no {_missing(folder)}") from error
@@ -243,12 +287,13 @@ def _check_facts(folder: Path, config: dict[str, Any], facts: HeadFacts) -> None
         of = "states of tokens" if facts.reads_tokens else f"rows of pooling {' and '.join(facts.poolings)}"
         expected = f"{facts.width} values a layer, as the capture's {of} have"
         raise _refused(folder, expected, f"a treatment of {str(width)[:40]}")
-    if facts.reads_tokens != (head.get("tokens") is not None) or facts.reads_tokens != (
-        config["format_version"] == TOKENS_VERSION
-    ):
+    version = config["format_version"]
+    if facts.reads_tokens != (head.get("tokens") is not None) or facts.reads_tokens != (version > FORMAT_VERSION):
         raise _refused(
             folder, "a head that reads what its facts say", "tokens in one of them, pooled rows in the other"
         )
+    if version == BASIS_VERSION and (facts.capture.tokens is None or facts.capture.tokens.basis is None):
+        raise _refused(folder, f"a capture that names a basis, in format version {BASIS_VERSION}", "none")
     if facts.capture.tokens is not None and facts.reads_tokens:
         kept = {facts.layer_names.index(name) for name in facts.capture.tokens.layers}
         if not {*head["tokens"]["layers"]} <= kept:
@@ -263,12 +308,13 @@ def _check_facts(folder: Path, config: dict[str, Any], facts: HeadFacts) -> None
         raise _refused(folder, expected, "{} and {}".format(*found))
 
 
-def _check_weights(folder: Path, outlined: TrainedHead, file: Path) -> None:
-    """Whether the file's header names the tensors of this head, with their shapes and types."""
+def _check_weights(folder: Path, outlined: TrainedHead, basis: dict[str, tuple[int, ...]], file: Path) -> None:
+    """Whether the file's header names the tensors of this head and its basis, with their shapes and types."""
     with safe_open(file, "pt") as opened:
         slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
         found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     wanted = {name: (tuple(value.shape), _TYPES[value.dtype]) for name, value in outlined.state_dict().items()}
+    wanted |= {name: (shape, _TYPES[torch.float32]) for name, shape in basis.items()}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     if wrong:
         name = wrong[0]

@@ -21,7 +21,7 @@ from trainer.fit import Fit, fit
 from trainer.heads import Head, head_config, head_kind
 from trainer.inputs import Inputs
 from trainer.objectives import Objective
-from trainer.poolings import Poolings
+from trainer.poolings import TOKENS, Poolings
 from trainer.progress import Progress, fit_key, unfinished
 from trainer.rows import Examples
 from trainer.task import Streamed, Task, open_task
@@ -64,6 +64,7 @@ class HeadTrainer:
         self._task, self._params, self._name, self._say = task, params, name, say
         self._recipes, self.objective = params.recipes_of(name), objective_of(params, name, task)
         self._reads, self._pooling = self._head(0).layers_read, params.pooling_of(name)
+        self._basis = task.cache.basis() if self._pooling == TOKENS else None
         self._inputs = Inputs(task, params, self._recipes[0].treatment(), self._reads, self._pooling)
 
     def of_seed(self, seed: int, unfinished: Path | None = None) -> tuple[Fit, TrainedHead]:
@@ -72,7 +73,7 @@ class HeadTrainer:
         recipe, treatment, result = max(tried, key=lambda run: (run[2].best.val_score, -run[2].best.val_loss))
         self._recipes = [recipe]
         facts = _facts(self._task, self._pooling, recipe.model_dump(), seed, self.objective, result)
-        return result, TrainedHead(_for_head(treatment, self._reads, result), result.head, facts)
+        return result, TrainedHead(_for_head(treatment, self._reads, result), result.head, facts, self._basis)
 
     def _run(self, recipe: Recipe, seed: int, unfinished: Path | None) -> tuple[Treatment, Fit]:
         task, params = self._task, self._params

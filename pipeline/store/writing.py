@@ -19,8 +19,11 @@ from pipeline.store.encoding import STORAGE_TYPES, FloatRows, Scales, Stored, de
 from pipeline.store.layout import TextIds, sha256
 from pipeline.store.location import Location
 from pipeline.store.opening import read_basis
-from pipeline.store.spec import CacheHeader, CaptureSpec, ShardRecord
+from pipeline.store.spec import CacheHeader, ShardRecord
 from pipeline.store.verification import has_checksum
+
+TOKEN_TYPE = "token_states.storage_type"
+"""The setting of section `extract` that says how token states are stored."""
 
 
 def create(
@@ -74,7 +77,7 @@ def write_shard(location: Location, header: CacheHeader, shard: int, rows: Shard
     tokens = None
     spec = header.capture.tokens
     if rows.token_states is not None and spec is not None:
-        setting = "token_states.storage_type" if layout.has_whole_layers(header) else "storage_type"
+        setting = TOKEN_TYPE if layout.has_whole_layers(header) else "storage_type"
         _check_range(spec.layers, spec.storage_type, rows.text_ids, rows.token_states, rows.token_count, setting)
         tokens = encode(rows.token_states, spec.storage_type)
     files = layout.shard_files(header, shard, encoded, tokens)
@@ -97,16 +100,28 @@ def _own_ids(rows: ShardRows) -> TextIds:
     return np.ascontiguousarray(layout.text_id_rows(rows.text_ids))
 
 
-def as_stored(capture: CaptureSpec, text_ids: Sequence[str], values: FloatRows) -> FloatRows:
-    """Rows [texts, layers, dim] as a cache of this capture would give them back: rounded as its type rounds.
+def as_stored(
+    kind: str, layers: Sequence[str], text_ids: Sequence[str], values: FloatRows, counts: Sequence[int] | None = None
+) -> FloatRows:
+    """Values [texts, layers, dim] as a cache of this storage type would give them back: rounded as the type rounds.
 
-    Those of int8 stay as they are: its steps are a shard's, and no part of the capture. Raises `UserError` as
-    `write_shard` does; `text_ids` are for its message.
+    Those of int8 stay as they are: its steps are a shard's, and no part of the capture.
+
+    Parameters
+    ----------
+    layers, text_ids
+        Names, for messages.
+    counts
+        Of token states, [tokens, layers, width]: how many of them are each text's.
+
+    Raises
+    ------
+    UserError
+        As `write_shard` does.
     """
     if not len(values):
         return values
-    kind = capture.storage_type
-    _check_range(capture.layers, kind, text_ids, values)
+    _check_range(layers, kind, text_ids, values, counts, "storage_type" if counts is None else TOKEN_TYPE)
     return values if kind == "int8" else decode(encode(values, kind)[0], kind)
 
 

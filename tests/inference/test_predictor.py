@@ -229,11 +229,11 @@ def test_a_model_of_the_hub_is_named_by_the_head(project: Build) -> None:
 
 def test_values_that_the_type_cannot_hold_are_refused(project: Build) -> None:
     made = project()
-    spec = store.open_cache(made.cache).header.capture
+    layers = store.open_cache(made.cache).layers
     values = np.zeros((2, 4, 32), np.float32)
     values[1, 2, 3] = 70_000
     with pytest.raises(UserError, match=r"layer 'block 2', text second, dimension 3\n(.|\n)*float16 can hold"):
-        store.as_stored(spec, ["first", "second"], values)
+        store.as_stored("float16", layers, ["first", "second"], values)
 
 
 def test_labels_come_in_the_order_of_the_label_map(project: Build) -> None:

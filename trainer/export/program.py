@@ -33,7 +33,7 @@ class Program(nn.Module):
     def __init__(self, trained: TrainedHead) -> None:
         super().__init__()
         self.trained = trained
-        self.pairs = isinstance(trained.head, PairHead)
+        self.pairs = isinstance(trained.inner, PairHead)
         self.names = (VECTORS,) if trained.objective.embeds else (LOGITS, PROBABILITIES)
         if not trained.facts.labels and not trained.objective.embeds:
             self.names = (SCORE,)
