@@ -45,6 +45,18 @@ class Tokens:
         """Some of the layers."""
         return Tokens(self.values[:, places], self.lengths)
 
+    def summed(self, values: Float[Tensor, "tokens *shape"]) -> Float[Tensor, "texts *shape"]:
+        """The sum over each text's tokens of what each token has."""
+        return each_sum(values, self.lengths)
+
+    def largest(self, values: Float[Tensor, "tokens *shape"]) -> Float[Tensor, "texts *shape"]:
+        """The largest over each text's tokens; equal ones share the gradient."""
+        return each_max(values, self.lengths)
+
+    def spread(self, values: Float[Tensor, "texts *shape"]) -> Float[Tensor, "tokens *shape"]:
+        """What is a text's, for each of its tokens."""
+        return for_each_token(values, self.lengths)
+
 
 def joined(parts: list[Tokens]) -> Tokens:
     """The texts of several, one after the other."""

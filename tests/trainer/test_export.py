@@ -97,9 +97,9 @@ def test_every_head_gives_the_same_on_any_number_of_rows(name: str, tmp_path: Pa
     """Both kinds of file from one trace, which takes the time."""
     trained = trained_head(name)
     program = Program(trained)
-    traced, description = program.traced(), {"input": {"shape": ["examples", *program.shape]}, "outputs": program.names}
+    traced, description = program.traced(), {"input": {"shape": program.inputs["rows"]}, "outputs": program.names}
     for kind in FORMATS.values():
-        kind.write(traced, program.names, tmp_path / kind.file)
+        kind.write(traced, program, tmp_path / kind.file)
         assert_same(trained, ExportedHead(description, kind.open(tmp_path / kind.file)))
 
 

@@ -20,7 +20,6 @@ from trainer.artifact import CONFIG, TOKENS_VERSION, load_head, save_head
 from trainer.config import TrainParams
 from trainer.estimator import HeadClassifier
 from trainer.evaluate import evaluate
-from trainer.export.folder import export_head
 from trainer.heads import HEADS
 from trainer.task import open_task
 from trainer.train import HeadTrainer, train
@@ -58,15 +57,7 @@ def test_tokens_tell_what_their_mean_hides(token_task: Made, quick: Callable[...
     assert tokens.best.val_score > pooled.best.val_score + 0.1
 
 
-def test_what_is_made_for_rows_refuses_a_head_that_reads_tokens(
-    token_task: Made, tmp_path: Path, quick: Callable[..., TrainParams]
-) -> None:
-    task = open_task(open_cache(token_task.cache), token_task.examples)
-    _, trained = HeadTrainer(task, params_of(quick, "weighted", recipe={"epochs": 1}), "weighted").of_seed(0)
-    save_head(tmp_path / "head", trained)
-    assert json.loads((tmp_path / "head" / CONFIG).read_text())["format_version"] == TOKENS_VERSION
-    with pytest.raises(UserError, match="one that reads the states of tokens"):
-        export_head(tmp_path / "head", tmp_path / "out", "onnx")
+def test_a_classifier_of_rows_refuses_a_head_that_reads_tokens() -> None:
     with pytest.raises(UserError, match="options of a head that reads rows"):
         HeadClassifier("mean", options={"tokens": {}}).fit(np.zeros((6, 4, 8)), [0, 1] * 3)
 
@@ -79,6 +70,7 @@ def test_a_head_whose_facts_say_something_else_is_refused(
     save_head(tmp_path / "head", trained)
     file = tmp_path / "head" / CONFIG
     config = json.loads(file.read_text())
+    assert config["format_version"] == TOKENS_VERSION
     for changed in (
         config | {"format_version": 4},
         config | {"facts": config["facts"] | {"pooling": "mean"}},

@@ -2,7 +2,7 @@
 
 A .pt2 file is a zip of tensors' bytes and JSON. What torch would unpickle (example inputs, tensors of other classes,
 script objects) is not in a file that we wrote; sizes in its JSON go through sympy's `eval`, and names of operators are
-looked up in torch. So only plain tensors, sums and products of sizes, and ATen's operators are let through.
+looked up in torch. So only plain tensors, sums, products and minima of sizes, and ATen's operators are let through.
 An ONNX file is a protobuf without code; one that reads further files is refused.
 """
 
@@ -23,7 +23,7 @@ _MEMBERS = re.compile(
 )
 _OPERATORS = re.compile(r"torch\.ops\.aten\.\w+\.\w+|_operator\.(add|sub|mul|floordiv|mod)")
 """Python's operators, of sizes, are these: `_operator.methodcaller` would call what a name says."""
-_SIZES = re.compile(r"(Symbol|Integer|Mul|Add|positive|nonnegative|integer|True|'[a-z]+\d+'|\d+|[(),= -])*")
+_SIZES = re.compile(r"(Symbol|Integer|Mul|Add|Min|positive|nonnegative|integer|True|'[a-z]+\d+'|\d+|[(),= -])*")
 
 
 def check_torch(file: Path) -> None:

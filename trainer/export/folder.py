@@ -8,24 +8,26 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ilse.errors import UserError
 from ilse.files import replacing_folder, require_ours, write_json
 from ilse.ours import EXPORT
-from trainer.artifact import TrainedHead, load_head, require_rows
+from trainer.artifact import TrainedHead, load_head, require_basis
 from trainer.export.formats import FORMATS, Rows, Run, Target
-from trainer.export.program import EXAMPLES, INPUT, SIZES, Program
+from trainer.export.program import EXAMPLES, MASK, SIZES, Program, program_of
 from trainer.poolings import pooling_names
 
-FORMAT_VERSION = 1
+FORMAT_VERSION, TOKENS_VERSION = 1, 2
+"""Of a head that reads pooled rows, and of one that reads tokens."""
 DESCRIPTION = "head.json"
 TOLERANCE = 1e-4
 """How far outputs of the exported program may be from the head's, in float32 (absolute, and of the value)."""
 
 
 class ExportedHead:
-    """An export, open: rows in, outputs by name out; made by `load_exported`."""
+    """An export, open: rows or tokens in, outputs by name out; made by `load_exported`."""
 
     def __init__(self, description: dict[str, Any], run: Run) -> None:
         self.description = description
@@ -36,21 +38,46 @@ class ExportedHead:
         """Names in the order of the probabilities; none for scores and vectors."""
         return list(self.description["labels"])
 
-    def __call__(self, rows: Any) -> dict[str, Rows]:
-        """Outputs by name for rows [examples, layers, dim] of `layers_read`; of pairs [examples, 2, layers, dim].
+    def __call__(self, given: Any, mask: Any = None) -> dict[str, Rows]:
+        """Outputs by name.
 
-        Raises `UserError` for rows of another shape.
+        Parameters
+        ----------
+        given
+            Rows [examples, layers, dim] of `layers_read`; of a head that reads tokens, [examples, tokens, layers, dim],
+            padded. Of pairs with an axis of 2 behind the examples.
+        mask
+            Of tokens, [examples, tokens]: true for those that are no padding, at least one of each text.
+
+        Raises
+        ------
+        UserError
+            For another shape, and for a text without a token.
         """
-        given, shape = np.ascontiguousarray(rows, np.float32), tuple(self.description["input"]["shape"])
-        if given.shape[1:] != shape[1:] or not len(given):
-            raise UserError(
-                "exported head",
-                expected=f"rows of shape {_written(shape)}, at least one",
-                found=_written(given.shape),
-                next_step=f"give the layers {', '.join(self.description['layer_names'])} of pooling "
-                + " and ".join(pooling_names(self.description["pooling"])),
-            )
-        return dict(zip(self.description["outputs"], self._run(given), strict=True))
+        values, shape = np.ascontiguousarray(given, np.float32), tuple(self.description["input"]["shape"])
+        if len(values) == 0 or not _fits(values.shape, shape):
+            layers, pooling = ", ".join(self.description["layer_names"]), pooling_names(self.description["pooling"])
+            of = "the states of the tokens" if self.reads_tokens else f"pooling {' and '.join(pooling)}"
+            expected = f"{self.description['input']['name']} of shape {_written(shape)}, at least one"
+            raise _misfit(expected, _written(values.shape), f"give the layers {layers} of {of}")
+        masks = [self._mask(values.shape[:-2], mask)] if self.reads_tokens else []
+        return dict(zip(self.description["outputs"], self._run(values, *masks), strict=True))
+
+    @property
+    def reads_tokens(self) -> bool:
+        """And no pooled rows."""
+        return MASK in self.description
+
+    def _mask(self, shape: tuple[int, ...], mask: Any) -> npt.NDArray[np.bool_]:
+        expected = f"a mask of shape {_written(shape)}, true for the tokens of each text"
+        if mask is None:
+            raise _misfit(expected, "none", "give it, all true where no text is padded")
+        found = np.ascontiguousarray(mask, np.bool_)
+        if found.shape != shape:
+            raise _misfit(expected, _written(found.shape), "give one of the tokens as they stand")
+        if not found.any(-1).all():
+            raise _misfit(expected, "a text without a single one", "leave that text out")
+        return found
 
 
 def export_head(head: str | Path, out: str | Path, to: Target) -> dict[str, Any]:
@@ -61,14 +88,14 @@ def export_head(head: str | Path, out: str | Path, to: Target) -> dict[str, Any]
     """
     require_ours(Path(out), EXPORT, "--out")
     trained = load_head(Path(head))
-    require_rows(trained, f"export to {to}")
+    require_basis(trained, f"export to {to}")
     if to not in get_args(Target):
         raise _refused(head, "one of " + ", ".join(get_args(Target)), f"'{to}'", "name one of these with --to")
-    program, kind = Program(trained), FORMATS[to]
+    program, kind = program_of(trained), FORMATS[to]
     with replacing_folder(Path(out), EXPORT, "--out") as folder:
         file = folder / kind.file
         try:
-            kind.write(program.traced(), program.names, file)
+            kind.write(program.traced(), program, file)
         except ModuleNotFoundError:
             raise
         except Exception as error:  # torch has many errors for what it cannot trace or translate
@@ -88,7 +115,7 @@ def load_exported(folder: str | Path) -> ExportedHead:
     folder = Path(folder)
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        if description["format_version"] != FORMAT_VERSION:
+        if description["format_version"] != (TOKENS_VERSION if MASK in description else FORMAT_VERSION):
             raise ValueError(f"format version {description['format_version']}")
         kind = FORMATS[description["to"]]
         if _digest(folder / kind.file) != description["sha256"]:
@@ -99,7 +126,7 @@ def load_exported(folder: str | Path) -> ExportedHead:
     except Exception as error:  # zip, JSON, protobuf, torch and onnxruntime have each their own
         raise UserError(
             f"exported head {folder}",
-            expected=f"a folder as 'ilse export' wrote it, format version {FORMAT_VERSION}",
+            expected=f"a folder as 'ilse export' wrote it, format version {FORMAT_VERSION} or {TOKENS_VERSION}",
             found=_reason(error),
             next_step="export the head again",
         ) from error
@@ -107,10 +134,11 @@ def load_exported(folder: str | Path) -> ExportedHead:
 
 def _require_same(head: str | Path, to: Target, program: Program, run: Run) -> None:
     for size in SIZES:
-        rows = program.rows(size)
+        given = program.given(size)
         with torch.inference_mode():
-            expected = program(rows)
-        for name, mine, theirs in zip(program.names, expected, run(rows.numpy()), strict=True):
+            expected = program(*given)
+        found = run(*(values.numpy() for values in given))
+        for name, mine, theirs in zip(program.names, expected, found, strict=True):
             if not np.allclose(theirs, mine.numpy(), atol=TOLERANCE, rtol=TOLERANCE):
                 apart = float(np.abs(theirs - mine.numpy()).max())
                 raise _no_export(head, to, f"{name} of {size} examples that differ by {apart:.2g}")
@@ -119,15 +147,17 @@ def _require_same(head: str | Path, to: Target, program: Program, run: Run) -> N
 def _description(trained: TrainedHead, program: Program, file: Path) -> dict[str, Any]:
     facts = trained.facts
     with torch.inference_mode():
-        widths = [list(output.shape[1:]) for output in program(program.rows(2))]
+        widths = [list(output.shape[1:]) for output in program(*program.given(2))]
+    (name, shape), *masks = program.inputs.items()
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": TOKENS_VERSION if masks else FORMAT_VERSION,
         "to": next(to for to, kind in FORMATS.items() if kind.file == file.name),
         "sha256": _digest(file),
         "head": trained.head.spec.name,
         "objective": facts.objective["kind"],
         "labels": facts.labels,
-        "input": {"name": INPUT, "shape": [EXAMPLES, *program.shape], "type": "float32"},
+        "input": {"name": name, "shape": list(shape), "type": "float32"},
+        **{mask: {"name": mask, "shape": list(axes), "type": "bool"} for mask, axes in masks},
         "outputs": {name: [EXAMPLES, *width] for name, width in zip(program.names, widths, strict=True)},
         "layers_read": list(trained.head.layers_read),
         "layer_names": [facts.layer_names[layer] for layer in trained.head.layers_read],
@@ -147,6 +177,15 @@ def _reason(error: BaseException) -> str:
 def _digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
+    """Axes with a name may have any length."""
+    return len(shape) == len(wanted) and all(isinstance(a, str) or a == n for a, n in zip(wanted, shape, strict=True))
+
+
+def _misfit(expected: str, found: str, next_step: str) -> UserError:
+    return UserError("exported head", expected=expected, found=found, next_step=next_step)
 
 
 def _written(shape: tuple[Any, ...]) -> str:

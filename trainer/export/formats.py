@@ -16,12 +16,12 @@ import numpy.typing as npt
 import torch
 
 from trainer.export.checked import check_onnx, check_torch
-from trainer.export.program import EXAMPLES, INPUT
+from trainer.export.program import EXAMPLES, PLACES, Program
 
 Target = Literal["torch", "onnx"]
 Rows = npt.NDArray[np.float32]
-Run = Callable[[Rows], Sequence[Rows]]
-"""Rows [examples, …] to the outputs in their order."""
+Run = Callable[..., Sequence[Rows]]
+"""The inputs in their order, each [examples, …], to the outputs in theirs."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,15 @@ class FileFormat:
     """How a program is written to a file of this name, and how such a file is opened."""
 
     file: str
-    write: Callable[[Any, tuple[str, ...], Path], None]
+    write: Callable[[Any, Program, Path], None]
+    """From what `Program.traced` gave."""
     open: Callable[[Path], Run]
 
 
-def _write_torch(program: Any, _names: tuple[str, ...], file: Path) -> None:
+def _write_torch(traced: Any, _program: Program, file: Path) -> None:
     # Through memory: torch's own writer ends the whole process on a full disk.
     written = io.BytesIO()
-    torch.export.save(program, written)
+    torch.export.save(traced, written)
     file.write_bytes(written.getbuffer())
 
 
@@ -44,24 +45,31 @@ def _open_torch(file: Path) -> Run:
     check_torch(file)
     module = torch.export.load(file).module()
 
-    def run(rows: Rows) -> Sequence[Rows]:
+    def run(*given: npt.NDArray[Any]) -> Sequence[Rows]:
         with torch.inference_mode():
-            return [output.numpy() for output in module(torch.tensor(rows))]
+            return [output.numpy() for output in module(*map(torch.tensor, given))]
 
     return run
 
 
-def _write_onnx(program: Any, names: tuple[str, ...], file: Path) -> None:
+def _write_onnx(traced: Any, program: Program, file: Path) -> None:
     import onnxscript  # noqa: F401 - torch.onnx wants it, and says so less clearly
 
     with _quiet():
         written = torch.onnx.export(
-            program, dynamo=True, external_data=False, input_names=[INPUT], output_names=list(names), verbose=False
+            traced,
+            dynamo=True,
+            external_data=False,
+            input_names=list(program.inputs),
+            output_names=list(program.names),
+            verbose=False,
         )
     assert written is not None
     for value in (*written.model.graph.inputs, *written.model.graph.outputs):
         assert value.shape is not None
-        value.shape[0] = EXAMPLES  # else it is called as torch numbered it
+        for place, axis in enumerate(value.shape):
+            if not isinstance(axis, int):  # else it is called as torch numbered it
+                value.shape[place] = PLACES if place else EXAMPLES
     for node in written.model.graph.all_nodes():
         node.metadata_props.clear()  # places in the code, of this machine
     written.save(file)
@@ -72,7 +80,8 @@ def _open_onnx(file: Path) -> Run:
 
     check_onnx(file)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return lambda rows: session.run(None, {INPUT: rows})
+    names = [value.name for value in session.get_inputs()]
+    return lambda *given: session.run(None, dict(zip(names, given, strict=True)))
 
 
 @contextmanager

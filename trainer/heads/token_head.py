@@ -25,7 +25,7 @@ from trainer.heads.base import Head, HeadSpec, Outputs
 from trainer.heads.dense import Dropout, LayerLinear
 from trainer.heads.fixed import layer_index
 from trainer.heads.token_options import TokenOptions
-from trainer.ragged import Tokens, each_max, each_sum, for_each_token
+from trainer.ragged import Tokens
 
 Build = Callable[[HeadSpec[Any]], Head]
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -53,9 +53,9 @@ class TokenReader(nn.Module):
             return self._attended(mapped, tokens)
         parts = []
         if "max" in self.options.pool:
-            parts.append(each_max(mapped, tokens.lengths))
+            parts.append(tokens.largest(mapped))
         if "mean" in self.options.pool:
-            parts.append(each_sum(mapped, tokens.lengths) / tokens.lengths[:, None, None])
+            parts.append(tokens.summed(mapped) / tokens.lengths[:, None, None])
         return torch.cat(parts, dim=-1)
 
     def attention(self, tokens: Tokens) -> Float[Tensor, "tokens layers queries"]:
@@ -67,13 +67,13 @@ class TokenReader(nn.Module):
         assert self.queries is not None
         # A sum and no product of matrices: its order does not depend on how many tokens there are.
         scores = (mapped[:, :, None] * self.queries).sum(-1) * self.options.rank**-0.5
-        largest = for_each_token(each_max(scores.detach(), tokens.lengths), tokens.lengths)
+        largest = tokens.spread(tokens.largest(scores.detach()))
         weights: Tensor = (scores - largest).exp()
-        return weights / for_each_token(each_sum(weights, tokens.lengths), tokens.lengths)
+        return weights / tokens.spread(tokens.summed(weights))
 
     def _attended(self, mapped: Tensor, tokens: Tokens) -> Tensor:
         weights = self._weights(mapped, tokens)
-        return each_sum(weights[..., None] * mapped[:, :, None], tokens.lengths).flatten(2)
+        return tokens.summed(weights[..., None] * mapped[:, :, None]).flatten(2)
 
 
 class TokenHead(Head):
