@@ -56,7 +56,6 @@ def _body(trained: TrainedHead, name: str, figures: dict[str, float]) -> str:
     pinned = ", ".join(f"{key} `{value}`" for key, value in capture.model.items())
     labels = ", ".join(f"`{_plain(label)}`" for label in facts.labels) or "none: it gives a number"
     told = "\n".join(f"- {split}: {trained.objective.metric} {value:.4f}" for split, value in figures.items())
-    poolings = " and ".join(f"`{pooling}`" for pooling in facts.poolings)
     missing = "" if "test" in figures else "- No figure on a test split came with it.\n"
     return f"""# {_plain(name)}, seed {facts.seed}
 
@@ -72,9 +71,9 @@ ilse predict pulled --input texts.txt --model THE-MODEL
 ## What it was trained on
 
 - Objective: `{trained.objective.kind}`. Labels: {labels}.
-- Rows: pooling {poolings}, capture `{facts.fingerprint[:16]}`: every text in the template
+- {_read(trained)}, capture `{facts.fingerprint[:16]}`: every text in the template
   `{_plain(capture.template)}`, cut at {capture.max_tokens} tokens, computed in {capture.compute_type} and stored as
-  {capture.storage_type}.
+  {capture.tokens.storage_type if facts.reads_tokens and capture.tokens else capture.storage_type}.
 - Recipe: {", ".join(f"{key} {_plain(str(value))}" for key, value in facts.recipe.items())}. {_chosen(facts)},
   {facts.train_seconds:.0f} s.
 
@@ -91,6 +90,15 @@ Epoch or penalty was chosen on validation, whose figure is therefore a little to
 - It is one seed of several; a difference of a point or two between seeds means nothing.
 {missing}- Its licence is for its owner to say; those of the model and of the data bind it too.
 """
+
+
+def _read(trained: TrainedHead) -> str:
+    """What it reads of the model's layers."""
+    facts, tokens = trained.facts, trained.facts.capture.tokens
+    if not facts.reads_tokens or tokens is None:
+        return "Rows: pooling " + " and ".join(f"`{pooling}`" for pooling in facts.poolings)
+    how = "whole" if tokens.rank is None else f"in a basis of rank {tokens.rank}, which is among the weights"
+    return f"Tokens: the states of every token of {len(trained.head.layers_read)} layers, {how}"
 
 
 def _chosen(facts: HeadFacts) -> str:

@@ -18,7 +18,7 @@ from ilse.network import asking_hub
 from ilse.ours import PULLED
 from ilse.secrets import without_secrets
 from inference.card import model_card
-from trainer.artifact import CONFIG, WEIGHTS, load_head, require_rows
+from trainer.artifact import CONFIG, WEIGHTS, load_head, require_basis
 
 CARD = "README.md"
 FILES = (CONFIG, WEIGHTS, CARD)
@@ -36,7 +36,7 @@ def push(
     """
     _require_repository(repository)
     trained = load_head(head)
-    require_rows(trained, "a model card for the Hub, which says how to predict,")
+    require_basis(trained, "a model card for the Hub, which says how to predict,")
     place = head.resolve()
     name = place.parent.name if place.name.startswith("seed-") else trained.head.spec.name
     card = str(model_card(trained, name, results)).encode()

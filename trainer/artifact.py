@@ -173,17 +173,6 @@ class TrainedHead(nn.Module):
         return sum(p.numel() for p in self.head.parameters())
 
 
-def require_rows(trained: TrainedHead, doing: str) -> None:
-    """Raises `UserError` for a head that reads tokens, where `doing` something is made for pooled rows alone."""
-    if trained.facts.reads_tokens:
-        raise UserError(
-            f"{doing} with head '{trained.head.spec.name}'",
-            expected="a head that reads pooled rows",
-            found="one that reads the states of tokens (train.options, 'tokens')",
-            next_step="use 'ilse evaluate' and 'ilse report' for it, or train the head without 'tokens' for this",
-        )
-
-
 def require_basis(trained: TrainedHead, doing: str) -> None:
     """Raises `UserError` for a head of an earlier release whose tokens are in a basis: only its cache has that."""
     tokens = trained.facts.capture.tokens

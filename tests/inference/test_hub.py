@@ -13,11 +13,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 
 from benchmarks.hostile.project import PARAMS, lay_out
 from ilse.cli import main
 from ilse.errors import UserError
 from ilse.secrets import without_secrets
+from inference import Predictor
 from inference.hub import pull, push
 from pipeline.model import load
 from tests.inference.conftest import Project
@@ -69,6 +71,27 @@ def test_the_card_says_what_the_run_found(head: Path, results: Path) -> None:
     assert card.data.library_name == "ilse-cache"
     assert facts.capture.model["sha256"] in card.text
     assert all(f"`{label}`" in card.text for label in facts.labels)
+
+
+def test_a_head_that_reads_tokens_goes_with_its_basis(
+    project: Callable[..., Project], hub: Hub, tmp_path: Path
+) -> None:
+    made = project(token_states={"rank": 8, "storage_type": "bfloat16"})
+    head = made.trained("weighted", weighted={"tokens": {"rank": 6}})
+    push(head, "owner/name", made.folder / "results")
+    pulled = pull("owner/name", tmp_path / "pulled")
+    card = (pulled / "README.md").read_text()
+    assert "- Tokens: the states of every token of 4 layers, in a basis of rank 8, which is among the weights" in card
+    assert "stored as\n  bfloat16." in card
+    texts = list(made.texts().values())
+    here, there = (Predictor.load(folder, made.model, device="cpu").predict(texts) for folder in (head, pulled))
+    assert here == there
+    config = json.loads((pulled / "config.json").read_text())
+    weights = load_file(pulled / "head.safetensors")
+    save_file({n: v for n, v in weights.items() if not n.startswith("basis.")}, pulled / "head.safetensors")
+    (pulled / "config.json").write_text(json.dumps(config | {"format_version": 5}))
+    with pytest.raises(UserError, match=r"a model card for the Hub(.|\n)*carries the basis"):
+        push(pulled, "owner/name", made.folder / "results")
 
 
 def test_test_figures_of_another_fit_stay_out(head: Path, results: Path, tmp_path: Path) -> None:

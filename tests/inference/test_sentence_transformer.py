@@ -73,6 +73,17 @@ def test_loaded_here_it_is_the_same_and_needs_no_leave(project: Build, texts: li
     np.testing.assert_allclose(prompted, predictor.embed(["the film wins"])[0], atol=1e-5, rtol=1e-5)
 
 
+def test_so_does_a_head_that_reads_tokens(project: Build, texts: list[str], tmp_path: Path) -> None:
+    made = project("pairs with a score", token_states={"rank": 8, "storage_type": "float32"})
+    predictor = made.predictor("weighted", weighted={"tokens": {"rank": 6}})
+    export(predictor, tmp_path / "exported")
+    assert EXPORT.foreign(tmp_path / "exported") is None
+    model = load(tmp_path / "exported")
+    found = model.encode(texts, show_progress_bar=False, batch_size=7)
+    np.testing.assert_allclose(found, predictor.embed(texts), atol=1e-5, rtol=1e-5)
+    assert model.get_embedding_dimension() == predictor.width == 6
+
+
 def test_rows_of_two_bytes_differ_where_a_last_bit_tips_their_rounding(
     project: Build, texts: list[str], tmp_path: Path
 ) -> None:
