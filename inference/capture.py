@@ -33,6 +33,9 @@ from trainer.ragged import Tokens
 ModelChoice = str | Path | ModelParams | None
 """A model's folder or GGUF file, or what section `extract.model` says; None for the Hub's, where it is from there."""
 
+ROUNDED = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Storage types that round a value by itself."""
+
 
 class Exits(Protocol):
     """An exit head's decisions about some texts; `inference.leaving` has it."""
@@ -113,7 +116,7 @@ class Capture:
 
         def make(found: BatchRows, named: list[str]) -> Tensor:
             values = torch.cat([found.pooled[name] for name in self.poolings], -1)
-            return torch.from_numpy(store.as_stored(self.spec.storage_type, self._names, named, values.numpy()))
+            return as_stored(self.spec.storage_type, self._names, named, values)
 
         return self._made(texts, names, len(self.poolings) * self.spec.dim, make)
 
@@ -126,12 +129,13 @@ class Capture:
         """
         assert self.spec.tokens is not None
         kind = self.spec.tokens.storage_type
+        setting = store.TOKEN_TYPE if isinstance(self.spec.token_states, store.TokenSpec) else "storage_type"
 
         def of_tokens(found: BatchRows, named: list[str]) -> Tensor:
             assert found.tokens is not None
             counts = [len(text) for text in found.tokens]
-            stored = store.as_stored(kind, self._names, named, torch.cat(found.tokens).numpy(), counts)
-            return make(Tokens(torch.from_numpy(stored), torch.tensor(counts)))
+            stored = as_stored(kind, self._names, named, torch.cat(found.tokens), counts, setting)
+            return make(Tokens(stored, torch.tensor(counts)))
 
         return self._made(texts, names, width, of_tokens)
 
@@ -163,8 +167,7 @@ class Capture:
         def decide(place: int, positions: Tensor, rows: Tensor) -> Tensor:
             here = [named[i] for i in positions.tolist()]
             layer = [self._names[place]]
-            stored = store.as_stored(self.spec.storage_type, layer, here, rows[:, None].numpy())
-            return asked.stay(place, positions, torch.from_numpy(stored))
+            return asked.stay(place, positions, as_stored(self.spec.storage_type, layer, here, rows[:, None]))
 
         tokens = self._tokens(distinct, named)
         with cpu_threads(self.compute.threads):
@@ -189,6 +192,23 @@ class Capture:
             raise UserError(error.where, expected=error.expected, found=error.found, next_step="leave it out") from None
         self._unknown.see(texts, tokens)
         return tokens
+
+
+def as_stored(
+    kind: str,
+    layers: Sequence[str],
+    names: Sequence[str],
+    values: Tensor,
+    counts: Sequence[int] | None = None,
+    setting: str = "storage_type",
+) -> Tensor:
+    """Values [texts, layers, dim] as a cache of this storage type would give them back: rounded as the type rounds.
+
+    Those of int8 stay as they are: its steps are a shard's, and no part of the capture. Arguments and errors are those
+    of `store.check_range`. Torch rounds as NumPy does, in a seventh of its time.
+    """
+    store.check_range(kind, layers, names, values.numpy(), counts, setting)
+    return values.to(ROUNDED[kind]).float() if kind in ROUNDED else values
 
 
 def model_params(facts: HeadFacts, model: ModelChoice) -> ModelParams:

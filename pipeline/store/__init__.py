@@ -17,8 +17,9 @@ from pipeline.store.spec import FORMAT_VERSION, POOLINGS, CacheHeader, CaptureSp
 from pipeline.store.token_chunks import ShardTokens
 from pipeline.store.verification import Damage, has_checksum, listed_sums, verify
 from pipeline.store.writing import (
+    TOKEN_TYPE,
     ShardRows,
-    as_stored,
+    check_range,
     claim_of,
     create,
     finish,
@@ -36,6 +37,7 @@ __all__ = [
     "STATISTICS",
     "STORAGE_TYPES",
     "TEXT_ID_BYTES",
+    "TOKEN_TYPE",
     "Basis",
     "Cache",
     "CacheHeader",
@@ -50,7 +52,7 @@ __all__ = [
     "StoredRows",
     "TextIds",
     "TokenSpec",
-    "as_stored",
+    "check_range",
     "chunk_bytes",
     "claim_of",
     "create",

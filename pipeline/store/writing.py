@@ -71,14 +71,14 @@ def write_shard(location: Location, header: CacheHeader, shard: int, rows: Shard
     kind = header.capture.storage_type
     encoded, sums = {}, {}
     for pooling, values in rows.pooled.items():
-        _check_range(header.capture.layers, kind, rows.text_ids, values)
+        check_range(kind, header.capture.layers, rows.text_ids, values)
         encoded[pooling] = encode(values, kind)
         sums[pooling] = _sums(*encoded[pooling], kind).tolist()
     tokens = None
     spec = header.capture.tokens
     if rows.token_states is not None and spec is not None:
         setting = TOKEN_TYPE if layout.has_whole_layers(header) else "storage_type"
-        _check_range(spec.layers, spec.storage_type, rows.text_ids, rows.token_states, rows.token_count, setting)
+        check_range(spec.storage_type, spec.layers, rows.text_ids, rows.token_states, rows.token_count, setting)
         tokens = encode(rows.token_states, spec.storage_type)
     files = layout.shard_files(header, shard, encoded, tokens)
     for name, data in files.items():
@@ -98,31 +98,6 @@ def write_shard(location: Location, header: CacheHeader, shard: int, rows: Shard
 
 def _own_ids(rows: ShardRows) -> TextIds:
     return np.ascontiguousarray(layout.text_id_rows(rows.text_ids))
-
-
-def as_stored(
-    kind: str, layers: Sequence[str], text_ids: Sequence[str], values: FloatRows, counts: Sequence[int] | None = None
-) -> FloatRows:
-    """Values [texts, layers, dim] as a cache of this storage type would give them back: rounded as the type rounds.
-
-    Those of int8 stay as they are: its steps are a shard's, and no part of the capture.
-
-    Parameters
-    ----------
-    layers, text_ids
-        Names, for messages.
-    counts
-        Of token states, [tokens, layers, width]: how many of them are each text's.
-
-    Raises
-    ------
-    UserError
-        As `write_shard` does.
-    """
-    if not len(values):
-        return values
-    _check_range(layers, kind, text_ids, values, counts, "storage_type" if counts is None else TOKEN_TYPE)
-    return values if kind == "int8" else decode(encode(values, kind)[0], kind)
 
 
 def verify_shard(location: Location, record: ShardRecord) -> bool:
@@ -278,15 +253,32 @@ def _sums(stored: Stored, scales: Scales | None, kind: str) -> npt.NDArray[np.fl
     return sums
 
 
-def _check_range(
-    layers: Sequence[str],
+def check_range(
     kind: str,
+    layers: Sequence[str],
     text_ids: Sequence[str],
     values: FloatRows,
     counts: Sequence[int] | None = None,
     setting: str = "storage_type",
 ) -> None:
-    """Refuses a value that the type can't hold; with `counts`, text i has that many rows one after the other."""
+    """Refuses a value that a storage type can't hold.
+
+    Parameters
+    ----------
+    layers, text_ids
+        Names of the axes of `values`, [texts, layers, dim], for the message.
+    counts
+        Of token states, [tokens, layers, width]: how many of them are each text's, one after the other.
+    setting
+        What says the storage type, for the message.
+
+    Raises
+    ------
+    UserError
+        For a value that is not finite or beyond the type's largest.
+    """
+    if not len(values):
+        return
     limit = STORAGE_TYPES[kind].limit
     if -limit <= values.min() and values.max() <= limit:  # false for NaN
         return

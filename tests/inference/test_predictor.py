@@ -16,9 +16,10 @@ import torch
 
 from ilse.errors import UserError
 from inference import LabelPrediction, LabelSetPrediction, Predictor, ScorePrediction
-from inference.capture import model_params
+from inference.capture import as_stored, model_params
 from pipeline import store
 from pipeline.model.architecture import find_blocks
+from pipeline.store.encoding import decode, encode
 from pipeline.subset import Selection, subset
 from tests.inference.conftest import Project
 from trainer.artifact import load_head
@@ -233,7 +234,18 @@ def test_values_that_the_type_cannot_hold_are_refused(project: Build) -> None:
     values = np.zeros((2, 4, 32), np.float32)
     values[1, 2, 3] = 70_000
     with pytest.raises(UserError, match=r"layer 'block 2', text second, dimension 3\n(.|\n)*float16 can hold"):
-        store.as_stored("float16", layers, ["first", "second"], values)
+        as_stored("float16", layers, ["first", "second"], torch.from_numpy(values))
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32"])
+def test_values_are_rounded_as_those_that_are_stored(kind: str) -> None:
+    generator = np.random.default_rng(0)
+    sizes = 10.0 ** generator.integers(-9, 4, size=(2000, 2, 3))
+    values = (generator.normal(size=sizes.shape) * sizes).astype(np.float32)
+    ties = np.array([1 + 2.0**-11, 1 + 3 * 2.0**-11, 1 + 2.0**-9, 1 + 3 * 2.0**-8, 65_504, 2.0**-25], np.float32)
+    values[0] = ties.reshape(2, 3)
+    found = as_stored(kind, ["a", "b"], [""] * 2000, torch.from_numpy(values))
+    np.testing.assert_array_equal(found.numpy(), decode(encode(values, kind)[0], kind))
 
 
 def test_labels_come_in_the_order_of_the_label_map(project: Build) -> None:

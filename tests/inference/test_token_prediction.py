@@ -189,6 +189,16 @@ def test_a_text_without_tokens_is_refused_by_its_number(project: Build) -> None:
     assert predictor.embed([]).shape == (0, predictor.width)
 
 
+def test_a_state_that_the_type_cannot_hold_is_refused_by_its_text(project: Build) -> None:
+    made = project(token_states=RANKED)
+    predictor = predictor_of(made)
+    assert predictor.capture._projection is not None
+    predictor.capture._projection._directions[2] *= 1e6
+    expected = r"layer 'block 2', text text 0, dimension \d\n(.|\n)*float16 can hold(.|\n)*token_states.storage_type to"
+    with pytest.raises(UserError, match=expected):
+        predictor.predict(["the film", "the cup"])
+
+
 def test_only_the_blocks_that_the_head_needs_are_run(project: Build, tmp_path: Path) -> None:
     made = project(token_states=RANKED)
     own = shutil.copytree(made.model, tmp_path / "model")  # which nobody else holds
