@@ -7,8 +7,10 @@ from inference.capture import ModelChoice
 from inference.predictions import LabelPrediction, LabelSetPrediction, Prediction, ScorePrediction
 from inference.predictor import Predictor
 from inference.text_pipeline import TextPipeline
+from inference.why import Explanation
 
 __all__ = [
+    "Explanation",
     "LabelPrediction",
     "LabelSetPrediction",
     "ModelChoice",

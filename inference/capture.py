@@ -141,6 +141,18 @@ class Capture:
 
         return self._made(texts, names, width, of_tokens)
 
+    def tokens_of(self, text: str, name: str) -> tuple[list[str], Tokens]:
+        """A text's tokens as the model reads them, and their states as the cache holds them."""
+        found: list[Tokens] = []
+
+        def keep(tokens: Tokens) -> Tensor:
+            found.append(tokens)
+            return torch.zeros(1, len(self._names), 0)
+
+        self.rows_of_tokens([text], [name], 0, keep)
+        (ids,) = self._tokens(_normalised([text]), [name]).ids
+        return [self.frozen.tokenizer.decode([one]) for one in ids], found[0]
+
     def _made(
         self, texts: Sequence[str], names: Sequence[str], width: int, make: Callable[[BatchRows, list[str]], Tensor]
     ) -> Float32[Tensor, "texts layers width"]:

@@ -24,6 +24,7 @@ from ilse.errors import UserError
 from inference.capture import Capture, ModelChoice, model_params
 from inference.leaving import leaving_of
 from inference.predictions import Prediction, read
+from inference.why import Explanation, explained, require_explainable
 from pipeline.model.load import Compute
 from trainer.artifact import TrainedHead, load_head, require_basis
 from trainer.heads import PairHead
@@ -112,6 +113,16 @@ class Predictor:
             for start, chunk in _chunks(_several(texts), CHUNK)
         ]
         return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
+
+    def why(self, text: str | Any) -> Explanation:
+        """What the head says of a text, and how much each of its tokens moves that, in each layer; see `inference.why`.
+
+        Raises `UserError` for a head that reads pooled rows, and for one that answers about pairs of texts.
+        """
+        require_explainable(self.trained, self.pairs)
+        if not isinstance(text, str):
+            raise _refused("the text", "a string", text, "ask about one text")
+        return explained(self.trained, *self.capture.tokens_of(text, "text 0"))
 
     @property
     def width(self) -> int:
