@@ -32,9 +32,11 @@ from pipeline.capture.tokens import Tokens, tokenise
 from pipeline.capture.ways import ANY_LENGTH, Way, Zone
 from pipeline.capture.windows import in_windows, tokens_read, unbroken
 from pipeline.config import ExtractParams, ModelParams
+from pipeline.inspect import describe
 from pipeline.model.architecture import text_part
 from pipeline.model.load import load_model
 from pipeline.plan import plan
+from pipeline.work import bases
 from tests.pipeline.conftest import WORDS, build_tokenizer
 from tests.pipeline.extractions import files_of, params_for, run
 
@@ -240,6 +242,30 @@ def test_a_limit_cuts_the_whole_text_and_is_counted(llama: Path, texts_table: Ta
     assert cache.token_counts().tolist() == [min(length, 30) for length in LENGTHS]
     assert cache.truncated().tolist() == [length > 30 for length in LENGTHS]
     assert figures["texts_truncated"] == sum(length > 30 for length in LENGTHS)
+
+
+def test_a_cache_says_how_long_texts_were_read(llama: Path, texts_table: Table, tmp_path: Path) -> None:
+    for limit, said in ((None, ""), (1000, "cut at 1,000 tokens and ")):
+        run(params_in_windows(llama, max_tokens=limit), texts_table(8, TEXTS[:8]), tmp_path)
+        assert f"'{{text}}', {said}read in windows of 12 tokens, 8 tokens apart\n" in describe(tmp_path / "cache.zarr")
+
+
+def test_a_basis_is_made_of_the_beginnings_of_very_long_texts(
+    llama: Path, texts_table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A book's states would not be held by memory."""
+    read: list[int] = []
+    original = bases.make_basis
+
+    def noting(reader: Reader, tokens: Tokens, *more: Any) -> store.Basis:
+        read.extend(len(ids) for ids in tokens.ids)
+        return original(reader, tokens, *more)
+
+    monkeypatch.setattr(bases, "make_basis", noting)
+    monkeypatch.setattr(bases, "SAMPLE_TOKENS", 40)
+    run(params_in_windows(llama, token_states={"rank": 4}), texts_table(len(TEXTS), TEXTS), tmp_path)
+    assert sorted(read) == sorted(min(length, 40) for length in LENGTHS)
+    assert store.open_cache(tmp_path / "cache.zarr").token_counts().tolist() == LENGTHS
 
 
 def test_a_window_is_no_longer_than_the_model_s(llama: Path, texts_table: Table, tmp_path: Path) -> None:
