@@ -25,6 +25,7 @@ from ilse.errors import UserError  # noqa: E402
 from tests.ending import tree  # noqa: E402
 from tests.inference.conftest import source  # noqa: E402
 from tests.pipeline.conftest import tiny_model  # noqa: E402, F401
+from tests.test_cli import AT_A_TERMINAL  # noqa: E402
 from trainer.progress import unfinished  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -162,8 +163,9 @@ MANY = 100_000
 
 
 def started(project: Path, *arguments: str) -> subprocess.Popen[str]:
+    code = f"{AT_A_TERMINAL}\nfrom ilse.cli import main\nmain({arguments!r}, prog_name='ilse')"
     return subprocess.Popen(
-        [sys.executable, "-m", "ilse.cli", *arguments], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-c", code], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 

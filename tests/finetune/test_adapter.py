@@ -41,7 +41,7 @@ def disturb(classifier: Classifier) -> None:
     """Additions that add something: they start as zero."""
     generator = torch.Generator().manual_seed(0)
     for weight in classifier.trained().values():
-        torch.nn.init.normal_(weight, std=0.3, generator=generator)
+        torch.nn.init.normal_(weight, std=0.1, generator=generator)
 
 
 @pytest.mark.parametrize("width", [8, SHORT])

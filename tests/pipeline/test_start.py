@@ -16,7 +16,7 @@ from ilse.params import load_section
 from pipeline.config import ExtractParams
 from pipeline.prepare import PrepareParams
 from pipeline.start import start
-from trainer.config import TrainParams
+from trainer.config import AUTO, TrainParams
 from trainer.controls.config import ControlParams
 from trainer.heads import HEADS
 
@@ -97,7 +97,8 @@ def test_the_command_says_what_comes_next(folder: Path, monkeypatch: pytest.Monk
 
 def test_every_head_has_its_entry() -> None:
     """DVC stops at a stage whose parameter is missing, and a user may name any head."""
-    assert yaml.safe_load((TEMPLATES / "params.yaml").read_text())["train"]["options"].keys() == HEADS.keys()
+    options = yaml.safe_load((TEMPLATES / "params.yaml").read_text())["train"]["options"]
+    assert options.keys() == {*HEADS, AUTO}
 
 
 def test_every_parameter_of_the_stages_is_in_the_template() -> None:
