@@ -93,6 +93,8 @@ MODELS = {
 }
 COMPACT = "compact-"
 """Before the name of a cache whose token states stand on a basis of rank 64, in int8."""
+RANKED = "tokens, rank 64 int8"
+"""The contender that reads it."""
 REFERENCE = "published"
 CONTENDERS: dict[str, Contender] = {
     # 2 message layers of 1 linear layer, mean, dropout 0.1, Adam 1e-3, decay 1e-4, 20 epochs: the published run.
@@ -106,13 +108,8 @@ CONTENDERS: dict[str, Contender] = {
     "cayley": Contender("cayley"),
     "bottleneck": Contender("bottleneck"),
     "tokens": Contender("bottleneck", {"tokens": {}}),
-    "tokens, rank 64 int8": Contender("bottleneck", {"tokens": {}}),
+    RANKED: Contender("bottleneck", {"tokens": {}}),
 }
-
-
-def kept(contender: str) -> str:
-    """What stands before the name of the cache that a contender reads."""
-    return COMPACT if contender.endswith("rank 64 int8") else ""
 
 
 def main() -> None:
@@ -142,14 +139,15 @@ def main() -> None:
 def runs_of(given: argparse.Namespace, model: str, task: str) -> tuple[dict[str, Ran], dict[str, Ran]]:
     """The contenders' runs and the controls'."""
     here = given.work / "runs" / ("" if model == SMOLLM2 else model) / task
+    whole = made(task, given.data, given.work, model)
     runs, controls = {}, {}
     for name in given.contenders:
-        examples, cache = made(task, given.data, given.work, model, kept(name))
+        places = made(task, given.data, given.work, model, COMPACT) if name == RANKED else whole
         folder = here / f"{name}, {given.seeds} seeds"
-        runs[name] = ran(CONTENDERS[name], given.seeds, examples, cache, folder)
+        runs[name] = ran(CONTENDERS[name], given.seeds, *places, folder)
         print(f"{model:16} {task:15} {name:20} {runs[name].line()}", flush=True)
     for name in CONTROLS:
-        controls[name] = answered(name, *made(task, given.data, given.work, model), here / f"control {name}")
+        controls[name] = answered(name, *whole, here / f"control {name}")
         print(f"{model:16} {task:15} {name:20} {controls[name].line()}", flush=True)
     return runs, controls
 
