@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import CancelledError
@@ -11,10 +10,11 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ilse.errors import UserError
-from ilse.memory import keep_freed_memory
 from ilse.terminal import say
 from pipeline.cluster.client import OWN_DEVICE, no_workers, open_client, seconds_without_workers
 from pipeline.cluster.machine import cores
+from pipeline.cluster.silence import Signs
+from pipeline.cluster.task import packed, run_alone
 from pipeline.config import ClusterParams
 
 T = TypeVar("T")
@@ -26,8 +26,6 @@ PULSE_SECONDS = 5.0
 """How often the scheduler is asked who its workers are: new ones get work, and silence is noticed."""
 SILENCE_SECONDS = 30.0
 """How long the scheduler may take to answer that."""
-
-_ALONE = threading.Lock()
 
 
 @runtime_checkable
@@ -70,6 +68,7 @@ class DaskExecutor:
         self._address = client.scheduler.address
         self._patience = seconds_without_workers
         self._workers: set[str] = set()
+        self._signs = Signs()
         self._last_pulse = -PULSE_SECONDS
         self._last_worker = time.monotonic()
         self._arrivals = 0
@@ -114,7 +113,7 @@ class DaskExecutor:
 
     def _submit(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
-            return self._client.submit(_alone, function, *args, pure=False)
+            return self._client.submit(run_alone, packed(function, *args), pure=False)
         except Exception as error:
             if self._client.status == "running":
                 raise
@@ -157,13 +156,15 @@ class DaskExecutor:
         if now < self._last_pulse + PULSE_SECONDS:
             return
         try:
-            workers = set(self._client.sync(self._client.scheduler.ncores, callback_timeout=SILENCE_SECONDS))
+            known = self._client.sync(self._client.scheduler.identity, callback_timeout=SILENCE_SECONDS)["workers"]
         except Exception as error:
             raise self._scheduler_lost(error) from error
-        self._last_pulse = time.monotonic()
+        self._last_pulse, workers = time.monotonic(), set(known)
         if lost := len(self._workers - workers):
             say(f"{lost} of {len(self._workers)} workers lost; their shards go elsewhere")
         self._workers = workers
+        for worker, seconds in self._signs.silent({name: one["last_seen"] for name, one in known.items()}, now):
+            say(_no_sign(worker, seconds))
         if workers or self._some_came():
             self._last_worker = self._last_pulse
         elif self._last_pulse > self._last_worker + self._patience:
@@ -226,11 +227,13 @@ def _device_number(index: int, devices: int) -> int:
     return index % max(1, devices)
 
 
-def _alone(function: Callable[..., T], *args: Any) -> T:
-    """One task at a time in a worker process, whatever its number of threads: it holds one model."""
-    with _ALONE:
-        keep_freed_memory()
-        return function(*args)
+def _no_sign(worker: str, seconds: float) -> str:
+    """Whether it comes back nobody knows, so nothing is taken from it here: giving it up is the scheduler's."""
+    return (
+        f"worker {worker} has given no sign for {seconds:,.0f} s: it hangs, or its machine or network does. If it is "
+        "killed its shards go elsewhere at once; else when the scheduler gives it up, by Dask's own setting within 10 "
+        "minutes"
+    )
 
 
 def _workers_died(what: str, error: Any) -> UserError:

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 
 def double(job: str, item: tuple[int, ...]) -> list[int]:
@@ -69,3 +70,9 @@ def device(requested: str) -> str:
 
 def environment() -> dict[str, str]:
     return dict(os.environ)
+
+
+def sampled(dask_worker: Any) -> bool:
+    """Whether Dask takes samples of what this worker's tasks do."""
+    callback = dask_worker.periodic_callbacks.get("profile")
+    return callback is not None and callback.is_running()

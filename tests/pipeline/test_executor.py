@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,7 +26,7 @@ import pytest
 
 from ilse.errors import UserError
 from pipeline.cluster import client as cluster
-from pipeline.cluster import executor
+from pipeline.cluster import executor, silence, task
 from pipeline.cluster.executor import DaskExecutor, Executor, Serial, open_executor, threads_of, worker_device
 from pipeline.cluster.machine import cores, memory
 from pipeline.config import ClusterParams
@@ -430,6 +432,100 @@ def test_a_worker_with_many_threads_runs_one_task_at_a_time(processes: Processes
     processes.worker("--nthreads", "4")
     with at_address(processes) as opened:
         assert not any(opened.each(made_up.overlaps, tmp_path, ITEMS))
+
+
+LATE = """
+import sys, threading, time
+from pathlib import Path
+FOLDER = Path(__file__).parent
+ON_THE_LOOP = threading.current_thread() is threading.main_thread()
+if "dask" in sys.orig_argv:
+    (FOLDER / "begun").touch()
+    while not (FOLDER / "go on").exists():
+        time.sleep(0.01)
+def imported(job, item):
+    return ON_THE_LOOP
+"""
+
+
+def test_heartbeats_go_on_while_a_task_imports(
+    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing PyTorch can take longer than a scheduler waits for a sign of life."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "takes_long_to_import.py").write_text(LATE)
+    monkeypatch.syspath_prepend(str(site))
+    late = importlib.import_module("takes_long_to_import")
+    processes.scheduler(PYTHONPATH=str(ROOT))
+    processes.worker(PYTHONPATH=f"{site}:{ROOT}")
+    with at_address(processes) as opened:
+        client = opened._client  # type: ignore[attr-defined]
+
+        def last_seen() -> float:
+            (worker,) = client.sync(client.scheduler.identity)["workers"].values()
+            return float(worker["last_seen"])
+
+        future = opened._submit(late.imported, "job", (1,))  # type: ignore[attr-defined]
+        try:
+            _await((site / "begun").exists)
+            for _ in range(2):
+                before = last_seen()
+                _await(lambda before=before: last_seen() > before, seconds=10)  # type: ignore[misc]
+        finally:
+            (site / "go on").touch()
+        assert future.result() is False, "it was imported by the thread that runs tasks"
+
+
+def test_dask_takes_no_samples_where_they_may_hang(local: DaskExecutor) -> None:
+    """On newer Pythons it may; see `SAMPLES_MAY_HANG`."""
+    local.call(made_up.double, "job", (1,))
+    first = set(local._client.run(made_up.sampled).values())
+    assert (sys.version_info < (3, 11, 12)) == task.SAMPLES_MAY_HANG
+    if task.SAMPLES_MAY_HANG:
+        _await(lambda: not all(local._client.run(made_up.sampled).values()), seconds=10)
+    else:
+        assert first == {True}
+
+
+def test_a_silent_worker_is_spoken_of(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It goes on afterwards, and no task is lost or counted as done twice."""
+    monkeypatch.setattr(executor, "PULSE_SECONDS", 0.2)
+    monkeypatch.setattr(silence, "NO_SIGN_SECONDS", 1.5)
+    processes.scheduler()
+    worker = processes.worker()
+    said = ""
+    with at_address(processes) as opened:
+        results = opened.each(made_up.sleepy, 0.05, ITEMS)
+        first = next(results)
+        os.kill(worker.pid, signal.SIGSTOP)
+
+        def heard() -> bool:
+            nonlocal said
+            said += capfd.readouterr().err
+            if "no sign" in said:
+                os.kill(worker.pid, signal.SIGCONT)
+            return "no sign" in said
+
+        listener = threading.Thread(target=lambda: _await(heard))
+        listener.start()
+        assert sorted([first, *results]) == ITEMS
+        listener.join()
+    assert re.search(r"worker tcp://127\.0\.0\.1:\d+ has given no sign for [2-9] s", said)
+    assert said.count("no sign") == 1
+
+
+def test_a_silence_is_spoken_of_once_and_counts_by_one_clock() -> None:
+    signs, clock = silence.Signs(), 1e9  # the scheduler's
+    heard = [
+        list(signs.silent({"a": clock + (second // 200 * 200), "b": clock + second}, second))
+        for second in map(float, range(0, 400, 20))
+    ]
+    assert [found for found in heard if found] == [[("a", 80.0)], [("a", 80.0)]]
+    assert not list(signs.silent({"c": clock}, 400.0))
+    assert not list(signs.silent({"a": clock}, 500.0)), "one that comes back is new"
 
 
 SBATCH = """#!/bin/sh

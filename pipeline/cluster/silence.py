@@ -1,0 +1,43 @@
+"""Notices workers that give no sign of life although the scheduler still counts on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+NO_SIGN_SECONDS = 60.0
+"""After how long without a heartbeat a worker is spoken of; a busy one gives one every few seconds."""
+
+
+@dataclass(frozen=True)
+class _Sign:
+    """The latest that was heard of a worker."""
+
+    at: float
+    """By the scheduler's clock."""
+    noticed: float
+    """When it became known here, by this process's."""
+    missed: bool = False
+    """Whether the silence since has been spoken of."""
+
+
+class Signs:
+    """What was last heard of each worker."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, _Sign] = {}
+
+    def silent(self, last_seen: Mapping[str, float], now: float) -> Iterator[tuple[str, float]]:
+        """Workers of which nothing has been heard for long, with the seconds; each once a silence.
+
+        `last_seen` is by the scheduler's clock, so what counts is how long it has stayed the same by this one's, `now`.
+        """
+        before, self._latest = self._latest, {}
+        for worker, at in last_seen.items():
+            sign = before.get(worker)
+            if sign is None or sign.at != at:
+                sign = _Sign(at, now)
+            elif not sign.missed and now - sign.noticed > NO_SIGN_SECONDS:
+                yield worker, now - sign.noticed
+                sign = replace(sign, missed=True)
+            self._latest[worker] = sign
