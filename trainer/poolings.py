@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Poolings = str | Sequence[str]
 """A name, as `mean`, or several."""
@@ -14,6 +14,7 @@ TOKENS = "tokens"
 """In place of a pooling's name, for a head that reads tokens."""
 
 
+@runtime_checkable
 class Wide(Protocol):
     """A cache, or several as one."""
 

@@ -71,7 +71,7 @@ class JoinedHead(FrontedHead):
         mapped, start = [], 0
         for model, count in self._runs:
             own = x[:, start : start + count, : self.spec.joined.models[model].dim]
-            mapped.append(self.maps[model](own))
+            mapped.append(self.maps[model](own).to(x.dtype))  # rows are float32 in mixed precision too
             start += count
         return torch.cat(mapped, dim=1)
 
