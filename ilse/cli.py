@@ -214,6 +214,7 @@ def extract(params: Path, texts: Path, out: str, scratch: Path, figures: Path, s
 @click.option("--share", type=float, help="Keep this share of the texts, 0 to 1, drawn by their ids.")
 @click.option("--storage-type", help="Type of the stored values; that of CACHE without it.")
 @click.option("--poolings", help="Names, such as mean,last; all without it.")
+@click.option("--tokens", is_flag=True, help="Keep the token states of these texts and layers too.")
 @click.option(
     "--examples",
     "tables",
@@ -228,6 +229,7 @@ def subset(
     share: float | None,
     storage_type: str | None,
     poolings: str | None,
+    tokens: bool,
     tables: tuple[Path, Path] | None,
 ) -> None:
     """Write a smaller cache to the folder OUT: some layers or texts of CACHE, a folder or a URL, or another type."""
@@ -236,7 +238,7 @@ def subset(
 
     several = {"layers": layers, "poolings": poolings}
     lists = {name: tuple(value.split(",")) if value else None for name, value in several.items()}
-    tell(run(cache, out, Selection(**lists, texts=texts, share=share, storage_type=storage_type)))
+    tell(run(cache, out, Selection(**lists, texts=texts, share=share, storage_type=storage_type, tokens=tokens)))
     if tables is not None:
         tell(examples_of(out, *tables))
 
