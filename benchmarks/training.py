@@ -247,7 +247,7 @@ def from_cache(path: str, name: str, budget: int) -> dict[str, float]:
     y = torch.arange(cache.header.texts) % CLASSES
     rows: Rows | StreamedRows
     if budget:
-        source = StreamedRows(cache, layers, places, y, [], shards_in(budget, cache, LAYERS, "mean"))
+        source = StreamedRows(cache, layers, places, y, [], shards_in(budget, cache, layers, "mean"))
         rows = source.treated(Treatment(TreatmentOptions(), LAYERS, DIM).in_place)
     else:
         rows = Rows(gather(cache, places), y, [])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ilse import __version__, ours
 from ilse.destinations import Destination, Kind, Source, require_writable
@@ -34,6 +35,15 @@ def _made(kind: Kind, default: str) -> dict[str, Any]:
 _params = click.option("--params", help="The parameter file.", **_read("params.yaml"))
 _texts = click.option("--texts", help="The table of distinct texts.", **_read("data/texts.parquet"))
 _cache = click.option("--cache", help="The activation cache, a folder or a URL.", **_read("data/cache.zarr", str))
+_caches = click.option(
+    "--cache",
+    "caches",
+    multiple=True,
+    type=Source(str),
+    default=["data/cache.zarr"],
+    show_default="train.caches, or data/cache.zarr",
+    help="The activation cache, a folder or a URL; once for each of several models over the same texts.",
+)
 _examples = click.option("--examples", help="The table of examples.", **_read("data/examples.parquet"))
 _scratch = click.option(
     "--scratch", help="Where unfinished work is kept, on the same disk.", **_made("folder", "data/scratch")
@@ -43,6 +53,12 @@ _results = click.option("--results", help="The folder of tables and figures.", *
 # The same for the commands that write into them.
 _models_made = click.option("--models", help="The folder of trained heads.", **_made("folder", "models"))
 _results_made = click.option("--results", help="The folder of tables and figures.", **_made("folder", "results"))
+
+
+def _places(named: tuple[str, ...], configured: list[str] | None) -> list[str]:
+    """The caches that `--cache` names, or those of `train.caches`, or the default one."""
+    given = click.get_current_context().get_parameter_source("caches") is not ParameterSource.DEFAULT
+    return list(named) if given or not configured else configured
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -198,6 +214,7 @@ def extract(params: Path, texts: Path, out: str, scratch: Path, figures: Path, s
 @click.option("--share", type=float, help="Keep this share of the texts, 0 to 1, drawn by their ids.")
 @click.option("--storage-type", help="Type of the stored values; that of CACHE without it.")
 @click.option("--poolings", help="Names, such as mean,last; all without it.")
+@click.option("--tokens", is_flag=True, help="Keep the token states of these texts and layers too.")
 @click.option(
     "--examples",
     "tables",
@@ -212,6 +229,7 @@ def subset(
     share: float | None,
     storage_type: str | None,
     poolings: str | None,
+    tokens: bool,
     tables: tuple[Path, Path] | None,
 ) -> None:
     """Write a smaller cache to the folder OUT: some layers or texts of CACHE, a folder or a URL, or another type."""
@@ -220,7 +238,7 @@ def subset(
 
     several = {"layers": layers, "poolings": poolings}
     lists = {name: tuple(value.split(",")) if value else None for name, value in several.items()}
-    tell(run(cache, out, Selection(**lists, texts=texts, share=share, storage_type=storage_type)))
+    tell(run(cache, out, Selection(**lists, texts=texts, share=share, storage_type=storage_type, tokens=tokens)))
     if tables is not None:
         tell(examples_of(out, *tables))
 
@@ -228,7 +246,7 @@ def subset(
 @main.command()
 @click.argument("heads", nargs=-1)
 @_params
-@_cache
+@_caches
 @_examples
 @_models_made
 @_results_made
@@ -236,7 +254,7 @@ def subset(
 def train(
     heads: tuple[str, ...],
     params: Path,
-    cache: str,
+    caches: tuple[str, ...],
     examples: Path,
     models: Path,
     results: Path,
@@ -257,27 +275,34 @@ def train(
     from trainer.train import train as run
 
     keep_freed_memory(OF_BATCHES)
+    places = _places(caches, section.caches)
     for head in chosen:  # before the first is trained
         require_ours(models / head, ours.HEADS, "--models")
     for head in chosen:
         if head == AUTO:
             from trainer.auto import train_auto
 
-            train_auto(section, cache, examples, models, results)
+            train_auto(section, places, examples, models, results)
         else:
-            run(section, head, cache, examples, models, results)
+            run(section, head, places, examples, models, results)
 
 
 @main.command()
 @click.argument("names", nargs=-1)
 @_params
-@_cache
+@_caches
 @_examples
 @_texts
 @_models_made
 @_results_made
 def control(
-    names: tuple[str, ...], params: Path, cache: str, examples: Path, texts: Path, models: Path, results: Path
+    names: tuple[str, ...],
+    params: Path,
+    caches: tuple[str, ...],
+    examples: Path,
+    texts: Path,
+    models: Path,
+    results: Path,
 ) -> None:
     """Fit controls NAMES (all of section 'controls'): what a head's figure is to be compared with."""
     from ilse.params import load_section
@@ -288,20 +313,23 @@ def control(
     from trainer.control import control as run
 
     chosen = names or [*section.names, *section.caches]
+    places = _places(caches, training.caches)
     for name in chosen:  # before the first is fitted
         require_ours(models / name, ours.HEADS, "--models")
     for name in chosen:
-        run(section, training, name, cache, examples, texts, models, results)
+        run(section, training, name, places, examples, texts, models, results)
 
 
 @main.command()
 @click.argument("heads", nargs=-1)
 @_params
-@_cache
+@_caches
 @_examples
 @_results_made
 @click.option("--apply", is_flag=True, help="Write what was found into the parameter file.")
-def tune(heads: tuple[str, ...], params: Path, cache: str, examples: Path, results: Path, apply: bool) -> None:
+def tune(
+    heads: tuple[str, ...], params: Path, caches: tuple[str, ...], examples: Path, results: Path, apply: bool
+) -> None:
     """Search options and recipe of HEADS (all of train.heads), with the same number of trials for each."""
     from ilse.edit import set_values
     from ilse.params import load_section
@@ -314,8 +342,9 @@ def tune(heads: tuple[str, ...], params: Path, cache: str, examples: Path, resul
     from trainer.tune import tune as run
 
     keep_freed_memory(OF_BATCHES)
+    places = _places(caches, train.caches)
     for head in heads or [head for head in train.heads if head != AUTO]:  # which searches on its own
-        tuned = run(tuning, train, head, cache, examples, results)
+        tuned = run(tuning, train, head, places, examples, results)
         tell(tuned.line())
         if apply:
             set_values(params, f"train.options.{head}", section_of(head, tuned.values))
@@ -347,11 +376,11 @@ def lora(params: Path, cache: str, texts: Path, examples: Path, models: Path, re
 
 @main.command()
 @_params
-@_cache
+@_caches
 @_examples
 @_models
 @_results_made
-def analyse(params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
+def analyse(params: Path, caches: tuple[str, ...], examples: Path, models: Path, results: Path) -> None:
     """Say what the layers did in the trained heads, on the validation split."""
     from ilse.params import load_section
     from trainer.config import TrainParams
@@ -360,16 +389,16 @@ def analyse(params: Path, cache: str, examples: Path, models: Path, results: Pat
     from trainer.analyse import analyse as run
 
     keep_freed_memory(OF_BATCHES)
-    run(section, cache, examples, models, results)
+    run(section, _places(caches, section.caches), examples, models, results)
 
 
 @main.command()
 @_params
-@_cache
+@_caches
 @_examples
 @_models
 @_results_made
-def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Path) -> None:
+def evaluate(params: Path, caches: tuple[str, ...], examples: Path, models: Path, results: Path) -> None:
     """Score heads and controls on the test split and write the leaderboard."""
     from finetune.config import LoraParams
     from ilse.params import load_section
@@ -380,7 +409,7 @@ def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Pa
     train, controls = load_section("train", TrainParams, params), load_section("controls", ControlParams, params)
     names = [*train.heads, *controls.all_names, *load_section("lora", LoraParams, params).run]
     drawn = train.shots is not None or train.share is not None
-    run(names, cache, examples, models, results, train.memory_budget, controls.baseline, drawn)
+    run(names, _places(caches, train.caches), examples, models, results, train.memory_budget, controls.baseline, drawn)
     tell((results / "leaderboard.txt").read_text(encoding="utf-8"), end="")
 
 
@@ -404,7 +433,13 @@ def evaluate(params: Path, cache: str, examples: Path, models: Path, results: Pa
     show_default=True,
 )
 @click.option("--top-k", help="So many of the likeliest labels.", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--model", type=Source(), help="The head's model; else that of section 'extract'.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=Source(),
+    help="The head's model; else that of section 'extract'. Of a head over several caches: one for each, in order.",
+)
 @click.option(
     "--device", help="Of the model.", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
@@ -416,7 +451,7 @@ def predict(
     out: Path | None,
     read_as: Any,
     top_k: int,
-    model: Path | None,
+    models: tuple[Path, ...],
     params: Path,
     device: str,
     threads: int,
@@ -430,7 +465,7 @@ def predict(
     from inference.inputs import Fields
 
     keep_freed_memory()
-    run(head, source, out, read_as, Fields(**fields), top_k, model, params, device, threads)
+    run(head, source, out, read_as, Fields(**fields), top_k, models, params, device, threads)
 
 
 @main.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,14 +134,15 @@ class Stage(click.Command):
         read: dict[str, Path] = {}
         for param in self.params:
             value, several = ctx.params.get(param.name or ""), isinstance(param.type, click.Tuple)
-            types = param.type.types if isinstance(param.type, click.Tuple) else [param.type]
-            for one, kind in zip(value or () if several else (value,), types, strict=False):
+            types = param.type.types if isinstance(param.type, click.Tuple) else repeat(param.type)
+            for one, kind in zip(value or () if several or param.multiple else (value,), types, strict=False):
                 if one is None or _is_url(one):
                     continue
                 if isinstance(kind, Destination):
                     made[_option(param)] = Path(one), kind.kind
                 if isinstance(kind, Source) or param.name == "scratch":
-                    read[_option(param) + (", what is read" if several else "")] = Path(one)
+                    name = _option(param) + (", what is read" if several else "")
+                    read[f"{name} {one}" if param.multiple and name in read else name] = Path(one)
         require_apart(made, read)
         return super().invoke(ctx)
 

@@ -8,9 +8,11 @@ import polars as pl
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ilse import __version__
+from pipeline.store import CaptureSpec
 from trainer.artifact import HeadFacts, TrainedHead
 from trainer.figures import BOUNDS
 from trainer.result_tables import COUNT, KNOWN, TEXT, Table, read_table, require_range
+from trainer.sources import Source
 
 TASKS = {"regression": "text-regression", "similarity": "sentence-similarity"}
 """Objective → what the Hub calls its task; the others classify texts."""
@@ -32,10 +34,11 @@ def model_card(trained: TrainedHead, name: str, results: Path) -> ModelCard:
 
 def _front(trained: TrainedHead, name: str, figures: dict[str, float]) -> ModelCardData:
     facts, metric = trained.facts, trained.objective.metric
+    hub = [source.capture.model["hub"] for source in facts.sources if "hub" in source.capture.model]
     return ModelCardData(
         model_name=f"{name}, seed {facts.seed}",
         library_name="ilse-cache",
-        base_model=facts.capture.model.get("hub"),
+        base_model=hub[0] if len(hub) == 1 else hub or None,
         tags=["ilse-cache", "layer-fusion", trained.head.spec.name, trained.objective.kind],
         eval_results=[
             EvalResult(
@@ -52,28 +55,27 @@ def _front(trained: TrainedHead, name: str, figures: dict[str, float]) -> ModelC
 
 
 def _body(trained: TrainedHead, name: str, figures: dict[str, float]) -> str:
-    facts, capture = trained.facts, trained.facts.capture
-    pinned = ", ".join(f"{key} `{value}`" for key, value in capture.model.items())
+    facts = trained.facts
+    models, several = "; ".join(map(_model, facts.sources)), len(facts.sources) > 1
+    frozen = "frozen language models" if several else "a frozen language model"
     labels = ", ".join(f"`{_plain(label)}`" for label in facts.labels) or "none: it gives a number"
     told = "\n".join(f"- {split}: {trained.objective.metric} {value:.4f}" for split, value in figures.items())
     missing = "" if "test" in figures else "- No figure on a test split came with it.\n"
     return f"""# {_plain(name)}, seed {facts.seed}
 
-A head of {trained.parameters_trained:,} trained values over {len(facts.layer_names)} layers of a frozen language model,
-`{_plain(facts.model_name)}` ({facts.model_parameters:,} parameters; {pinned}). The model is not in this repository.
+A head of {trained.parameters_trained:,} trained values over {len(facts.layer_names)} layers of {frozen},
+{models}. {"The models are" if several else "The model is"} not in this repository.
 Made by [ilse-cache](https://pypi.org/project/ilse-cache/) {__version__}.
 
 ```
 ilse pull OWNER/NAME pulled
-ilse predict pulled --input texts.txt --model THE-MODEL
+ilse predict pulled --input texts.txt{" --model THE-MODEL" * len(facts.sources)}
 ```
 
 ## What it was trained on
 
 - Objective: `{trained.objective.kind}`. Labels: {labels}.
-- {_read(trained)}, capture `{facts.fingerprint[:16]}`: every text in the template
-  `{_plain(capture.template)}`, {capture.lengths_in_words}, computed in {capture.compute_type} and stored as
-  {capture.tokens.storage_type if facts.reads_tokens and capture.tokens else capture.storage_type}.
+- {_read(trained)}, {"; ".join(_capture(source.capture, facts.reads_tokens) for source in facts.sources)}.
 - Recipe: {", ".join(f"{key} {_plain(str(value))}" for key, value in facts.recipe.items())}. {_chosen(facts)},
   {facts.train_seconds:.0f} s.
 
@@ -90,6 +92,19 @@ Epoch or penalty was chosen on validation, whose figure is therefore a little to
 - It is one seed of several; a difference of a point or two between seeds means nothing.
 {missing}- Its licence is for its owner to say; those of the model and of the data bind it too.
 """
+
+
+def _model(source: Source) -> str:
+    pinned = ", ".join(f"{key} `{value}`" for key, value in source.capture.model.items())
+    return f"`{_plain(source.model_name)}` ({source.model_parameters:,} parameters; {pinned})"
+
+
+def _capture(capture: CaptureSpec, of_tokens: bool) -> str:
+    """How a model read the texts."""
+    stored = capture.tokens.storage_type if of_tokens and capture.tokens else capture.storage_type
+    return f"""capture `{capture.fingerprint[:16]}`: every text in the template
+  `{_plain(capture.template)}`, {capture.lengths_in_words}, computed in {capture.compute_type} and stored as
+  {stored}"""
 
 
 def _read(trained: TrainedHead) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from ilse.errors import UserError
 from ilse.files import replacing
-from ilse.params import load_section
+from ilse.params import load_document, load_section
 from ilse.places import is_stream
 from ilse.terminal import Sink, say, screen
-from inference.capture import ModelChoice
 from inference.inputs import STANDARD, Fields, Format, count, format_of, pieces
+from inference.joined import ModelChoices, named_among
 from inference.outputs import Answers, OutFormat, writing
 from inference.predictor import Predictor, answers_pairs
 from inference.unfinished import Parts, key_of, part_of, unfinished
@@ -40,7 +40,7 @@ def predict(
     read_as: Format | None,
     fields: Fields,
     top_k: int,
-    model: Path | None,
+    model: Path | Sequence[Path] | None,
     params: Path,
     device: str = "auto",
     threads: int = 0,
@@ -49,8 +49,10 @@ def predict(
 
     A run that was killed leaves its finished parts beside `out`, and the next one with the same head and options goes
     on with those whose rows are still the same; what came from standard input or goes into a pipe is not kept. Without
-    `model` a head over a local model takes that of section `extract`, if it is the one. `device` and `threads` as
-    there. Raises `UserError` for whatever the user can mend.
+    `model` a head over a local model takes that of section `extract`, if it is the one, and a head over several those
+    of `extract` and `control_caches` that have their names. `device` and `threads` as there.
+
+    Raises `UserError` for whatever the user can mend.
     """
     write_as, kind = _out_format(out, source), read_as or format_of(source)
     trained = load_head(head)
@@ -125,11 +127,19 @@ def _fields_for(pairs: bool, fields: Fields) -> Fields:
     return fields
 
 
-def configured(trained: TrainedHead, params: Path) -> ModelChoice:
-    """The model of section `extract`, for a head over a local model; None for one of the Hub, or without the file."""
-    if "hub" in trained.facts.capture.model or not params.is_file():
+def configured(trained: TrainedHead, params: Path) -> ModelChoices:
+    """The model of section `extract`, for a head over a local model; None for one of the Hub, or without the file.
+
+    Of a head over several the models of that name in sections `extract` and `control_caches`.
+    """
+    if all("hub" in source.capture.model for source in trained.facts.sources) or not params.is_file():
         return None
-    return load_section("extract", ExtractParams, params).model
+    own = load_section("extract", ExtractParams, params).model
+    if not trained.facts.further:
+        return own
+    others = load_document(params).get("control_caches") or {}
+    sections = [f"control_caches.{name}" for name in others]
+    return named_among(trained.facts, [own, *(load_section(name, ExtractParams, params).model for name in sections)])
 
 
 def _refused(where: str, expected: str, found: str, next_step: str) -> UserError:

@@ -19,7 +19,7 @@ from mteb.models.model_meta import ScoringFunction
 from safetensors.torch import save
 
 from inference.predictor import Predictor
-from trainer.artifact import TrainedHead
+from trainer.artifact import HeadFacts, TrainedHead
 
 PREFIX = "ilse-cache"
 """MTEB files results under an organisation and a name."""
@@ -41,19 +41,25 @@ class MTEBEncoder(AbsEncoder):
 def model_meta(predictor: Predictor) -> ModelMeta:
     """What MTEB files with the results. The revision is that of the capture and of the head's weights."""
     facts = predictor.trained.facts
-    trained, frozen = predictor.trained.parameters_trained, facts.model_parameters
+    trained, frozen = predictor.trained.parameters_trained, facts.frozen_parameters
     return ModelMeta.create_empty(
         overwrites={
-            "name": f"{PREFIX}/{predictor.trained.head.spec.name}-{facts.model_name}".replace(" ", "-"),
+            "name": f"{PREFIX}/{predictor.trained.head.spec.name}-{facts.model_names}".replace(" ", "-"),
             "revision": f"{facts.fingerprint[:12]}-{_weights(predictor.trained)[:12]}",
             "n_parameters": trained + frozen,
-            "max_tokens": facts.capture.max_tokens,
+            "max_tokens": _longest(facts),
             "embed_dim": predictor.width,
             "framework": ["PyTorch"],
             "similarity_fn_name": ScoringFunction.COSINE,
             "use_instructions": False,
         }
     )
+
+
+def _longest(facts: HeadFacts) -> int | None:
+    """Tokens that the model that reads the fewest of a text reads; None for any number."""
+    limits = [source.capture.max_tokens for source in facts.sources if source.capture.max_tokens is not None]
+    return min(limits, default=None)
 
 
 def _weights(trained: TrainedHead) -> str:

@@ -21,7 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ilse.errors import UserError
-from inference.capture import Capture, ModelChoice, model_params
+from inference.capture import Capture, model_params
+from inference.joined import JoinedCapture, ModelChoices, models_of
 from inference.leaving import leaving_of
 from inference.predictions import Prediction, read
 from inference.why import Explanation, explained, require_explainable
@@ -44,7 +45,7 @@ class Predictor:
     trained
         The head.
     capture
-        The model, ready to give the rows that the head reads.
+        The model, ready to give the rows that the head reads; of several, all of them.
     pairs
         Whether an example is a pair of texts.
     leaving
@@ -52,7 +53,7 @@ class Predictor:
         model, and come sooner.
     """
 
-    def __init__(self, trained: TrainedHead, capture: Capture) -> None:
+    def __init__(self, trained: TrainedHead, capture: Capture | JoinedCapture) -> None:
         self.trained, self.capture = trained, capture
         self.pairs = answers_pairs(trained)
         self.leaving = leaving_of(trained)
@@ -61,7 +62,7 @@ class Predictor:
     def load(
         cls,
         folder: str | Path,
-        model: ModelChoice = None,
+        model: ModelChoices = None,
         *,
         device: str = "auto",
         threads: int = 0,
@@ -73,7 +74,8 @@ class Predictor:
         Parameters
         ----------
         model
-            Its file or folder; not needed for a model of the Hub, whose id and commit the head knows.
+            Its file or folder; not needed for a model of the Hub, whose id and commit the head knows. Of a head over
+            several caches a list, with the model of each in their order.
         device, threads, batch_tokens, capture
             How the model runs, as in section `extract`; what decides about the rows is the head's to say.
 
@@ -84,9 +86,16 @@ class Predictor:
         """
         trained = load_head(Path(folder))
         require_basis(trained, "prediction of new texts")
-        compute = Compute(trained.facts.capture.compute_type, device, threads, batch_tokens, False, capture)
-        chosen = model_params(trained.facts, model)
-        return cls(trained, Capture(trained.facts, trained.head.layers_read, chosen, compute, trained.basis))
+        facts, layers = trained.facts, trained.head.layers_read
+
+        def compute(kind: str) -> Compute:
+            return Compute(kind, device, threads, batch_tokens, False, capture)
+
+        chosen = models_of(facts, model)
+        if facts.further:
+            return cls(trained, JoinedCapture(facts, layers, chosen, compute))
+        own = model_params(facts, chosen[0])
+        return cls(trained, Capture(facts, layers, own, compute(facts.capture.compute_type), trained.basis))
 
     def predict(self, texts: str | Iterable[Any]) -> list[Prediction]:
         """What the head says of each text; of each pair of texts `(first, second)`, where it answers about pairs.
@@ -122,13 +131,19 @@ class Predictor:
         require_explainable(self.trained, self.pairs)
         if not isinstance(text, str):
             raise _refused("the text", "a string", text, "ask about one text")
-        return explained(self.trained, *self.capture.tokens_of(text, "text 0"))
+        return explained(self.trained, *self._one_model.tokens_of(text, "text 0"))
 
     @property
     def width(self) -> int:
         """Length of the vectors that `embed` gives."""
         with torch.inference_mode():
             return self.trained.vectors(torch.zeros(2, *self._row)).shape[1]
+
+    @property
+    def _one_model(self) -> Capture:
+        """Of a head that reads tokens or lets texts leave early: those read one model."""
+        assert isinstance(self.capture, Capture)
+        return self.capture
 
     @property
     def _row(self) -> tuple[int, int]:
@@ -143,11 +158,11 @@ class Predictor:
                 raise _refused(name, "a string", text, "give texts as strings")
         texts, names = [text for _, text in named], [name for name, _ in named]
         if self.leaving is not None and tell == self.trained.answers:
-            outputs = self.capture.leaving(texts, names, self.leaving)
+            outputs = self._one_model.leaving(texts, names, self.leaving)
             if outputs is not None:
                 return outputs
         if self.trained.facts.reads_tokens:
-            return tell(self.capture.rows_of_tokens(texts, names, self._row[1], self.trained.rows))
+            return tell(self._one_model.rows_of_tokens(texts, names, self._row[1], self.trained.rows))
         return tell(self.trained.rows(self.capture.rows(texts, names)))
 
 

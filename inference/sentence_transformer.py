@@ -24,15 +24,18 @@ from ilse.errors import UserError
 from ilse.files import replacing_folder, require_ours, write_json, write_text
 from ilse.ours import EXPORT
 from ilse.reading import own_file, own_path, read_json
+from inference.capture import Capture
 from inference.command import configured
 from inference.predictor import Predictor
 from pipeline.config import ModelParams
 from pipeline.model.identity import model_files
 from pipeline.model.quiet import quietly
-from trainer.artifact import load_head, save_head
+from trainer.artifact import load_head, require_one_model, save_head
 
 HEAD, MODEL, REFERENCE = "head", "model", "model.json"
 """In the module's folder: the head's artifact, the model's files, and which of them to load."""
+TO = "export to sentence-transformer"
+INSTEAD = "take the vectors from Predictor.embed, or export a head on one cache"
 README = """A trained head over a frozen language model, exported by ilse-cache. It holds no code.
 
     from inference.sentence_transformer import load
@@ -66,6 +69,8 @@ class HeadModule(InputModule):
 
     def save(self, output_path: str, *_args: Any, **_others: Any) -> None:
         """Writes the head, and a copy of a local model."""
+        require_one_model(self.predictor.trained, TO, INSTEAD)
+        assert isinstance(self.predictor.capture, Capture)
         folder, model = Path(output_path), self.predictor.capture.model
         save_head(folder / HEAD, self.predictor.trained)
         write_json(folder / REFERENCE, _copied(model, folder / MODEL))
@@ -81,6 +86,7 @@ class HeadModule(InputModule):
 
 def export(predictor: Predictor, folder: str | Path) -> None:
     """Writes the folder, whole or not at all; vectors are compared by their cosine."""
+    require_one_model(predictor.trained, TO, INSTEAD)
     with replacing_folder(Path(folder), EXPORT, "--out") as new:
         _around(HeadModule(predictor)).save(str(new), create_model_card=False)
         write_text(new / "README.md", README)
@@ -90,7 +96,9 @@ def export(predictor: Predictor, folder: str | Path) -> None:
 def export_folder(head: Path, out: Path, model: Path | None, params: Path) -> None:
     """`ilse export HEAD --to sentence-transformer`; model and errors are those of `ilse predict`."""
     require_ours(out, EXPORT, "--out")
-    export(Predictor.load(head, model or configured(load_head(head), params)), out)
+    trained = load_head(head)
+    require_one_model(trained, TO, INSTEAD)
+    export(Predictor.load(head, model or configured(trained, params)), out)
 
 
 def load(folder: str | Path) -> SentenceTransformer:

@@ -34,7 +34,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Selection:
-    """What is kept; None keeps all, or the type as it is. Token states are left out."""
+    """What is kept; None keeps all, or the type as it is."""
 
     layers: tuple[int | str, ...] | None = None
     """As `extract.layers` has them."""
@@ -44,6 +44,8 @@ class Selection:
     share: float | None = None
     """Of the texts; each is in or out by its id alone, so that a larger share holds the smaller one."""
     storage_type: str | None = None
+    tokens: bool = False
+    """Whether the token states of the kept texts and layers are kept too, as they are stored."""
 
 
 def subset(place: str, out: Path, selection: Selection) -> str:
@@ -59,17 +61,18 @@ def subset(place: str, out: Path, selection: Selection) -> str:
     _require_own_place(cache, out)
     rows = _chosen_rows(cache, selection)
     layers = chosen_layers(selection.layers, len(cache.layers), "--layers")
-    header = _header(cache, selection, layers, len(rows))
+    basis = _basis(cache, layers) if selection.tokens else None
+    header = _header(cache, selection, layers, len(rows), basis)
     _require_once_rounded(cache, header, rows)
     text_ids = cache.text_id_rows()[rows]
     with replacing_folder(out, CACHE, "OUT") as folder:
         new = store.Location(folder)
-        store.create(new, header, text_ids)
+        store.create(new, header, text_ids, basis)
         store.finish(new, header, text_ids, _shards(cache, new, header, rows, layers))
     return (
         f"{out}: {header.texts:,} of {cache.header.texts:,} texts, {len(layers)} of {len(cache.layers)} layers, "
         f"{header.capture.storage_type}, {header.bytes / 1e6:,.1f} MB (of {cache.header.bytes / 1e6:,.1f} MB)"
-        + ("; its token states are left out" if cache.token_layers else "")
+        + ("; its token states are left out" if cache.token_layers and not selection.tokens else "")
     )
 
 
@@ -91,14 +94,16 @@ def examples_of(cache: Path, examples: Path, out: Path) -> str:
     return f"{out}: {len(kept):,} of {len(table):,} examples"
 
 
-def _header(cache: store.Cache, selection: Selection, layers: tuple[int, ...], texts: int) -> store.CacheHeader:
+def _header(
+    cache: store.Cache, selection: Selection, layers: tuple[int, ...], texts: int, basis: store.Basis | None
+) -> store.CacheHeader:
     full = cache.header
     capture = replace(
         full.capture,
         layers=tuple(cache.layers[layer] for layer in layers),
         poolings=selection.poolings or full.capture.poolings,
         storage_type=selection.storage_type or full.capture.storage_type,
-        token_states=False,
+        token_states=_token_states(cache, layers, basis) if selection.tokens else False,
     )
     taken = {
         "subset_of": cache.fingerprint,
@@ -107,6 +112,37 @@ def _header(cache: store.Cache, selection: Selection, layers: tuple[int, ...], t
         "layers": f"{len(layers)} of {len(cache.layers)}",
     }
     return replace(full, capture=capture, texts=texts, origin={**full.origin, **taken})
+
+
+def _token_layers(cache: store.Cache, layers: tuple[int, ...]) -> list[int]:
+    """The chosen layers whose token states are kept. Raises `UserError` for none."""
+    kept = [layer for layer in layers if layer in cache.token_layers]
+    if not kept:
+        there = ", ".join(map(str, cache.token_layers))
+        raise UserError(
+            f"cache {cache.path}, --tokens",
+            expected="a layer whose token states it keeps",
+            found=f"those of layers {there}, of which none is chosen" if there else "pooled rows alone",
+            next_step="choose one of these with --layers"
+            if there
+            else "leave --tokens out, or extract with extract.token_states",
+        )
+    return kept
+
+
+def _basis(cache: store.Cache, layers: tuple[int, ...]) -> store.Basis | None:
+    """That of the chosen layers' token states; None where they are whole."""
+    kept, basis = _token_layers(cache, layers), cache.basis()
+    return None if basis is None else basis.at([cache.token_layers.index(layer) for layer in kept])
+
+
+def _token_states(cache: store.Cache, layers: tuple[int, ...], basis: store.Basis | None) -> store.TokenSpec | bool:
+    """What is kept of them, as an extraction of these layers would say it."""
+    had = cache.header.capture.token_states
+    if isinstance(had, bool):
+        return had
+    names = tuple(cache.layers[layer] for layer in _token_layers(cache, layers))
+    return replace(had, layers=names, basis=None if basis is None else basis.sha256)
 
 
 def _chosen_rows(cache: store.Cache, selection: Selection) -> Rows:
@@ -147,7 +183,10 @@ def _shards(
         chosen = rows[header.rows_of(shard)]
         pooled = {name: cache.gather(chosen, layers, name) for name in header.capture.poolings}
         names = [row.tobytes().hex() for row in ids[chosen]]
-        content = store.ShardRows(names, counts[chosen].tolist(), cut[chosen].tolist(), pooled)
+        states = None
+        if header.capture.tokens is not None:
+            states = np.concatenate(cache.gather_tokens(chosen, _token_layers(cache, layers)))
+        content = store.ShardRows(names, counts[chosen].tolist(), cut[chosen].tolist(), pooled, states)
         yield store.write_shard(new, header, shard, content)
 
 
@@ -161,12 +200,15 @@ def _require_once_rounded(cache: store.Cache, header: store.CacheHeader, rows: R
             found=asked,
             next_step=f"extract with extract.storage_type {asked}: what {had} rounded away does not come back",
         )
-    if had == "int8" and len(rows) < cache.header.texts:
+    tokens = header.capture.tokens
+    of_tokens = had != "int8" and tokens is not None and tokens.storage_type == "int8"
+    if (had == "int8" or of_tokens) and len(rows) < cache.header.texts:
         raise UserError(
-            f"cache {cache.path}",
+            f"cache {cache.path}" + (", token states" if of_tokens else ""),
             expected="all texts of a cache of int8, whose values belong to the steps of their shards",
             found=f"{len(rows):,} of {cache.header.texts:,} texts",
-            next_step="choose layers or poolings alone, or take the texts from a cache of another type",
+            next_step="choose layers or poolings alone, or take the texts from a cache of another type"
+            + (", or leave --tokens out" if of_tokens else ""),
         )
 
 

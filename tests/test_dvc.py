@@ -42,6 +42,8 @@ PARAMS = {
         "learning_rates": None,
         "shots": None,
         "share": None,
+        "caches": None,
+        "joined_width": None,
         "device": "cpu",
         "pooling": "mean",
         "recipe": {"epochs": 2},

@@ -11,13 +11,13 @@ import polars as pl
 from ilse.files import replacing_folder, require_ours, write_json
 from ilse.ours import ANALYSIS
 from ilse.tables import TRAIN
-from pipeline.store import open_cache
 from trainer.analysis import attribution, by_input, cka, classes, entropy, leave_one_out
 from trainer.analysis.profiles import Row, Seeds
 from trainer.assembly import head_of, objective_of
 from trainer.config import TrainParams
 from trainer.fit import fit
 from trainer.inputs import Inputs
+from trainer.joined import Places, open_caches
 from trainer.memory import memory_budget
 from trainer.poolings import Poolings, row_width
 from trainer.rows import Examples
@@ -30,14 +30,14 @@ TABLES = {**OF_HEADS, "cka": cka, "classes": classes}
 PROBES, SEED = "best", 0
 
 
-def analyse(params: TrainParams, cache: str | Path, examples: Path, models: Path, results: Path) -> None:
+def analyse(params: TrainParams, cache: Places, examples: Path, models: Path, results: Path) -> None:
     """Writes `results/analysis/`: a CSV file for each of `TABLES`, and `caveats.json`, what they do not mean.
 
-    Raises `UserError` for what `open_cache`, `open_task` and `load_head_seeds` refuse, and for heads of several
+    Raises `UserError` for what `open_caches`, `open_task` and `load_head_seeds` refuse, and for heads of several
     objectives; the old tables then stay.
     """
     require_ours(results / "analysis", ANALYSIS, "--results")
-    task = open_task(open_cache(cache), examples)
+    task = open_task(open_caches(cache), examples)
     trained = {name: load_head_seeds(models / name, task) for name in params.heads}
     shared_objective(models, trained, task)
     found = _of_heads([Seeds(name, seeds) for name, seeds in trained.items()], task, params.memory_budget)

@@ -7,13 +7,14 @@ how a new text becomes one.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,22 +25,21 @@ from ilse.params import validate
 from ilse.reading import own_file, read_json
 from pipeline.store import Basis, CaptureSpec
 from trainer.apart import seeded
-from trainer.heads import EncoderHead, Head, PairHead, TokenHead, build_head, head_config
+from trainer.heads import EncoderHead, FrontedHead, Head, PairHead, build_head, head_config
 from trainer.objectives import restore
 from trainer.poolings import TOKENS, pooling_names
 from trainer.ragged import Tokens
+from trainer.sources import Source, Whole, fingerprint_of, layer_names_of
 from trainer.token_basis import basis_in, basis_shapes, basis_tensors
 from trainer.treatment import Treatment, TreatmentOptions
 
-FORMAT_VERSION, TOKENS_VERSION, BASIS_VERSION = 4, 5, 6
-"""Of a head that reads pooled rows, of one that reads tokens, and of one that carries the basis that these are in."""
+FORMAT_VERSION, TOKENS_VERSION, BASIS_VERSION, JOINED_VERSION = 4, 5, 6, 7
+"""Of a head that reads pooled rows, of one that reads tokens, of one that carries the basis that these are in, and of
+one that reads the pooled rows of several models."""
 WEIGHTS, CONFIG = "head.safetensors", "config.json"
 SECTIONS = ("format_version", "head", "treatment", "capture", "facts")
 _TYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 """How safetensors calls the types of a head's tensors."""
-
-
-Whole = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,28 @@ class HeadFacts:
     """For `best`: validation figure of every single layer."""
     penalty: float | None = None
     """Of a head that was solved: the penalty that was chosen."""
+    further: tuple[Source, ...] = ()
+    """Of a head over several models: those behind the one above, in their order."""
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All models, with what their rows are."""
+        return Source(self.capture, self.model_name, self.model_parameters), *self.further
 
     @property
     def fingerprint(self) -> str:
-        """Of the capture."""
-        return self.capture.fingerprint
+        """Of the capture, or of all captures in their order."""
+        return fingerprint_of(self.sources)
+
+    @property
+    def model_names(self) -> str:
+        """Of all models, for people."""
+        return " + ".join(source.model_name for source in self.sources)
+
+    @property
+    def frozen_parameters(self) -> int:
+        """Of all models."""
+        return sum(source.model_parameters for source in self.sources)
 
     @property
     def poolings(self) -> tuple[str, ...]:
@@ -86,15 +103,28 @@ class HeadFacts:
 
     @property
     def width(self) -> int:
-        """Values of a layer in the rows, or in the states of tokens, that it reads."""
+        """Values of a layer in the rows, or in the states of tokens, that it reads; of several models of the widest."""
         if self.reads_tokens:
             return self.capture.token_width
-        return len(self.poolings) * self.capture.dim
+        return max(self.widths)
+
+    @property
+    def widths(self) -> list[int]:
+        """Of each model, how much of a row it fills."""
+        return [len(self.poolings) * source.capture.dim for source in self.sources]
+
+    def widths_of(self, layers: Sequence[int]) -> list[int] | None:
+        """Of joint rows, how much of each of these layers is filled; None for the rows of one model."""
+        if not self.further:
+            return None
+        named = zip(self.widths, self.sources, strict=True)
+        every = [width for width, source in named for _ in source.capture.layers]
+        return [every[layer] for layer in layers]
 
     @property
     def layer_names(self) -> list[str]:
-        """Of the rows that the capture holds."""
-        return list(self.capture.layers)
+        """Of the rows that the capture holds; of several models `model:layer`."""
+        return layer_names_of(self.sources)
 
 
 _FACTS = TypeAdapter(HeadFacts)
@@ -106,7 +136,8 @@ class TrainedHead(nn.Module):
     Attributes
     ----------
     inner
-        What answers from one row a text: the head, or what stands behind the reader of a head that reads tokens.
+        What answers from one row a text: the head, or what stands behind the reader of a head that reads tokens, and
+        behind the maps of one that reads the rows of several models.
     basis
         That of the tokens that it reads, of all token layers of its capture; None where they are whole.
     """
@@ -129,12 +160,12 @@ class TrainedHead(nn.Module):
     @property
     def inner(self) -> Head:
         """See above."""
-        return self.head.inner if isinstance(self.head, TokenHead) else self.head
+        return self.head.inner if isinstance(self.head, FrontedHead) else self.head
 
     def rows(self, x: Float[Tensor, "texts layers dim"] | Tokens) -> Float[Tensor, "texts layers treated"]:
-        """What `inner` is asked about: treated rows, or those that the reader makes of each text's treated tokens."""
+        """What `inner` is asked about: treated rows, or those that a reader or map makes of what is treated."""
         treated = self.treated(x)
-        rows: Tensor = self.head.pooled(treated) if isinstance(self.head, TokenHead) else treated
+        rows: Tensor = self.head.pooled(treated) if isinstance(self.head, FrontedHead) else treated
         return rows
 
     def answers(self, rows: Float[Tensor, "texts layers treated"]) -> Float[Tensor, "answers out"]:
@@ -186,18 +217,38 @@ def require_basis(trained: TrainedHead, doing: str) -> None:
         )
 
 
+def require_one_model(trained: TrainedHead, doing: str, instead: str) -> None:
+    """Raises `UserError` for a head over several models, which `doing` has no room for."""
+    if trained.facts.further:
+        raise UserError(
+            f"{doing} with head '{trained.head.spec.name}'",
+            expected="a head over the cache of one model",
+            found=f"one over {len(trained.facts.sources)}: {trained.facts.model_names}",
+            next_step=instead,
+        )
+
+
 def save_head(folder: Path, trained: TrainedHead) -> None:
     """Writes the artifact into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous().cpu() for name, value in trained.state_dict().items()}
     save_file(state | basis_tensors(trained.basis), folder / WEIGHTS)
     treatment = {"options": trained.treatment.options.model_dump(), "dim": trained.treatment.standardise.mean.shape[1]}
-    facts = {name: value for name, value in asdict(trained.facts).items() if name != "capture"}
-    capture = {"fingerprint": trained.facts.fingerprint, **trained.facts.capture.document()}
+    apart = ("capture", "further")
+    facts = {name: value for name, value in asdict(trained.facts).items() if name not in apart}
+    if trained.facts.further:
+        further = [asdict(source) | {"capture": _document(source.capture)} for source in trained.facts.further]
+        facts["further"] = further
+    capture = _document(trained.facts.capture)
     described = {"head": head_config(trained.head), "treatment": treatment, "capture": capture, "facts": facts}
     version = TOKENS_VERSION if trained.facts.reads_tokens else FORMAT_VERSION
     version = version if trained.basis is None else BASIS_VERSION
+    version = JOINED_VERSION if trained.facts.further else version
     write_json(folder / CONFIG, {"format_version": version, **described})
+
+
+def _document(capture: CaptureSpec) -> dict[str, Any]:
+    return {"fingerprint": capture.fingerprint, **capture.document()}
 
 
 def load_head(folder: Path) -> TrainedHead:
@@ -210,8 +261,8 @@ def load_head(folder: Path) -> TrainedHead:
     try:
         config = read_json(own_file(folder, CONFIG))
         version = config.get("format_version") if isinstance(config, dict) else None
-        if version not in (FORMAT_VERSION, TOKENS_VERSION, BASIS_VERSION):
-            expected = f"head format version {FORMAT_VERSION}, {TOKENS_VERSION} or {BASIS_VERSION}"
+        if version not in (FORMAT_VERSION, TOKENS_VERSION, BASIS_VERSION, JOINED_VERSION):
+            expected = f"head format version {FORMAT_VERSION} to {JOINED_VERSION}"
             raise _refused(folder, expected, f"version {str(version)[:40]}")
         if unknown := config.keys() - SECTIONS:
             raise _refused(folder, f"the sections {', '.join(SECTIONS)}", f"{', '.join(sorted(unknown))[:80]} too")
@@ -240,24 +291,32 @@ def load_head(folder: Path) -> TrainedHead:
     return trained.eval()
 
 
-def _treatment(config: dict[str, Any], head: Head) -> Treatment:
+def _treatment(config: dict[str, Any], head: Head, facts: HeadFacts) -> Treatment:
     options = validate("treatment", TreatmentOptions, config["options"], where="head")
-    treatment = Treatment(options, len(head.layers_read), config["dim"])
+    treatment = Treatment(options, len(head.layers_read), config["dim"], facts.widths_of(head.layers_read))
     if treatment.width != head.spec.dim:
         raise ValueError(f"a treatment that gives {treatment.width} values, a head that reads {head.spec.dim}")
     return treatment
 
 
 def _facts(folder: Path, facts: dict[str, Any], capture: dict[str, Any]) -> HeadFacts:
-    written = capture.pop("fingerprint")
-    read = _FACTS.validate_json(json.dumps({**facts, "capture": capture}))
-    if read.fingerprint != written:
-        raise _refused(folder, f"the capture with fingerprint {str(written)[:16]}", f"one with {read.fingerprint[:16]}")
+    documents = [capture, *(dict(one["capture"]) for one in facts.get("further", []))]
+    written = [document.pop("fingerprint") for document in documents]
+    given = {**facts, "capture": documents[0]}
+    if documents[1:]:
+        further = zip(facts["further"], documents[1:], strict=True)
+        given["further"] = [{**one, "capture": document} for one, document in further]
+    read = _FACTS.validate_json(json.dumps(given))
+    for source, named in zip(read.sources, written, strict=True):
+        found = source.capture.fingerprint
+        if found != named:
+            raise _refused(folder, f"the capture with fingerprint {str(named)[:16]}", f"one with {found[:16]}")
     if read.reads_tokens:
         if read.capture.tokens is None:
             raise _refused(folder, "a capture with token states, which the head reads", "pooled rows alone")
         return read
-    asked, there = read.poolings, read.capture.poolings
+    asked = read.poolings
+    there = [name for name in read.capture.poolings if all(name in one.capture.poolings for one in read.further)]
     if not asked or len({*asked}) < len(asked) or not {*asked} <= {*there}:
         expected = f"one of the capture's poolings, {', '.join(there)}, or several, each once"
         raise _refused(folder, expected, ", ".join(asked)[:200] or "none")
@@ -266,7 +325,7 @@ def _facts(folder: Path, facts: dict[str, Any], capture: dict[str, Any]) -> Head
 
 def _built(config: dict[str, Any], facts: HeadFacts) -> TrainedHead:
     head = build_head(**config["head"])
-    return TrainedHead(_treatment(config["treatment"], head), head, facts)
+    return TrainedHead(_treatment(config["treatment"], head, facts), head, facts)
 
 
 def _check_facts(folder: Path, config: dict[str, Any], facts: HeadFacts) -> None:
@@ -277,7 +336,9 @@ def _check_facts(folder: Path, config: dict[str, Any], facts: HeadFacts) -> None
         expected = f"{facts.width} values a layer, as the capture's {of} have"
         raise _refused(folder, expected, f"a treatment of {str(width)[:40]}")
     version = config["format_version"]
-    if facts.reads_tokens != (head.get("tokens") is not None) or facts.reads_tokens != (version > FORMAT_VERSION):
+    _check_joined(folder, config, facts)
+    of_tokens = version in (TOKENS_VERSION, BASIS_VERSION)
+    if facts.reads_tokens != (head.get("tokens") is not None) or facts.reads_tokens != of_tokens:
         raise _refused(
             folder, "a head that reads what its facts say", "tokens in one of them, pooled rows in the other"
         )
@@ -295,6 +356,22 @@ def _check_facts(folder: Path, config: dict[str, Any], facts: HeadFacts) -> None
     if found != (head["layers"], head["out"]):
         expected = f"names of {head['layers']} layers and an objective with {head['out']} outputs, as it is built"
         raise _refused(folder, expected, "{} and {}".format(*found))
+
+
+def _check_joined(folder: Path, config: dict[str, Any], facts: HeadFacts) -> None:
+    """Whether head, facts and version tell of the same models."""
+    joined, several = config["head"].get("joined"), bool(facts.further)
+    if several != (joined is not None) or several != (config["format_version"] == JOINED_VERSION):
+        raise _refused(folder, "a head over the models of its facts", "several in one of them, one in the other")
+    if not several:
+        return
+    pca = config["treatment"]["options"].get("pca")
+    rows = zip(facts.sources, facts.widths, strict=True)
+    models = [{"layers": len(source.capture.layers), "dim": pca or width} for source, width in rows]
+    if joined["models"] != models:
+        raise _refused(
+            folder, f"a head over rows as its captures have them, {models}"[:300], str(joined["models"])[:200]
+        )
 
 
 def _check_weights(folder: Path, outlined: TrainedHead, basis: dict[str, tuple[int, ...]], file: Path) -> None:

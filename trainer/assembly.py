@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ilse.errors import UserError
-from pipeline.store import Cache
 from trainer.apart import seeded
 from trainer.config import TrainParams
-from trainer.heads import Head, TokenOptions, build_head, head_kind
+from trainer.heads import Head, JoinedOptions, ModelRows, TokenOptions, build_head, head_kind, refuse_tokens
 from trainer.heads.fixed import layer_index
+from trainer.joined import AnyCache, JoinedCaches, widths_of
 from trainer.objectives import Kind, Objective, choose, make
 from trainer.poolings import row_width
 from trainer.task import Task
@@ -56,14 +56,29 @@ def head_of(
             out=objective.out,
             pair_width=(params.embedding or 0) if task.pairs and not objective.embeds else None,
             tokens=tokens,
+            joined=joined_of(params, name, task.cache),
         )
 
 
-def token_layers(name: str, options: TokenOptions, cache: Cache) -> list[int]:
+def joined_of(params: TrainParams, name: str, cache: AnyCache) -> JoinedOptions | None:
+    """Whose the rows are that head `name` is given, after their treatment; None of a single cache."""
+    if not isinstance(cache, JoinedCaches):
+        return None
+    pca, widths = params.recipe_of(name).pca, widths_of(cache, params.pooling)
+    models = [
+        ModelRows(layers=len(part.layers), dim=width if pca is None else pca)
+        for part, width in zip(cache.parts, widths, strict=True)
+    ]
+    return JoinedOptions(models=models, width=params.joined_width or min(model.dim for model in models))
+
+
+def token_layers(name: str, options: TokenOptions, cache: AnyCache) -> list[int]:
     """The layers whose tokens head `name` may read: those that it names, or all whose token states are kept.
 
-    Raises `UserError` for a cache without token states, and for a layer whose are not kept.
+    Raises `UserError` for several caches, a cache without token states, and for a layer whose are not kept.
     """
+    if isinstance(cache, JoinedCaches):
+        raise refuse_tokens(name, len(cache.parts))
     require_tokens(cache)
     if options.layers is None:
         return list(cache.token_layers)

@@ -18,12 +18,12 @@ from ilse.callable import make_callable
 from ilse.files import replacing, replacing_folder, require_ours, write_json
 from ilse.ours import HEADS
 from ilse.terminal import say
-from pipeline.store import open_cache
 from trainer.artifact import TrainedHead, save_head
 from trainer.candidates import CANDIDATES, Candidate, fitting
 from trainer.config import AUTO, TrainParams
 from trainer.figures import NAMES
 from trainer.halving import Clock, Search, Tried, search
+from trainer.joined import Places, open_caches
 from trainer.objectives import Objective
 from trainer.progress import unfinished
 from trainer.statistics import difference, holm
@@ -69,7 +69,7 @@ class Chosen:
     """What is to be said of it."""
 
 
-def train_auto(params: TrainParams, cache: str | Path, examples: Path, models: Path, results: Path) -> dict[str, Any]:
+def train_auto(params: TrainParams, cache: Places, examples: Path, models: Path, results: Path) -> dict[str, Any]:
     """Screens `CANDIDATES` for `train.options.auto.minutes` and returns the winner's validation figures.
 
     Writes `models/auto/seed-0/`, `results/auto/candidates.csv` and `choice.json`, and what `ilse train` writes of every
@@ -77,7 +77,7 @@ def train_auto(params: TrainParams, cache: str | Path, examples: Path, models: P
     and while another process trains there.
     """
     require_ours(models / AUTO, HEADS, "--models")
-    task = open_task(open_cache(cache), examples)
+    task = open_task(open_caches(cache), examples)
     with unfinished(models, AUTO):
         with replacing_folder(models / AUTO, HEADS, "--models") as folder:
             found, chosen = _chosen(task, params, params.auto_minutes, CANDIDATES, SEED, say)

@@ -16,6 +16,7 @@ from ilse.errors import UserError
 from ilse.params import validate
 from trainer.assembly import head_of, objective_of
 from trainer.config import OF_TOKENS, TrainParams
+from trainer.joined import JoinedCaches
 from trainer.task import Task
 
 NOT_SOLVED = ("adamw", "adam")
@@ -130,10 +131,9 @@ def fitting(
         else:
             kept.append(candidate)
     if without_tokens:
-        lines.append(
-            f"what reads token states is left out, {without_tokens} of {len(candidates)} candidates: the cache keeps "
-            "none (extract.token_states)"
-        )
+        several = isinstance(task.cache, JoinedCaches)
+        why = "of several caches pooled rows are read" if several else "the cache keeps none (extract.token_states)"
+        lines.append(f"what reads token states is left out, {without_tokens} of {len(candidates)} candidates: {why}")
     if not kept:
         raise refusals[0] if refusals else _none_fits(task)
     return kept, lines

@@ -221,6 +221,18 @@ class TrainParams(Section):
     memory_budget: float | None = Field(
         None, gt=0, description="GB for rows; more of them are read as they are used. Unset: half of the free memory."
     )
+    caches: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        None,
+        min_length=1,
+        description="Caches whose rows are read, folders or URLs; of several over the same texts, the layers of one "
+        "model behind those of the other, in this order. null: `data/cache.zarr`. The option `--cache` goes before.",
+    )
+    joined_width: int | None = Field(
+        None,
+        ge=1,
+        description="Of several caches: the width that the rows of each are mapped to in front of heads that learn "
+        "how layers are fused; null: that of the narrowest.",
+    )
     recipe: Recipe = Field(Recipe(), description="How every head is trained.")
     options: HeadSections = Field(HeadSections(), description="By head: its own options, also of heads not trained.")
 

@@ -14,7 +14,6 @@ from ilse.files import replacing_folder, require_ours, write_json
 from ilse.ours import HEADS
 from ilse.tables import TRAIN, VALIDATION
 from ilse.terminal import say
-from pipeline.store import open_cache
 from trainer.answers import Answers, AnswersFacts, save_answers, texts_digest
 from trainer.assembly import objective_kind
 from trainer.config import TrainParams
@@ -22,6 +21,7 @@ from trainer.controls import ControlKind, Fitted, Given, control_kind, of_cache,
 from trainer.controls.config import ControlParams
 from trainer.controls.judge import judged
 from trainer.inputs import drawn_of, draws_all
+from trainer.joined import Places, open_caches
 from trainer.memory import require_room_for_answers
 from trainer.objectives import Objective, make
 from trainer.progress import unfinished
@@ -36,7 +36,7 @@ def control(
     params: ControlParams,
     training: TrainParams,
     name: str,
-    cache: str | Path,
+    cache: Places,
     examples: Path,
     texts: Path,
     models: Path,
@@ -45,12 +45,12 @@ def control(
     """Fits control `name` on the training examples of the heads and returns its validation figures.
 
     Writes `models/<name>/seed-<n>/` (see `trainer.answers`) and `results/train/<name>.json`. Raises `UserError` for a
-    control that there is not, an objective that it cannot answer, and for what `open_cache`, `open_task` and its own
+    control that there is not, an objective that it cannot answer, and for what `open_caches`, `open_task` and its own
     reading refuse; the old answers then stay.
     """
     require_ours(models / name, HEADS, "--models")
     kind = of_cache(name, params.caches[name], examples) if name in params.caches else control_kind(name)
-    task = open_task(open_cache(cache), examples)
+    task = open_task(open_caches(cache), examples)
     require_room_for_answers(task.rows(VALIDATION) + len(task.unlabelled_ids()), len(task.labels), IN_DOUBLE)
     asked = objective_kind(training, task)
     refuse_unless_answered(kind, asked, task.pairs)

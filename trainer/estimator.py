@@ -5,6 +5,9 @@
 
 Treatment, objective, recipe and training loop are those of `ilse train`. What a pipeline's earlier steps make of X has
 two axes: there `layers` says how many layers stand side by side in a row.
+
+    X = tokens_of("data/cache.zarr", examples["text_id"])                # of each text [tokens, layers, dim]
+    HeadClassifier("weighted", tokens={"rank": 32}).fit(X, examples["label"])
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d, validate_data
 from torch import Tensor
 
 from ilse.errors import UserError
@@ -28,14 +31,21 @@ from ilse.label_order import in_order
 from ilse.params import validate
 from pipeline.store import Cache, open_cache
 from trainer.apart import seeded
-from trainer.config import Recipe
+from trainer.config import OF_TOKENS, Recipe
 from trainer.fit import fit
+from trainer.given_tokens import given_tokens, token_rows, tokens_of
 from trainer.heads import Head, build_head
+from trainer.inputs import TREATED_ROWS
 from trainer.objectives import make
 from trainer.poolings import Poolings
+from trainer.ragged import Tokens
 from trainer.rows import Rows
 from trainer.stored import gather
+from trainer.text_rows import places_of
+from trainer.token_rows import TokenRows, of_statistics
 from trainer.treatment import Treatment
+
+__all__ = ["HeadClassifier", "rows_of", "tokens_of"]
 
 PREDICTED_ROWS = 256
 """Rows that are predicted at a time."""
@@ -52,6 +62,10 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         Its options, or some of them, as under `train.options`.
     recipe
         How it is trained, or how that differs from the default: keys of `train.recipe`.
+    tokens
+        How it reads the states of tokens, as under `train.options.<head>.tokens` (`{}` for the defaults); None for a
+        head that reads rows. X is then a list of arrays [tokens, layers, dim], one for each text; or a masked array
+        [texts, places, layers, dim] of NumPy's, whose padding is masked. No padding changes an answer.
     layers
         Layers in a row of an X with two axes, [rows, layers · dim]; one without it. X may have three, [rows, layers,
         dim], as the cache has them.
@@ -90,6 +104,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         head: str = "weighted",
         *,
         options: Mapping[str, Any] | None = None,
+        tokens: Mapping[str, Any] | None = None,
         recipe: Mapping[str, Any] | Recipe | None = None,
         layers: int | None = None,
         objective: Literal["multi_class", "ordinal"] = "multi_class",
@@ -99,6 +114,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
     ) -> None:
         self.head = head
         self.options = options
+        self.tokens = tokens
         self.recipe = recipe
         self.layers = layers
         self.objective = objective
@@ -107,27 +123,34 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         self.device = device
 
     def fit(self, X: Any, y: Any) -> HeadClassifier:
-        """Trains on X [rows, layers, dim] or [rows, layers · dim] with labels y [rows]."""
-        recipe = validate("recipe", Recipe, self.recipe or {}, where="HeadClassifier")
+        """Trains on X [rows, layers, dim] or [rows, layers · dim], or on tokens, with labels y [rows]."""
+        recipe = self._recipe()
         if "tokens" in (self.options or {}):
             raise UserError(
                 f"HeadClassifier, head '{self.head}'",
-                expected="options of a head that reads rows, which X has",
+                expected="options of the head itself",
                 found="'tokens'",
-                next_step="train heads that read tokens by 'ilse train' or trainer.fit",
+                next_step="give them as HeadClassifier(tokens=…)",
             )
-        flat, layers = self._flat(X, self.layers)
-        flat, y = validate_data(self, flat, y, dtype=np.float32)
+        x: Tensor | Tokens
+        if self.tokens is None:
+            flat, layers = self._flat(X, self.layers)
+            flat, y = validate_data(self, flat, y, dtype=np.float32)
+            x = _layered(flat, layers)
+            self.n_layers_ = x.shape[1]
+        else:
+            x = given_tokens(X)
+            y = _labels(y, len(x))
+            self.n_layers_ = x.values.shape[1]
+            self.n_features_in_ = x.values[0].numel()
         check_classification_targets(y)
-        rows = _layered(flat, layers)
-        self.n_layers_ = rows.shape[1]
         self.classes_, indices = np.unique(y, return_inverse=True)
         if self.objective == "ordinal":
             self.classes_, indices = _by_value(self.classes_, indices)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         held_back = _held_back(indices, self.validation_fraction, seed)
         with seeded(seed):
-            self._fit(rows, torch.from_numpy(indices), torch.from_numpy(held_back), recipe, seed)
+            self._fit(x, torch.from_numpy(indices), torch.from_numpy(held_back), recipe, seed)
         return self
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
@@ -140,23 +163,43 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
         """Probabilities, [rows, labels], in the order of `classes_`."""
         check_is_fitted(self)
-        flat, layers = self._flat(X, self.n_layers_)
-        rows = _layered(validate_data(self, flat, dtype=np.float32, reset=False), layers)
-        parts = rows[:, list(self.head_.layers_read)].split(PREDICTED_ROWS)
-        outputs = torch.cat([self.head_(self.treatment_(part)) for part in parts])
+        places = list(self.head_.layers_read)
+        if self.tokens is None:
+            flat, layers = self._flat(X, self.n_layers_)
+            rows = _layered(validate_data(self, flat, dtype=np.float32, reset=False), layers)
+            parts = rows[:, places].split(PREDICTED_ROWS)
+            outputs = torch.cat([self.head_(self.treatment_(part)) for part in parts])
+        else:
+            tokens = given_tokens(X, (self.n_layers_, self.n_features_in_ // self.n_layers_)).of_layers(places)
+            every = torch.arange(len(tokens))
+            examples = token_rows(tokens, every, every).treated(self.treatment_.in_place)
+            outputs = torch.cat([self.head_(x) for x, _ in examples.chunks(PREDICTED_ROWS)])
         found: npt.NDArray[np.float32] = self.objective_.predict(outputs).numpy()
         return found
 
-    def _fit(self, rows: Tensor, y: Tensor, held_back: Tensor, recipe: Recipe, seed: int) -> None:
+    def _recipe(self) -> Recipe:
+        """How it is trained; of tokens some defaults are others, as for `ilse train`."""
+        recipe = validate("recipe", Recipe, self.recipe or {}, where="HeadClassifier")
+        if self.tokens is None or recipe.preset != "default":
+            return recipe
+        given = recipe.model_dump(include=recipe.model_fields_set)
+        return Recipe.model_validate({**OF_TOKENS, **given})
+
+    def _fit(self, x: Tensor | Tokens, y: Tensor, held_back: Tensor, recipe: Recipe, seed: int) -> None:
         objective = make(self.objective, tuple(map(str, self.classes_)), 0, "cosent")
-        dim = rows.shape[2]
+        dim = self.n_features_in_ // self.n_layers_
+        tokens = None if self.tokens is None else dict(self.tokens)
         head = build_head(
-            self.head, dict(self.options or {}), layers=self.n_layers_, dim=recipe.pca or dim, out=objective.out
+            self.head,
+            dict(self.options or {}),
+            layers=self.n_layers_,
+            dim=recipe.pca or dim,
+            out=objective.out,
+            tokens=tokens,
         )
         reads = head.layers_read
-        rows = rows[:, list(reads)]
-        treatment = Treatment(recipe.treatment(), len(reads), dim).fit(rows[~held_back])
-        train, validation = (Rows(treatment(rows[part]), y[part], []) for part in (~held_back, held_back))
+        treatment = Treatment(recipe.treatment(), len(reads), dim)
+        train, validation = _treated(x, y, held_back, treatment, list(reads))
         if not held_back.any():
             validation = train
         result = fit(head, train, validation, objective, recipe, seed, self.device)
@@ -172,6 +215,34 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         if layers not in (None, X.shape[1]):
             raise ValueError(f"X has {X.shape[1]} layers, but {type(self).__name__} is expecting {layers}")
         return np.asarray(X).reshape(len(X), -1), X.shape[1]
+
+
+def _treated(
+    x: Tensor | Tokens, y: Tensor, held_back: Tensor, treatment: Treatment, reads: list[int]
+) -> tuple[Rows | TokenRows, Rows | TokenRows]:
+    """Examples to train on, to which `treatment` is fitted, and those that are held back; treated both."""
+    parts = ~held_back, held_back
+    if isinstance(x, Tensor):
+        rows = x[:, reads]
+        treatment.fit(rows[~held_back])
+        train, validation = (Rows(treatment(rows[part]), y[part], []) for part in parts)
+        return train, validation
+    tokens = x.of_layers(reads)
+    ragged, held = (token_rows(tokens, y, part.nonzero()[:, 0]) for part in parts)
+    treatment.fit_chunks(lambda: of_statistics(ragged.chunks(TREATED_ROWS)))
+    return ragged.treated(treatment.in_place), held.treated(treatment.in_place)
+
+
+def _labels(y: Any, texts: int) -> npt.NDArray[Any]:
+    """The labels, checked as scikit-learn checks them beside rows."""
+    if y is None:
+        raise ValueError("HeadClassifier requires y to be passed, but the target y is None")
+    labels: npt.NDArray[Any] = column_or_1d(y, warn=True)
+    if labels.dtype.kind == "f":
+        assert_all_finite(labels, input_name="y")
+    if len(labels) != texts:
+        raise ValueError(f"Found input variables with inconsistent numbers of samples: {[texts, len(labels)]}")
+    return labels
 
 
 def _by_value(classes: npt.NDArray[Any], indices: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -191,18 +262,8 @@ def rows_of(
     `text_ids` are such as the column of `examples.parquet`; `layers` are places among the cache's, all without them.
     Raises `UserError` for a text that the cache does not hold, and as `open_cache` does.
     """
-    opened, asked = cache if isinstance(cache, Cache) else open_cache(cache), list(text_ids)
-    place = {text: row for row, text in enumerate(opened.text_ids())}
-    missing = [text for text in asked if text not in place]
-    if missing:
-        raise UserError(
-            f"cache {opened.path}",
-            expected="the texts of all ids",
-            found=f"{len(missing)} that are not in it, such as '{missing[0]}'",
-            next_step="give ids of its texts.parquet, or extract these texts too",
-        )
-    places = np.array([place[text] for text in asked], np.int64)
-    return gather(opened, places, layers, pooling).numpy()
+    opened = cache if isinstance(cache, Cache) else open_cache(cache)
+    return gather(opened, places_of(opened, text_ids), layers, pooling).numpy()
 
 
 def _layered(flat: npt.NDArray[np.float32], layers: int) -> Float[Tensor, "rows layers dim"]:

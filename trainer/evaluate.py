@@ -15,11 +15,11 @@ from torch import Tensor
 from ilse.files import require_ours, write_json, write_text
 from ilse.ours import PREDICTIONS
 from ilse.tables import TEST, TRAIN, VALIDATION
-from pipeline.store import open_cache
 from trainer.answers import Answers
 from trainer.artifact import TrainedHead
-from trainer.heads import Exits, TokenHead
+from trainer.heads import Exits, FrontedHead
 from trainer.heads.leaving import tradeoff, tradeoffs
+from trainer.joined import Places, open_caches
 from trainer.leaderboard import BASELINE, Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
 from trainer.memory import memory_budget as bytes_for_rows
 from trainer.memory import require_room_for_answers
@@ -48,7 +48,7 @@ class Prediction:
 
 def evaluate(
     names: list[str],
-    cache: str | Path,
+    cache: Places,
     examples: Path,
     models: Path,
     results: Path,
@@ -69,7 +69,7 @@ def evaluate(
     objective, for answers that `load_answers` refuses, and for a baseline that is not named.
     """
     require_ours(results / "predictions", PREDICTIONS, "--results")
-    task = open_task(open_cache(cache), examples)
+    task = open_task(open_caches(cache), examples)
     require_room_for_answers(task.rows(TEST), len(task.labels), len(names))
     trained = {name: load_seeds(models / name, task) for name in names}
     require_room_for_answers(task.rows(TEST), len(task.labels), sum(map(len, trained.values())))
@@ -122,13 +122,13 @@ def _predict(name: str, trained: TrainedHead, held_out: Callable[[tuple[int, ...
 def _exits(trained: TrainedHead, rows: Examples) -> list[dict[str, Any]]:
     """Of a head with exits: accuracy and depth of every threshold, and (`chosen`) of its own."""
     head, layers = trained.head, trained.head.layers_read
-    exits = head.inner if isinstance(head, TokenHead) else head
+    exits = head.inner if isinstance(head, FrontedHead) else head
     if not isinstance(exits, Exits):
         return []
 
     def every(x: Any) -> Tensor:
         treated = trained.treated(x)
-        return exits.every(head.pooled(treated) if isinstance(head, TokenHead) else treated)
+        return exits.every(head.pooled(treated) if isinstance(head, FrontedHead) else treated)
 
     logits, kind = told_of_all(rows, every), exits.spec.options.sureness
     own = tradeoff(logits, rows.y, kind, layers, float(exits.threshold))

@@ -12,6 +12,7 @@ from ilse.errors import UserError
 from ilse.tables import TRAIN, VALIDATION
 from ilse.terminal import say
 from trainer.config import TrainParams
+from trainer.joined import layer_widths
 from trainer.memory import memory_budget
 from trainer.poolings import TOKENS, Poolings, row_width
 from trainer.rows import Examples, PairRows, Rows
@@ -39,7 +40,8 @@ class Inputs:
         """`poolings` are those of `params` where none are given; for `TOKENS`, tokens take the place of rows."""
         self._task, self._params = task, params
         poolings = params.pooling if poolings is None else poolings
-        self._treatment = Treatment(options, len(reads), row_width(task.cache, poolings))
+        widths = None if poolings == TOKENS else layer_widths(task.cache, reads, poolings)
+        self._treatment = Treatment(options, len(reads), row_width(task.cache, poolings), widths)
         self._train, self._validation = _splits(task, params, reads, poolings)
         if self._is_whole:
             self._fit(self._train)

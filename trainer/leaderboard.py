@@ -67,7 +67,7 @@ class Run:
             val_loss=facts.val_loss,
             test_score=figures[trained.objective.metric],
             parameters=trained.parameters_trained,
-            model_parameters=facts.model_parameters,
+            model_parameters=facts.frozen_parameters,
             train_seconds=facts.train_seconds,
             layer_names=facts.layer_names,
             layers_scored=every if tokens is None else tokens.layers or every,

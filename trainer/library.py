@@ -18,10 +18,10 @@ from ilse.files import replacing_folder
 from ilse.ours import HEAD
 from ilse.params import validate
 from ilse.tables import CACHE_FOLDER, EXAMPLES_FILE
-from pipeline.store import open_cache
 from trainer.artifact import TrainedHead, save_head
 from trainer.config import AUTO, AutoOptions, TrainParams
 from trainer.heads import head_kind
+from trainer.joined import Places, open_caches
 from trainer.task import open_task
 from trainer.train import HeadTrainer
 
@@ -53,7 +53,8 @@ def fit(
     out
         A folder to save the head in, for `Predictor.load`, `ilse predict` and `ilse export`.
     others
-        Further keys of the section `train`, such as `shots=8` or `objective="ordinal"`.
+        Further keys of the section `train`, such as `shots=8`, `objective="ordinal"`, or `caches=["a.zarr", "b.zarr"]`
+        for the rows of two models in place of the folder's `cache.zarr`.
 
     Returns
     -------
@@ -72,7 +73,7 @@ def fit(
     params = validate("train", TrainParams, {**others, **own}, where="fit()")
     if out is not None:
         require_writable(Path(out), HEAD, "out")
-    task = open_task(open_cache(Path(data) / CACHE_FOLDER), Path(data) / EXAMPLES_FILE)
+    task = open_task(open_caches(_places(data, params)), Path(data) / EXAMPLES_FILE)
     _, trained = HeadTrainer(task, params, head).of_seed(seed)
     if out is not None:
         with replacing_folder(Path(out), HEAD, "out") as folder:
@@ -138,9 +139,14 @@ def auto(
     params = validate("train", TrainParams, {**others, "recipe": dict(recipe or {})}, where="auto()")
     if out is not None:
         require_writable(Path(out), HEAD, "out")
-    task = open_task(open_cache(Path(data) / CACHE_FOLDER), Path(data) / EXAMPLES_FILE)
+    task = open_task(open_caches(_places(data, params)), Path(data) / EXAMPLES_FILE)
     found = choose(task, params, checked, CANDIDATES if candidates is None else candidates, seed, say)
     if out is not None:
         with replacing_folder(Path(out), HEAD, "out") as folder:
             save_head(folder, found.head)
     return found
+
+
+def _places(data: str | Path, params: TrainParams) -> Places:
+    """The caches that are named, or the folder's one."""
+    return params.caches or Path(data) / CACHE_FOLDER

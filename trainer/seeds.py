@@ -10,8 +10,13 @@ from trainer.answers import Answers, has_answers, load_answers
 from trainer.artifact import TrainedHead, load_head
 from trainer.config import AUTO
 from trainer.heads import HEADS
+from trainer.joined import sources_of
 from trainer.objectives import Objective, choose
+from trainer.sources import models_in_words
 from trainer.task import Task
+
+CACHES = "caches, in their order,"
+NAME_THEM = "name those in that order, in train.caches or by a --cache for each, or train the head again on these"
 
 
 def load_seeds(folder: Path, task: Task) -> list[TrainedHead | Answers]:
@@ -74,7 +79,11 @@ def _how_to_make(name: str) -> str:
 
 def _load_head(path: Path, task: Task) -> TrainedHead:
     head = load_head(path)
-    _require_same(path, "capture", head.facts.fingerprint[:16], task.cache.fingerprint[:16])
+    theirs, ours = head.facts.sources, sources_of(task.cache)
+    if len(theirs) == len(ours) == 1:
+        _require_same(path, "capture", head.facts.fingerprint[:16], task.cache.fingerprint[:16])
+    else:
+        _require_same(path, CACHES, models_in_words(theirs), models_in_words(ours))
     _require_same(path, "labels", ", ".join(head.facts.labels), ", ".join(task.labels))
     return head
 
@@ -85,5 +94,5 @@ def _require_same(path: Path, what: str, trained: str, found: str) -> None:
             f"head {path}",
             expected=f"the {what} it was trained on ({trained})",
             found=found,
-            next_step="train the head again on this cache and data set",
+            next_step=NAME_THEM if what == CACHES else "train the head again on this cache and data set",
         )

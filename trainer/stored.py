@@ -91,14 +91,18 @@ def shard_room(cache: Cache, layers: int, poolings: Poolings) -> int:
 
 
 def gather(
-    cache: Cache, places: NDArray[np.int64], layers: Sequence[int] | None = None, poolings: Poolings = "mean"
+    cache: Cache,
+    places: NDArray[np.int64],
+    layers: Sequence[int] | None = None,
+    poolings: Poolings = "mean",
+    out: Float[Tensor, "rows layers width"] | None = None,
 ) -> Float[Tensor, "rows layers width"]:
     """`Cache.gather` as a float32 tensor: chosen rows in the order asked for, each shard read at most once.
 
-    Of several poolings the rows of each are joined along the width.
+    Of several poolings the rows of each are joined along the width. They are put into `out` where it is given.
     """
     room = Room.of(cache, tuple(range(len(cache.layers))) if layers is None else layers, poolings, 1)
-    out = torch.empty(len(places), len(room.layers), row_width(cache, poolings))
+    out = torch.empty(len(places), len(room.layers), row_width(cache, poolings)) if out is None else out
     shard_of = places // cache.header.shard_rows
     for shard in np.unique(shard_of).tolist():
         room.read(0, shard)

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ilse.errors import UserError
-from pipeline.store import Cache
+from trainer.joined import AnyCache, JoinedRoom, bytes_of_shard, gathered, room_of
 from trainer.poolings import Poolings
 from trainer.ragged import Tokens, joined
 from trainer.rows import Batch, Rows
-from trainer.stored import Room, gather, shard_room
+from trainer.stored import Room
 from trainer.treatment import Treat
 
 S = TypeVar("S", bound="Streamed")
@@ -44,7 +44,7 @@ LOOSE_SHARDS = 1
 class Block:
     """Some shards as they are stored, which of their rows are examples, and how to treat those."""
 
-    room: Room
+    room: Room | JoinedRoom
     starts: Int[Tensor, " rows"]
     y: Tensor
     treat: Treat | None
@@ -74,7 +74,7 @@ class Streamed(ABC):
     Parameters
     ----------
     cache, layers
-        Where the examples are and which layers of them are read.
+        Where the examples are and which layers of them are read; of several caches, whose shards hold the same texts.
     places
         Row of each example in the cache, [rows].
     y, text_ids
@@ -90,7 +90,7 @@ class Streamed(ABC):
     what: ClassVar[str]
     """What is read, in the words of messages."""
 
-    cache: Cache
+    cache: AnyCache
     layers: tuple[int, ...]
     places: NDArray[np.int64]
     y: Tensor
@@ -121,7 +121,7 @@ class Streamed(ABC):
 
     def order(self) -> Int[Tensor, " rows"]:
         """Shard by shard, and within a shard as they are."""
-        return torch.from_numpy(np.argsort(self.places // self.cache.header.shard_rows, kind="stable"))
+        return torch.from_numpy(np.argsort(self.places // self.shard_rows, kind="stable"))
 
     def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> StreamedBatches:
         """Batches for training; `UserError` for balanced ones, which would read the shards in any order."""
@@ -136,8 +136,14 @@ class Streamed(ABC):
 
     def shards(self) -> list[int]:
         """Shards that hold an example of this split."""
-        found: list[int] = np.unique(self.places // self.cache.header.shard_rows).tolist()
+        found: list[int] = np.unique(self.places // self.shard_rows).tolist()
         return found
+
+    @property
+    def shard_rows(self) -> int:
+        """Texts of a shard."""
+        assert self.cache.shard_rows is not None
+        return self.cache.shard_rows
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,7 @@ class StreamedRows(Streamed):
 
     def take(self, chosen: Int[Tensor, " chosen"]) -> Rows:
         """The examples at these positions, in memory."""
-        x = gather(self.cache, self.places[chosen.numpy()], self.layers, self.poolings)
+        x = gathered(self.cache, self.places[chosen.numpy()], self.layers, self.poolings)
         ids = [self.text_ids[place] for place in chosen.tolist()]
         return Rows(x if self.treat is None else self.treat(x), self.y[chosen], ids)
 
@@ -167,9 +173,9 @@ class StreamedRows(Streamed):
             for start in range(0, len(block.y), size):
                 yield block.batch(slice(start, start + size))
 
-    def read(self, shards: Sequence[int], into: Room | None = None) -> Block:
+    def read(self, shards: Sequence[int], into: Room | JoinedRoom | None = None) -> Block:
         """The examples of these shards, shard after shard; in the memory of `into`, which must hold them."""
-        room, size = self.room(len(shards)) if into is None else into, self.cache.header.shard_rows
+        room, size = self.room(len(shards)) if into is None else into, self.shard_rows
         shard_of = self.places // size
         kept = []
         for slot, shard in enumerate(shards):
@@ -180,9 +186,9 @@ class StreamedRows(Streamed):
         starts = room.starts(torch.from_numpy(slots), torch.from_numpy(self.places[chosen] % size))
         return Block(room, starts, self.y[torch.from_numpy(chosen)], self.treat)
 
-    def room(self, shards: int) -> Room:
+    def room(self, shards: int) -> Room | JoinedRoom:
         """Memory for so many shards."""
-        return Room.of(self.cache, self.layers, self.poolings, shards)
+        return room_of(self.cache, self.layers, self.poolings, shards)
 
 
 class StreamedBatches:
@@ -257,9 +263,20 @@ def _joined(one: Batch, other: Batch) -> Batch:
     return x, torch.cat([one[1], other[1]])
 
 
-def shards_in(budget: int, cache: Cache, layers: int, poolings: Poolings) -> int:
-    """Shards of a block so that streaming stays within `budget` bytes; `UserError` where not even single ones do."""
-    return fitting_shards(budget, shard_room(cache, layers, poolings))
+def shards_in(budget: int, cache: AnyCache, layers: Sequence[int], poolings: Poolings) -> int:
+    """Shards of a block so that streaming stays within `budget` bytes.
+
+    Raises `UserError` where not even single ones do, and for caches whose shards do not hold the same texts.
+    """
+    if cache.shard_rows is None:
+        raise UserError(
+            "parameter train.memory_budget",
+            expected="room for all rows: caches are read together shard by shard where the same texts, in the same "
+            "order, make a shard of each",
+            found=f"{budget / 1e9:.3g} GB, and other shards in {cache.path}",
+            next_step="raise it, or extract from one table of texts with the same extract.shard_rows",
+        )
+    return fitting_shards(budget, bytes_of_shard(cache, layers, poolings))
 
 
 def fitting_shards(budget: int, shard: int) -> int:

@@ -23,9 +23,9 @@ from ilse.errors import UserError
 from ilse.table_files import read_parquet
 from ilse.tables import PAIR_TEXT_ID, SPLIT, TEST, TEXT_ID, TRAIN, VALIDATION
 from pipeline.store import Cache
+from trainer.joined import AnyCache, JoinedCaches, gathered
 from trainer.poolings import TOKENS, Poolings, row_width
 from trainer.rows import PairRows, Rows
-from trainer.stored import gather
 from trainer.stream import Streamed, StreamedRows, shards_in
 from trainer.targets import Targets, refused, targets_of
 from trainer.token_rows import TokenRows
@@ -39,9 +39,9 @@ R = TypeVar("R", bound=InMemory | Streamed)
 
 
 class Task:
-    """Examples of one or two texts with a target each, over a cache that holds all their texts."""
+    """Examples of one or two texts with a target each, over a cache, or several, that hold all their texts."""
 
-    def __init__(self, cache: Cache, examples: pl.DataFrame, targets: Targets, digest: str) -> None:
+    def __init__(self, cache: AnyCache, examples: pl.DataFrame, targets: Targets, digest: str) -> None:
         self.cache = cache
         self.targets = targets
         self.pairs = PAIR_ROW in examples.columns
@@ -66,7 +66,7 @@ class Task:
     def bytes(self, split: str, layers: int, poolings: Poolings) -> int:
         """Memory that those rows take, with so many layers and these poolings; `TOKENS` are held as they are stored."""
         if poolings == TOKENS:
-            return self._tokens(split) * token_bytes(self.cache, layers)
+            return self._tokens(split) * token_bytes(self._of_tokens, layers)
         return self.texts(split) * layers * row_width(self.cache, poolings) * 4
 
     def training_ids(self, split: str) -> pl.DataFrame:
@@ -110,7 +110,7 @@ class Task:
         chosen = self._examples_of(_for_training(split))
         places = np.unique(chosen.select(name for name in (ROW, PAIR_ROW) if name in chosen.columns).to_numpy())
         drawn = np.random.default_rng(0).permutation(places)[:texts]
-        return gather(self.cache, np.sort(drawn), None, poolings)
+        return gathered(self.cache, np.sort(drawn), None, poolings)
 
     def held_out(self, layers: Sequence[int] | None = None, poolings: Poolings = "mean") -> InMemory:
         """The test examples. For `trainer.evaluate` alone, once every choice has been made."""
@@ -137,7 +137,13 @@ class Task:
         """How many tokens the distinct texts of a split have."""
         chosen = self._examples_of(split)
         texts = np.unique(chosen.select(name for name in (ROW, PAIR_ROW) if name in chosen.columns).to_numpy())
-        return int(lengths_of(self.cache, texts).sum())
+        return int(lengths_of(self._of_tokens, texts).sum())
+
+    @property
+    def _of_tokens(self) -> Cache:
+        """The one cache whose tokens are read: heads over several are refused them when they are built."""
+        assert not isinstance(self.cache, JoinedCaches)
+        return self.cache
 
     def _streamed(self, split: str, layers: Sequence[int], poolings: Poolings, memory_budget: int) -> Streamed:
         chosen = self._examples_of(split)
@@ -150,12 +156,13 @@ class Task:
             )
         places = chosen[ROW].to_numpy().astype(np.int64)
         ids = chosen[TEXT_ID].to_list()
-        y, ahead = self.targets.tensor(chosen), not self.cache.location.is_local
+        y, ahead = self.targets.tensor(chosen), not self.cache.is_local
         if poolings == TOKENS:
-            lengths_of(self.cache, places)  # refuses texts without any
-            shards = token_shards_in(memory_budget, self.cache, len(layers))
-            return StreamedTokens(self.cache, tuple(layers), places, y, ids, shards, ahead=ahead)
-        shards = shards_in(memory_budget, self.cache, len(layers), poolings)
+            cache = self._of_tokens
+            lengths_of(cache, places)  # refuses texts without any
+            shards = token_shards_in(memory_budget, cache, len(layers))
+            return StreamedTokens(cache, tuple(layers), places, y, ids, shards, ahead=ahead)
+        shards = shards_in(memory_budget, self.cache, layers, poolings)
         return StreamedRows(self.cache, tuple(layers), places, y, ids, shards, ahead=ahead, poolings=poolings)
 
     def _load(self, split: str, layers: Sequence[int] | None, poolings: Poolings) -> InMemory:
@@ -164,9 +171,9 @@ class Task:
             return self._load_tokens(chosen, layers)
         if self.pairs:
             texts, places = _distinct(chosen)
-            x = gather(self.cache, texts, layers, poolings)
+            x = gathered(self.cache, texts, layers, poolings)
             return PairRows(x, places, self.targets.tensor(chosen), chosen[TEXT_ID].to_list())
-        x = gather(self.cache, chosen[ROW].to_numpy(), layers, poolings)
+        x = gathered(self.cache, chosen[ROW].to_numpy(), layers, poolings)
         return Rows(x, self.targets.tensor(chosen), chosen[TEXT_ID].to_list())
 
     def _load_tokens(self, chosen: pl.DataFrame, layers: Sequence[int] | None) -> TokenRows:
@@ -175,7 +182,8 @@ class Task:
         else:  # in the cache's order, so that shards are copied as a whole
             texts, inverse = np.unique(chosen[ROW].to_numpy(), return_inverse=True)
             places = torch.from_numpy(inverse)
-        shelf = shelf_of(self.cache, texts, self.cache.token_layers if layers is None else tuple(layers))
+        cache = self._of_tokens
+        shelf = shelf_of(cache, texts, cache.token_layers if layers is None else tuple(layers))
         return TokenRows(shelf, places, self.targets.tensor(chosen), chosen[TEXT_ID].to_list())
 
     def _examples_of(self, split: str) -> pl.DataFrame:
@@ -206,8 +214,8 @@ def _distinct(pairs: pl.DataFrame) -> tuple[NDArray[np.int64], Int[torch.Tensor,
     return texts, torch.from_numpy(places.reshape(len(pairs), 2))
 
 
-def open_task(cache: Cache, examples: Path) -> Task:
-    """The task of an `examples.parquet` over `cache`.
+def open_task(cache: AnyCache, examples: Path) -> Task:
+    """The task of an `examples.parquet` over `cache`, or over several as one.
 
     Raises `UserError` for a missing or unreadable table, one without labels, or one with texts that the cache does
     not hold.

@@ -38,6 +38,8 @@ class StreamedTokens(Streamed):
 
     what: ClassVar[str] = "token states"
 
+    cache: Cache
+
     def take(self, chosen: Int[Tensor, " chosen"]) -> TokenRows:
         """The examples at these positions, in memory."""
         shelf = shelf_of(self.cache, self.places[chosen.numpy()], self.layers)
@@ -52,7 +54,7 @@ class StreamedTokens(Streamed):
 
     def read(self, shards: Sequence[int], into: TokenRoom | None = None) -> TokenRows:
         """The examples of these shards, shard after shard; in the memory of `into`, which must hold them."""
-        room, size = self.room(len(shards)) if into is None else into, self.cache.header.shard_rows
+        room, size = self.room(len(shards)) if into is None else into, self.shard_rows
         shard_of = self.places // size
         kept, starts, lengths, slots = [], [], [], []
         for slot, shard in enumerate(shards):

@@ -14,12 +14,13 @@ from torch import Tensor
 from ilse.files import replacing, replacing_folder, require_ours, write_json
 from ilse.ours import HEADS
 from ilse.terminal import say
-from pipeline.store import open_cache
+from pipeline.store import Cache
 from trainer.artifact import HeadFacts, TrainedHead, save_head
 from trainer.assembly import head_of, objective_of
 from trainer.config import Recipe, TrainParams
 from trainer.fit import Fit, fit
 from trainer.heads import Head, head_config, head_kind
+from trainer.joined import Places, open_caches, sources_of
 from trainer.loop import Watch
 from trainer.objectives import Objective
 from trainer.poolings import TOKENS, Poolings
@@ -32,19 +33,17 @@ from trainer.task import Task, open_task
 from trainer.treatment import Treatment
 
 
-def train(
-    params: TrainParams, name: str, cache: str | Path, examples: Path, models: Path, results: Path
-) -> dict[str, Any]:
+def train(params: TrainParams, name: str, cache: Places, examples: Path, models: Path, results: Path) -> dict[str, Any]:
     """Trains head `name` with seeds 0, 1, … and returns its validation figures.
 
     With `train.learning_rates` seed 0 tries them all, and the best one on validation is that of every seed. Writes
     `models/<name>/seed-<n>/`, `results/train/<name>.json` and `results/curves/<name>.csv`. A run that is cut short goes
     on, with the same parameters, where it was at most some seconds before. Raises `UserError` for a head that there is
-    not, and for what `open_cache`, `open_task`, `objective_of` and `fit` refuse; the old ones then stay.
+    not, and for what `open_caches`, `open_task`, `objective_of` and `fit` refuse; the old ones then stay.
     """
     head_kind(name)  # refuses a wrong name before anything is read
     require_ours(models / name, HEADS, "--models")
-    trainer = HeadTrainer(open_task(open_cache(cache), examples), params, name, say)
+    trainer = HeadTrainer(open_task(open_caches(cache), examples), params, name, say)
     metric, fits = trainer.objective.metric, []
     with unfinished(models, name) as kept:
         with replacing_folder(models / name, HEADS, "--models") as folder:
@@ -74,7 +73,8 @@ class HeadTrainer:
         self._task, self._params, self._name, self._say = task, params, name, say
         self._recipes, self.objective = params.recipes_of(name), objective_of(params, name, task)
         self._reads, self._pooling = self._head(0).layers_read, params.pooling_of(name)
-        self._basis = task.cache.basis() if self._pooling == TOKENS else None
+        # Of several caches, no head reads tokens.
+        self._basis = task.cache.basis() if self._pooling == TOKENS and isinstance(task.cache, Cache) else None
         shared = SharedInputs(task, params) if inputs is None else inputs
         self._inputs = shared.of(self._recipes[0].treatment(), self._reads, self._pooling)
 
@@ -136,14 +136,14 @@ def _for_head(treatment: Treatment, reads: tuple[int, ...], result: Fit) -> Trea
 def _facts(
     task: Task, pooling: Poolings, recipe: dict[str, Any], seed: int, objective: Objective, result: Fit
 ) -> HeadFacts:
-    header = task.cache.header
+    first, *further = sources_of(task.cache)
     return HeadFacts(
         objective=objective.facts(),
         labels=list(task.labels),
-        capture=header.capture,
+        capture=first.capture,
         pooling=pooling if isinstance(pooling, str) else tuple(pooling),
-        model_name=header.model_name,
-        model_parameters=header.model_parameters,
+        model_name=first.model_name,
+        model_parameters=first.model_parameters,
         recipe=recipe,
         seed=seed,
         best_epoch=result.best.epoch,
@@ -152,6 +152,7 @@ def _facts(
         train_seconds=result.seconds,
         layer_scores=result.layer_scores,
         penalty=result.penalty,
+        further=tuple(further),
     )
 
 

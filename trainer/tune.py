@@ -25,12 +25,12 @@ from ilse.errors import UserError
 from ilse.files import replacing, write_json
 from ilse.network import in_short
 from ilse.terminal import say
-from pipeline.store import open_cache
 from trainer.apart import quiet
 from trainer.assembly import head_of, objective_of
 from trainer.config import TrainParams
 from trainer.fit import fit
 from trainer.heads import head_config, head_kind
+from trainer.joined import Places, open_caches
 from trainer.loop import NotFiniteError
 from trainer.progress import fit_key
 from trainer.shared_inputs import SharedInputs
@@ -66,14 +66,14 @@ class Tuned:
         return f"{self.head}: validation {start}{100 * self.after:.2f} after {self.trials} trials: {found}"
 
 
-def tune(tuning: TuneParams, params: TrainParams, head: str, cache: str | Path, examples: Path, results: Path) -> Tuned:
+def tune(tuning: TuneParams, params: TrainParams, head: str, cache: Places, examples: Path, results: Path) -> Tuned:
     """Runs the trials of `head` that its study lacks, and writes `results/tune/<head>.csv` and `.json`.
 
     A study that was stopped goes on, and processes with one storage share it. Raises `UserError` for an unknown head,
-    a storage that cannot be used, a study of other data or parameters, and what `open_cache` and `open_task` refuse.
+    a storage that cannot be used, a study of other data or parameters, and what `open_caches` and `open_task` refuse.
     """
     head_kind(head)
-    task = open_task(open_cache(cache), examples)
+    task = open_task(open_caches(cache), examples)
     space = tuning.space_of(head, params)
     with quiet("optuna"), _usable(tuning.storage):  # a line about each trial is ours
         study = _study(tuning, head, _key(tuning, params, head, task))

@@ -92,6 +92,21 @@ def as_head(name: str, **options: Any) -> Change:
     return lambda config: config["head"].update(name=name, options=options)
 
 
+def over_two_models(width: int = 8, **second: Any) -> Change:
+    """A head whose config claims a second model beside its own, with maps of this width."""
+
+    def change(config: dict[str, Any]) -> None:
+        capture = {**config["capture"], "template": "2: {text}", **second}
+        resign(capture)
+        config["facts"]["further"] = [{"capture": capture, "model_name": "second", "model_parameters": 1}]
+        rows = {"layers": len(config["capture"]["layers"]), "dim": config["capture"]["dim"]}
+        models = [rows, {**rows, "dim": capture["dim"]}]
+        config["head"].update(layers=2 * rows["layers"], joined={"models": models, "width": width})
+        config["format_version"] = 7
+
+    return change
+
+
 CHANGES: dict[str, Change] = {
     "no format version": lambda c: c.pop("format_version"),
     "a later format version": lambda c: c.update(format_version=99),
@@ -116,6 +131,14 @@ CHANGES: dict[str, Change] = {
     "a pooling that is a path": lambda c: c["facts"].update(pooling="../../outside"),
     "another fingerprint": lambda c: c["capture"].update(fingerprint="0" * 64),
     "no capture": lambda c: c.pop("capture"),
+    "a second model, of which there are no weights": over_two_models(),
+    "maps to 10¹² values": over_two_models(width=HUGE),
+    "a second model of rows of 10¹² values": over_two_models(dim=HUGE),
+    "a second model without a capture": lambda c: c["facts"].update(further=[{}]),
+    "text in place of further models": lambda c: c["facts"].update(further="abc"),
+    "two models in the head alone": lambda c: c["head"].update(
+        joined={"models": [{"layers": 1, "dim": 1}] * 2, "width": 1}
+    ),
     "an unknown fact": lambda c: c["facts"].update(code="print()"),
     "an unknown section": lambda c: c.update(code="print()"),
 }

@@ -52,6 +52,16 @@ class CheckedArrays:
         """Width of a row."""
         return self.header.capture.dim
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it lies on this machine."""
+        return self.location.is_local
+
+    @property
+    def shard_rows(self) -> int:
+        """Texts of a shard; the last one may have fewer."""
+        return self.header.shard_rows
+
     def text_id_rows(self) -> TextIds:
         """Identity of each text as 16 bytes, [texts, 16], in row order."""
         ids = self._index("text_id")

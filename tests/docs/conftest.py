@@ -24,6 +24,7 @@ def project(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPath
     """The folder of one who has followed the quick start with a table and a model of their own."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(tiny_model("llama"), folder / "my-model")
+    shutil.copytree(tiny_model("bert"), folder / "another-model")
     texts = [f"{sentence(i)} {' '.join(str(i))}" for i in range(EXAMPLES)]
     rows = [f"{text},{('art', 'law')[WORDS.index(text.split()[0]) % 2]}" for text in texts]
     (folder / "news.csv").write_text("\n".join(["headline,topic", *rows, ""]))

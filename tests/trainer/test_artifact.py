@@ -103,7 +103,7 @@ def test_a_missing_file_is_named(saved: Path, name: str) -> None:
 
 def test_another_format_version_is_refused(saved: Path) -> None:
     edit(saved, lambda config: config.update(format_version=1))
-    with pytest.raises(UserError, match=r"head format version 4, 5 or 6\n(.|\n)*version 1"):
+    with pytest.raises(UserError, match=r"head format version 4 to 7\n(.|\n)*version 1"):
         load_head(saved)
 
 

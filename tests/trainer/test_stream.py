@@ -177,8 +177,8 @@ def test_balanced_sampling_wants_memory(made: Made) -> None:
 
 def test_a_budget_below_single_shards_is_refused(made: Made, quick: Callable[..., TrainParams]) -> None:
     with pytest.raises(UserError, match=r"train.memory_budget(.|\n)*3 shards(.|\n)*raise it"):
-        shards_in(3 * SHARD - 1, open_cache(made.cache), len(LAYERS), "mean")
-    assert shards_in(3 * SHARD, open_cache(made.cache), len(LAYERS), "mean") == 1
+        shards_in(3 * SHARD - 1, open_cache(made.cache), range(len(LAYERS)), "mean")
+    assert shards_in(3 * SHARD, open_cache(made.cache), range(len(LAYERS)), "mean") == 1
     folder = made.cache.parent
     with pytest.raises(UserError, match=r"train.memory_budget"):
         train(quick(memory_budget=1e-6), "mean", made.cache, made.examples, folder / "models", folder / "results")

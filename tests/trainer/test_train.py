@@ -188,9 +188,9 @@ def test_one_label_is_enough_to_run_and_a_single_example_too(tmp_path: Path, qui
 
 def test_training_takes_no_second_copy_of_the_rows(made: Made, quick: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     read, seen = [], []
-    gathered, original = trainer.task.gather, trainer.train.fit
+    gathered, original = trainer.task.gathered, trainer.train.fit
     monkeypatch.setattr(trainer.inputs, "TREATED_ROWS", 7)
-    monkeypatch.setattr(trainer.task, "gather", lambda *given: read.append(gathered(*given)) or read[-1])
+    monkeypatch.setattr(trainer.task, "gathered", lambda *given: read.append(gathered(*given)) or read[-1])
     monkeypatch.setattr(trainer.train, "fit", lambda *given: seen.extend(given[1:3]) or original(*given))
     run(quick(seeds=1, recipe={"epochs": 1}), "mean", made)
     # What is trained on lies where it was read: treating in other memory, as `Treatment` does by itself, would be seen.

@@ -22,6 +22,7 @@ from trainer.controls.base import ControlKind, Fit, Fitted, Given
 from trainer.controls.linear import fit_best
 from trainer.heads.pairs import compared
 from trainer.inputs import Inputs, drawn_of
+from trainer.joined import last_of_each, runs_of, sources_of
 from trainer.memory import memory_budget
 from trainer.objectives import Kind, Objective
 from trainer.rows import Examples, told_of_all
@@ -32,14 +33,16 @@ LABELLED: tuple[Kind, ...] = ("multi_class", "ordinal", "multi_label", "regressi
 
 
 def prepare_mean_probe(given: Given) -> Fit:
-    """On all layers."""
+    """On all layers; of several caches on the means of each, side by side."""
     return Probe(given, given.task, range(len(given.task.cache.layers)))
 
 
 def prepare_last_probe(given: Given) -> Fit:
-    """On the last layer: what most people take from a model. Its rows stay as they are where the answer is a cosine."""
-    last = len(given.task.cache.layers) - 1
-    return Probe(given, given.task, [last], standardise=given.kind != "similarity")
+    """On the last layer: what most people take from a model; of several caches on those of each, side by side.
+
+    Its rows stay as they are where the answer is a cosine.
+    """
+    return Probe(given, given.task, last_of_each(given.task.cache), standardise=given.kind != "similarity")
 
 
 def prepare_random_labels(given: Given) -> Fit:
@@ -53,8 +56,8 @@ def of_cache(name: str, path: str, examples: Path) -> ControlKind:
     A cache of one pooling is read by that one, whatever the heads read of theirs. Raises `UserError` as `open_cache`
     and `open_task` do, also for a cache without some of the texts.
     """
-    task = open_task(open_cache(path), examples)
-    kept, poolings = task.cache.layers, task.cache.header.capture.poolings
+    cache = open_cache(path)
+    task, kept, poolings = open_task(cache, examples), cache.layers, cache.header.capture.poolings
 
     def prepare(given: Given) -> Fit:
         if len(poolings) == 1:
@@ -62,7 +65,7 @@ def of_cache(name: str, path: str, examples: Path) -> ControlKind:
         return Probe(given, task, range(len(kept)), standardise=given.kind != "similarity")
 
     read = f"layer '{kept[0]}'" if len(kept) == 1 else f"the mean of {len(kept)} layers"
-    summary = f"{task.cache.header.model_name}: linear model on {read}"
+    summary = f"{cache.header.model_name}: linear model on {read}"
     return ControlKind(name, summary, prepare, LABELLED, (*LABELLED, "similarity"))
 
 
@@ -73,16 +76,17 @@ class Probe:
         self, given: Given, task: Task, layers: Sequence[int], standardise: bool = True, permuted: bool = False
     ) -> None:
         self._given, self._task, self._permuted, reads = given, task, permuted, tuple(layers)
+        self._runs = runs_of(task.cache, reads, given.training.pooling)
         self._inputs = Inputs(task, given.training, TreatmentOptions(standardise=standardise), reads)
         self._test = _test_rows(task, reads, given)
 
     def __call__(self, objective: Objective, seed: int) -> Fitted:
         """The answers of one seed."""
         treatment, train, validation = self._inputs.of_seed(seed)
-        size = self._task.cache.header.model_parameters
+        size, means = sum(source.model_parameters for source in sources_of(self._task.cache)), self._means
         if objective.kind == "similarity":
-            answers = told_of_all(validation, lambda x: objective.predict(x.mean(1)))
-            return Fitted(answers, told_of_all(self._test, lambda x: objective.predict(treatment(x).mean(1))), 0, size)
+            answers = told_of_all(validation, lambda x: objective.predict(means(x)))
+            return Fitted(answers, told_of_all(self._test, lambda x: objective.predict(means(treatment(x)))), 0, size)
         x, x_validation = (self._features(rows, lambda x: x) for rows in (train, validation))
         y, y_validation = self._targets(seed), self._task.training_targets(VALIDATION)
         chosen = fit_best(self._given.grid, objective, x, y, x_validation, y_validation)
@@ -93,11 +97,15 @@ class Probe:
         y = self._task.training_targets(TRAIN)[drawn_of(self._task, self._given.training, seed)]
         return y[torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))] if self._permuted else y
 
+    def _means(self, x: Float[Tensor, "texts layers dim"]) -> Float[Tensor, "texts width"]:
+        """The mean of the layers of each cache, side by side."""
+        return torch.cat([x[:, run, :width].mean(1) for run, width in self._runs], dim=-1)
+
     def _features(self, rows: Examples, treat: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
         """[rows, features]."""
 
         def tell(x: Float[Tensor, "texts layers dim"]) -> Float[Tensor, "rows features"]:
-            mean = treat(x).mean(1, keepdim=True)
+            mean = self._means(treat(x))[:, None]
             return (compared(mean) if self._task.pairs else mean)[:, 0]
 
         features: NDArray[np.float64] = told_of_all(rows, tell).double().numpy()

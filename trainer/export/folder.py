@@ -14,7 +14,7 @@ import torch
 from ilse.errors import UserError
 from ilse.files import replacing_folder, require_ours, write_json
 from ilse.ours import EXPORT
-from trainer.artifact import TrainedHead, load_head, require_basis
+from trainer.artifact import TrainedHead, load_head, require_basis, require_one_model
 from trainer.export.formats import FORMATS, Rows, Run, Target
 from trainer.export.program import EXAMPLES, MASK, SIZES, Program, program_of
 from trainer.poolings import pooling_names
@@ -89,6 +89,7 @@ def export_head(head: str | Path, out: str | Path, to: Target) -> dict[str, Any]
     require_ours(Path(out), EXPORT, "--out")
     trained = load_head(Path(head))
     require_basis(trained, f"export to {to}")
+    require_one_model(trained, f"export to {to}", "take 'ilse predict' or Predictor, or export a head on one cache")
     if to not in get_args(Target):
         raise _refused(head, "one of " + ", ".join(get_args(Target)), f"'{to}'", "name one of these with --to")
     program, kind = program_of(trained), FORMATS[to]

@@ -7,7 +7,8 @@
 
 `base` says what a head is. The families: `single` rows; `fixed` and `learned` fusions and `attention` over layers, each
 with what `readout` puts on top; `deepset` and `graph` encoders; `exits` and `gated`, which have a classifier for every
-layer. `pairs` joins what a head makes of two texts. `token_head` puts a reader of tokens in front of any of them.
+layer. `pairs` joins what a head makes of two texts. `token_head` puts a reader of tokens in front of any of them,
+`joined_head` a map for each of several models; `fronted` is what both are.
 `dense` is the unit they share. Linear layers start from PyTorch's defaults, so `torch.manual_seed` fixes a head.
 
 Every head gives `[batch, out]`, except `best` before its layer is chosen: that is `LayerProbes`, whose forward gives
@@ -28,8 +29,11 @@ from trainer.heads.base import Encoder, EncoderHead, Head, HeadSpec, Outputs
 from trainer.heads.deepset import SetOptions, build_set
 from trainer.heads.exits import Exits, ExitsOptions, build_exits
 from trainer.heads.fixed import ConcatOptions, build_concat, build_max, build_mean
+from trainer.heads.fronted import FrontedHead
 from trainer.heads.gated import Gated, GatedOptions, build_gated
 from trainer.heads.graph import CayleyOptions, GraphOptions, build_cayley, build_fc
+from trainer.heads.joined_head import JoinedHead
+from trainer.heads.joined_options import JoinedOptions, ModelRows
 from trainer.heads.learned import BottleneckOptions, WeightedOptions, build_bottleneck, build_weighted
 from trainer.heads.mlp import MLPOptions, build_mlp
 from trainer.heads.pairs import PairHead
@@ -52,11 +56,15 @@ __all__ = [
     "Encoder",
     "EncoderHead",
     "Exits",
+    "FrontedHead",
     "Gated",
     "Head",
     "HeadKind",
     "HeadSpec",
+    "JoinedHead",
+    "JoinedOptions",
     "LayerProbes",
+    "ModelRows",
     "Outputs",
     "PairHead",
     "SingleLayer",
@@ -65,6 +73,7 @@ __all__ = [
     "build_head",
     "head_config",
     "head_kind",
+    "refuse_tokens",
 ]
 
 
@@ -84,6 +93,8 @@ class HeadKind:
         One line for the user.
     classifies
         It gives probabilities of labels, so that it can be trained for nothing else.
+    side_by_side
+        It reads the rows of several models as they are; any other head reads them behind a map for each model.
     """
 
     name: str
@@ -91,17 +102,20 @@ class HeadKind:
     build: Callable[[HeadSpec[Any]], Head]
     summary: str
     classifies: bool = False
+    side_by_side: bool = False
 
 
 HEADS: dict[str, HeadKind] = {
     kind.name: kind
     for kind in (
-        HeadKind("last", LastOptions, build_last, "linear head on the last layer"),
-        HeadKind("layer", LayerOptions, build_layer, "linear head on a layer that is named"),
-        HeadKind("best", BestOptions, build_best, "linear head on the layer that does best on validation"),
-        HeadKind("mean", ReadoutOptions, build_mean, "mean of all layers"),
-        HeadKind("max", ReadoutOptions, build_max, "maximum of all layers, by coordinate"),
-        HeadKind("concat", ConcatOptions, build_concat, "chosen layers side by side"),
+        HeadKind("last", LastOptions, build_last, "linear head on the last layer", side_by_side=True),
+        HeadKind("layer", LayerOptions, build_layer, "linear head on a layer that is named", side_by_side=True),
+        HeadKind(
+            "best", BestOptions, build_best, "linear head on the layer that does best on validation", side_by_side=True
+        ),
+        HeadKind("mean", ReadoutOptions, build_mean, "mean of all layers", side_by_side=True),
+        HeadKind("max", ReadoutOptions, build_max, "maximum of all layers, by coordinate", side_by_side=True),
+        HeadKind("concat", ConcatOptions, build_concat, "chosen layers side by side", side_by_side=True),
         HeadKind("weighted", WeightedOptions, build_weighted, "learned weighted sum of all layers"),
         HeadKind("bottleneck", BottleneckOptions, build_bottleneck, "low-rank projection of every layer"),
         HeadKind("attention", AttentionOptions, build_attention, "attention over layers, by input"),
@@ -139,6 +153,7 @@ def build_head(
     out: int,
     pair_width: int | None = None,
     tokens: dict[str, Any] | TokenOptions | None = None,
+    joined: dict[str, Any] | JoinedOptions | None = None,
 ) -> Head:
     """An untrained head.
 
@@ -156,18 +171,47 @@ def build_head(
         For answers about two texts: the width of the vectors that are compared, 0 for the encoder's own.
     tokens
         How the states of tokens become the head's rows, of width `dim` before; None for pooled rows.
+    joined
+        Whose rows they are, for those of several models; `layers` are then those of all, `dim` the widest model's.
 
     Raises
     ------
     UserError
         For an unknown name or option (naming the nearest), a value out of range, more layers than a graph holds, or a
-        head that has no vectors; of tokens, for a head that names a layer which is not read.
+        head that has no vectors; of tokens, for a head that names a layer which is not read; of several models, for
+        tokens, for sizes that are not theirs, and as `JoinedHead` does.
     """
     kind = head_kind(name)
     checked = validate(name, kind.options, {} if options is None else options, where="head options")
     reads = None if tokens is None else validate("tokens", TokenOptions, tokens, where="head options")
-    spec: HeadSpec[Any] = HeadSpec(name, checked, layers, dim, out, pair_width, reads)
+    several = None if joined is None else validate("joined", JoinedOptions, joined, where="head options")
+    spec: HeadSpec[Any] = HeadSpec(name, checked, layers, dim, out, pair_width, reads, several)
+    if several is not None:
+        _require_joint(spec, several)
+        return _of_rows(spec) if kind.side_by_side else JoinedHead(spec, _of_rows)
     return _of_rows(spec) if reads is None else TokenHead(spec, _of_rows)
+
+
+def refuse_tokens(name: str, caches: int) -> UserError:
+    """The error for a head that is to read the tokens of several caches."""
+    return UserError(
+        f"head '{name}', tokens",
+        expected="one cache, whose tokens it reads",
+        found=f"{caches} caches, whose models cut texts into tokens of their own",
+        next_step="name one cache, or take 'tokens' out of the head's options: it then reads pooled rows of all",
+    )
+
+
+def _require_joint(spec: HeadSpec[Any], joined: JoinedOptions) -> None:
+    if spec.tokens is not None:
+        raise refuse_tokens(spec.name, len(joined.models))
+    if (spec.layers, spec.dim) != (joined.layers, joined.dim):
+        raise UserError(
+            f"head '{spec.name}' over {len(joined.models)} models",
+            expected=f"{joined.layers} layers of {joined.dim} values, as theirs are together",
+            found=f"{spec.layers} layers of {spec.dim} values",
+            next_step="give the layers of all models, and the width of the widest",
+        )
 
 
 def _of_rows(spec: HeadSpec[Any]) -> Head:
@@ -203,4 +247,5 @@ def head_config(head: Head) -> dict[str, Any]:
         "out": spec.out,
         **({} if spec.pair_width is None else {"pair_width": spec.pair_width}),
         **({} if spec.tokens is None else {"tokens": spec.tokens.model_dump(mode="json")}),
+        **({} if spec.joined is None else {"joined": spec.joined.model_dump(mode="json")}),
     }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ilse.errors import UserError
 from ilse.params import Section
+from trainer.heads.joined_options import JoinedOptions
 from trainer.heads.token_options import TokenOptions
 
 O_co = TypeVar("O_co", bound=Section, covariant=True)
@@ -38,6 +39,8 @@ class HeadSpec(Generic[O_co]):
         text.
     tokens
         How it reads tokens (`TokenOptions`); None for pooled rows.
+    joined
+        Whose rows they are where they are those of several models (`JoinedOptions`); None for one model's.
     """
 
     name: str
@@ -47,6 +50,7 @@ class HeadSpec(Generic[O_co]):
     out: int
     pair_width: int | None = None
     tokens: TokenOptions | None = None
+    joined: JoinedOptions | None = None
 
 
 class Outputs(NamedTuple):

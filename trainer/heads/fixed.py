@@ -8,6 +8,8 @@ from torch import Tensor
 
 from ilse.errors import UserError
 from trainer.heads.base import Encoder, EncoderHead, HeadSpec
+from trainer.heads.joined_head import encoder_of, encoder_of_layers
+from trainer.heads.joined_options import ModelRows
 from trainer.heads.readout import ReadoutOptions, read_out
 
 
@@ -15,7 +17,8 @@ class ConcatOptions(ReadoutOptions):
     """Options of the head `concat`."""
 
     rows: int | list[int] = Field(
-        4, description="how many of the last layers, or a list of layers from 0 (embeddings); negative from the end"
+        4,
+        description="how many of the last layers (of each model), or a list of layers from 0; negative from the end",
     )
 
 
@@ -104,15 +107,22 @@ def concat_rows(given: int | list[int], layers: int) -> tuple[int, ...]:
 
 
 def build_mean(spec: HeadSpec[ReadoutOptions]) -> EncoderHead:
-    """The mean over layers, and a readout."""
-    return read_out(spec, Mean(spec.dim))
+    """The mean over layers, and a readout; of several models the mean of each."""
+    return read_out(spec, encoder_of(spec, lambda rows: Mean(rows.dim)))
 
 
 def build_max(spec: HeadSpec[ReadoutOptions]) -> EncoderHead:
-    """The maximum over layers, and a readout."""
-    return read_out(spec, Max(spec.dim))
+    """The maximum over layers, and a readout; of several models the maximum of each."""
+    return read_out(spec, encoder_of(spec, lambda rows: Max(rows.dim)))
 
 
 def build_concat(spec: HeadSpec[ConcatOptions]) -> EncoderHead:
-    """Chosen layers side by side, and a readout."""
-    return read_out(spec, Concat(concat_rows(spec.options.rows, spec.layers), spec.layers, spec.dim))
+    """Chosen layers side by side, and a readout; a number is that of each model's last layers."""
+    given = spec.options.rows
+    if isinstance(given, int):
+        return read_out(spec, encoder_of(spec, lambda rows: _concat(rows, concat_rows(given, rows.layers))))
+    return read_out(spec, encoder_of_layers(spec, concat_rows(given, spec.layers), _concat))
+
+
+def _concat(rows: ModelRows, chosen: tuple[int, ...]) -> Concat:
+    return Concat(chosen, rows.layers, rows.dim)

@@ -17,6 +17,7 @@ from ilse.params import Section
 from trainer.heads.base import EncoderHead, Head, HeadSpec
 from trainer.heads.dense import LayerLinear
 from trainer.heads.fixed import Row, layer_index
+from trainer.heads.joined_head import encoder_of, encoder_of_layers
 
 
 class LastOptions(Section):
@@ -42,7 +43,9 @@ class SingleLayer(EncoderHead):
 
     def __init__(self, spec: HeadSpec[Section], layer: int) -> None:
         self.layer = layer_index(spec.name, layer, spec.layers)
-        super().__init__(spec, Row(self.layer, spec.layers, spec.dim))
+        super().__init__(
+            spec, encoder_of_layers(spec, [self.layer], lambda rows, own: Row(own[0], rows.layers, rows.dim))
+        )
 
 
 class LayerProbes(Head):
@@ -72,13 +75,17 @@ class LayerProbes(Head):
     def probe(self, layer: int) -> SingleLayer:
         """Layer `layer`'s probe as a head of its own, with copies of its weights."""
         head = SingleLayer(replace(self.spec, options=BestOptions(layer=layer)), layer).to(self.probes.weight)
-        head.load_state_dict({"readout.weight": self.probes.weight[layer], "readout.bias": self.probes.bias[layer]})
+        # Of several models a row ends where its model's width does.
+        weight = self.probes.weight[layer, :, : head.encoder.width]
+        head.load_state_dict({"readout.weight": weight, "readout.bias": self.probes.bias[layer]})
         return head.train(self.training)
 
 
-def build_last(spec: HeadSpec[LastOptions]) -> SingleLayer:
-    """A linear head on the last row."""
-    return SingleLayer(spec, spec.layers - 1)
+def build_last(spec: HeadSpec[LastOptions]) -> EncoderHead:
+    """A linear head on the last row; of several models on the last row of each, side by side."""
+    if spec.joined is None:
+        return SingleLayer(spec, spec.layers - 1)
+    return EncoderHead(spec, encoder_of(spec, lambda rows: Row(rows.layers - 1, rows.layers, rows.dim)))
 
 
 def build_layer(spec: HeadSpec[LayerOptions]) -> SingleLayer:

@@ -11,7 +11,7 @@ stay independent. What follows is any head, built for rows of the reader's width
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ilse.errors import UserError
-from trainer.heads.base import Head, HeadSpec, Outputs
+from trainer.heads.base import Head, HeadSpec
 from trainer.heads.dense import Dropout, LayerLinear
 from trainer.heads.fixed import layer_index
+from trainer.heads.fronted import FrontedHead
 from trainer.heads.token_options import TokenOptions
 from trainer.ragged import Tokens
 
@@ -76,7 +77,7 @@ class TokenReader(nn.Module):
         return tokens.summed(weights[..., None] * mapped[:, :, None]).flatten(2)
 
 
-class TokenHead(Head):
+class TokenHead(FrontedHead):
     """A reader, and the head `inner` that gets its rows. Where other heads take rows, it takes `Tokens`.
 
     Its spec's layers are the cache's, `layers_read` those whose tokens it reads. A head that names its layers names
@@ -116,19 +117,6 @@ class TokenHead(Head):
         rows: Tensor = self.reader(self._checked(x))
         return rows
 
-    def forward(self, x: Any) -> Float[Tensor, "batch ..."]:
-        """Outputs of every example."""
-        answers: Tensor = self.inner(self.pooled(x))
-        return answers
-
-    def supervised(self, x: Any) -> Outputs:
-        """The inner head's."""
-        return self.inner.supervised(self.pooled(x))
-
-    def at_epoch(self, share: float) -> None:
-        """For the inner head."""
-        self.inner.at_epoch(share)
-
     def settle(self, ranked: Sequence[int]) -> Head:
         """The inner head's choice; of `best` the one layer with its own part of the reader."""
         kept = self.inner.settle(ranked)
@@ -140,28 +128,6 @@ class TokenHead(Head):
         head.reader.load_state_dict({n: value[place : place + 1] for n, value in self.reader.state_dict().items()})
         head.inner.load_state_dict(kept.state_dict())
         return head.train(self.training)
-
-    def calibrate(self, chunks: Iterable[tuple[Any, Tensor]]) -> bool:
-        """The inner head's choice on validation."""
-        rows: Iterator[tuple[Tensor, Tensor]] = ((self.pooled(x), y) for x, y in chunks)
-        return self.inner.calibrate(rows)
-
-    def layer_weights(self) -> Float[Tensor, " layers"] | None:
-        """Those of the inner head, 0 for layers that are not read."""
-        weights = self.inner.layer_weights()
-        return None if weights is None else self._by_layer(weights)
-
-    def input_weights(self, x: Any) -> Float[Tensor, "batch layers"] | None:
-        """Those of the inner head, 0 for layers that are not read."""
-        weights = self.inner.input_weights(self.pooled(x))
-        return None if weights is None else self._by_layer(weights)
-
-    def _by_layer(self, weights: Float[Tensor, "*batch found"]) -> Float[Tensor, "*batch layers"]:
-        if weights.shape[-1] == self.spec.layers:
-            return weights
-        every = weights.new_zeros(*weights.shape[:-1], self.spec.layers)
-        every[..., list(self.layers_read)] = weights
-        return every
 
     def _checked(self, x: Any) -> Tokens:
         """Only the layers that are read."""

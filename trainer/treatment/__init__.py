@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ilse.params import Section
-from trainer.treatment.pca import PCA
+from trainer.treatment.pca import PCA, too_many_components
 from trainer.treatment.standardise import Standardise
 
 __all__ = ["PCA", "Standardise", "Treat", "Treatment", "TreatmentOptions"]
@@ -51,15 +52,23 @@ class TreatmentOptions(Section):
 class Treatment(nn.Module):
     """Rows of `layers` layers in, treated rows `[batch, layers, width]` out; the identity until `fit`.
 
+    Parameters
+    ----------
+    widths
+        Of joint rows, how much of `dim` each layer fills; the zeros behind it stay zeros. None: all of it.
+
     Attributes
     ----------
     width
         Length of a treated vector: the number of principal components, or the cache's own width.
     """
 
-    def __init__(self, options: TreatmentOptions, layers: int, dim: int) -> None:
+    def __init__(self, options: TreatmentOptions, layers: int, dim: int, widths: Sequence[int] | None = None) -> None:
         super().__init__()
         self.options = options
+        self.widths = None if widths is None else list(widths)
+        if options.pca is not None and options.pca > min(self.widths or [dim]):
+            raise too_many_components(min(self.widths or [dim]), options.pca)
         self.standardise = Standardise(layers, dim)
         self.pca = None if options.pca is None else PCA(layers, dim, options.pca, options.whiten)
         self.width = options.pca or dim
@@ -89,7 +98,8 @@ class Treatment(nn.Module):
 
     def of_layers(self, kept: Sequence[int]) -> Treatment:
         """The same treatment for some of its layers, by their place on the layers' axis."""
-        part = Treatment(self.options, len(kept), self.standardise.mean.shape[1])
+        widths = None if self.widths is None else [self.widths[layer] for layer in kept]
+        part = Treatment(self.options, len(kept), self.standardise.mean.shape[1], widths)
         part.load_state_dict({name: value[list(kept)] for name, value in self.state_dict().items()})
         return part
 
@@ -97,7 +107,16 @@ class Treatment(nn.Module):
         treated = self._clipped(x)
         if self.pca is not None:
             treated = self.pca(treated)
-        return functional.layer_norm(treated, treated.shape[-1:]) if self.options.layer_norm else treated
+        return self._normalised(treated) if self.options.layer_norm else treated
+
+    def _normalised(self, x: Float[Tensor, "batch layers width"]) -> Float[Tensor, "batch layers width"]:
+        if self.widths is None or self.pca is not None:
+            return functional.layer_norm(x, x.shape[-1:])
+        out = torch.zeros_like(x)
+        for width in {*self.widths}:
+            layers = [layer for layer, own in enumerate(self.widths) if own == width]
+            out[:, layers, :width] = functional.layer_norm(x[:, layers, :width], (width,))
+        return out
 
     def _before_pca(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers dim"]:
         return self._clipped(self.standardise(x))

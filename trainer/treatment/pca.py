@@ -26,7 +26,7 @@ class PCA(nn.Module):
     def __init__(self, layers: int, dim: int, kept: int, whiten: bool) -> None:
         super().__init__()
         if kept > dim:
-            raise _error(f"at most {dim} components, the width of a layer", str(kept), "lower train.recipe.pca")
+            raise too_many_components(dim, kept)
         self.whiten = whiten
         self.register_buffer("mean", torch.zeros(layers, dim))
         self.register_buffer("components", torch.eye(kept, dim).repeat(layers, 1, 1))
@@ -65,6 +65,11 @@ class PCA(nn.Module):
             constant = deviation <= deviation[:, :1] * torch.finfo(torch.float32).eps
             self.scale.copy_(deviation.masked_fill(constant, 1.0))
         return self
+
+
+def too_many_components(dim: int, kept: int) -> UserError:
+    """The error for more components than a layer has values."""
+    return _error(f"at most {dim} components, the width of a layer", str(kept), "lower train.recipe.pca")
 
 
 def _error(expected: str, found: str, next_step: str) -> UserError:
