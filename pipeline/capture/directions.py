@@ -8,6 +8,10 @@ What enters, and why it does so robustly (`pipeline.store.basis` says what massi
 - A coordinate's spread is its quartiles' distance, as a Gaussian's standard deviation: a quarter of the tokens may be
   outliers without moving it. Where more than half of the values are the same, it is the standard deviation.
 - Its centre is the mean of its values cut at `LIMIT` spreads around the median.
+- Each vocabulary entry counts as much as any other, however often it occurs: a token's weight is one over the number of
+  tokens of its id in the sample. Else the directions are those of a dozen function words, which are half of a text and
+  say little of it. Measured on Emotion under MiniLM at rank 64 (a `bottleneck` on tokens, one seed): 87.65 % on test,
+  86.55 % where every token counts alike.
 - The directions are those of the covariance of the centred, scaled and cut states, in float64. Each has its largest
   component positive: a direction's sign says nothing, and would be another one on another machine.
 """
@@ -42,13 +46,13 @@ Rows64 = npt.NDArray[np.float64]
 def make_basis(reader: Reader, tokens: Tokens, rank: int, batch_tokens: int) -> Basis:
     """The basis of the reader's token layers from these texts, which are cut at `SAMPLE_TOKENS` tokens together."""
     tokens = tokens.take(range(_texts_within(tokens)))
-    lengths = np.array(unbroken(tokens))
+    lengths, weights = np.array(unbroken(tokens)), _weights(tokens)
     places = range(len(reader.token_layers))
     parts: list[tuple[FloatRows, FloatRows, FloatRows, float]] = []
     for group in _groups(places, int(lengths.sum()), reader.frozen.facts.dim):
         states = _states(reader, tokens, batch_tokens, group)
         _require_finite(states, [reader.frozen.facts.layers[reader.token_layers[place]] for place in group])
-        parts += [directions_of(states[:, number], lengths, rank) for number in range(len(group))]
+        parts += [directions_of(states[:, number], lengths, weights, rank) for number in range(len(group))]
         del states  # before the next group's are made
     mean, scale, directions, share = (np.stack(values) for values in zip(*parts, strict=True))
     return Basis(mean, scale, directions, share.astype(np.float32))
@@ -66,15 +70,18 @@ def _require_finite(states: FloatRows, names: Sequence[str]) -> None:
 
 
 def directions_of(
-    states: FloatRows, lengths: npt.NDArray[np.int64], rank: int
+    states: FloatRows, lengths: npt.NDArray[np.int64], weights: Rows64, rank: int
 ) -> tuple[FloatRows, FloatRows, FloatRows, float]:
     """Mean [dim], scale [dim], directions [rank, dim] and the share of variance that they keep, of one layer's states
     [tokens, dim], of pieces of these lengths whose first token has nothing before it: see `unbroken`.
+
+    `weights`, [tokens], are what each token's state counts in the directions and in the variance.
     """
-    behind = states[_not_first(lengths)]
+    counted = _not_first(lengths)
+    behind = states[counted]
     mean, scale = _centre_and_spread(behind)
     values = np.clip((behind - mean) / scale, -LIMIT, LIMIT)
-    variances, vectors = np.linalg.eigh(_covariance(values))
+    variances, vectors = np.linalg.eigh(_covariance(values, weights[counted]))
     chosen = vectors[:, ::-1][:, :rank].T
     largest = np.take_along_axis(chosen, np.abs(chosen).argmax(1)[:, None], 1)
     total = variances.clip(min=0).sum()
@@ -101,16 +108,23 @@ def _centre_and_spread(values: FloatRows) -> tuple[FloatRows, FloatRows]:
     return centre.astype(np.float32), spread.astype(np.float32)
 
 
-def _covariance(values: FloatRows) -> Rows64:
+def _weights(tokens: Tokens) -> Rows64:
+    """One over the number of tokens of the same id, [tokens]."""
+    ids = np.concatenate([np.asarray(of_text, np.int64) for of_text in tokens.ids])
+    _, places, counts = np.unique(ids, return_inverse=True, return_counts=True)
+    return 1 / counts[places]
+
+
+def _covariance(values: FloatRows, weights: Rows64) -> Rows64:
     """[dim, dim], summed in float64 piece by piece: one piece is copied at a time."""
     dim = values.shape[1]
     total, squares = np.zeros(dim), np.zeros((dim, dim))
     for start in range(0, len(values), 1024):
-        piece = values[start : start + 1024].astype(np.float64)
-        total += piece.sum(0)
-        squares += piece.T @ piece
-    mean = total / len(values)
-    return np.asarray(squares / len(values) - np.outer(mean, mean))
+        piece, counts = values[start : start + 1024].astype(np.float64), weights[start : start + 1024]
+        total += counts @ piece
+        squares += (piece * counts[:, None]).T @ piece
+    mean = total / weights.sum()
+    return np.asarray(squares / weights.sum() - np.outer(mean, mean))
 
 
 def _texts_within(tokens: Tokens) -> int:

@@ -48,7 +48,8 @@ class Basis:
     directions: FloatRows
     """[layers, rank, dim], orthonormal in each layer, the largest variance first."""
     share: FloatRows
-    """[layers]: the part of the sample's variance, of the centred, scaled and cut states, that the directions keep."""
+    """[layers]: the part of the sample's variance that the directions keep: of the centred, scaled and cut states, each
+    vocabulary entry counting once."""
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.capture.directions import directions_of, make_basis
+from pipeline.capture.directions import _weights, directions_of, make_basis
 from pipeline.capture.projection import Projection
 from pipeline.capture.reader import Reader, Request
+from pipeline.capture.tokens import Tokens
 from pipeline.store import Basis
 from pipeline.store.basis import LIMIT
 from tests.pipeline.test_token_store import some_basis
@@ -34,11 +35,16 @@ def firsts() -> Array:
     return np.cumsum(LENGTHS) - LENGTHS
 
 
-def slowly(states: Array, rank: int) -> tuple[Array, Array, Array, float]:
+def made_weights() -> Array:
+    return np.random.default_rng(3).uniform(0.1, 1, int(LENGTHS.sum()))
+
+
+def slowly(states: Array, weights: Array, rank: int) -> tuple[Array, Array, Array, float]:
     """The slow twin, token by token and coordinate by coordinate."""
-    kept, start = [], 0
+    kept, counts, start = [], [], 0
     for length in LENGTHS:
         kept += [states[row].astype(np.float64) for row in range(start + 1, start + length)]
+        counts += [float(weights[row]) for row in range(start + 1, start + length)]
         start += length
     mean, scale = [], []
     for i in range(states.shape[1]):
@@ -49,13 +55,14 @@ def slowly(states: Array, rank: int) -> tuple[Array, Array, Array, float]:
             sum(min(max(x, middle - LIMIT * scale[i]), middle + LIMIT * scale[i]) for x in column) / len(column)
         )
     rows = [[min(max((x - m) / s, -LIMIT), LIMIT) for x, m, s in zip(row, mean, scale, strict=True)] for row in kept]
-    variances, vectors = np.linalg.eigh(np.cov(np.array(rows).T, bias=True))
+    variances, vectors = np.linalg.eigh(np.cov(np.array(rows).T, bias=True, aweights=counts))
     chosen = [vectors[:, -1 - i] * np.sign(vectors[np.abs(vectors[:, -1 - i]).argmax(), -1 - i]) for i in range(rank)]
     return np.array(mean), np.array(scale), np.array(chosen), float(variances[-rank:].sum() / variances.sum())
 
 
 def test_directions_are_those_of_the_slow_twin() -> None:
-    found, expected = directions_of(made_states(), LENGTHS, 3), slowly(made_states(), 3)
+    weights = made_weights()
+    found, expected = directions_of(made_states(), LENGTHS, weights, 3), slowly(made_states(), weights, 3)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
     np.testing.assert_allclose(found[2] @ found[2].T, np.eye(3), atol=1e-6)
@@ -64,7 +71,7 @@ def test_directions_are_those_of_the_slow_twin() -> None:
 def test_massive_activations_of_first_tokens_change_nothing_and_drown_nothing() -> None:
     plain, massive = made_states(), made_states()
     massive[firsts(), 4] = 24_800
-    before, after = directions_of(plain, LENGTHS, 2), directions_of(massive, LENGTHS, 2)
+    before, after = (directions_of(states, LENGTHS, made_weights(), 2) for states in (plain, massive))
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one, other)
     basis = Basis(*(np.asarray(part, np.float32)[None] for part in after))
@@ -74,13 +81,28 @@ def test_massive_activations_of_first_tokens_change_nothing_and_drown_nothing() 
     assert (projected[np.setdiff1d(np.arange(len(massive)), firsts())].std(0) > 8 * steps).all()
 
 
+def test_a_token_counts_as_much_as_all_that_are_its_like_together() -> None:
+    ids = [[5, 7, 5, 5], [9, 5, 7]]
+    weights = _weights(Tokens(ids, [[True] * len(of_text) for of_text in ids], [False, False]))
+    np.testing.assert_allclose(weights, [1 / 4, 1 / 2, 1 / 4, 1 / 4, 1, 1 / 4, 1 / 2])
+    # A hundred function words all along one direction, and as many ids of one token each along another.
+    random = np.random.default_rng(0)
+    words = [0] * 100 + list(range(1, 101))
+    states = np.zeros((200, 4), np.float32)
+    states[:100, 0], states[100:, 1] = random.normal(size=100) * 3, random.normal(size=100) * 2
+    states += random.normal(size=states.shape).astype(np.float32) * 0.1
+    unlike = _weights(Tokens([words], [[True] * 200], [False]))
+    found = [directions_of(states, np.array([200]), each, 1)[2][0] for each in (np.ones(200), unlike)]
+    assert [int(np.abs(direction).argmax()) for direction in found] == [0, 1]
+
+
 def test_coordinates_that_never_move_and_texts_of_one_token() -> None:
     still = np.ones((40, 5), np.float32)
-    mean, scale, directions, share = directions_of(still, np.ones(40, int), 5)
+    mean, scale, directions, share = directions_of(still, np.ones(40, int), np.ones(40), 5)
     assert Basis(mean[None], scale[None], directions[None], np.array([share], np.float32)).rank == 5
     almost = made_states()
     almost[:, 2] = 7  # beside others that do
-    _, scale, _, _ = directions_of(almost, LENGTHS, 2)
+    _, scale, _, _ = directions_of(almost, LENGTHS, made_weights(), 2)
     assert 0 < scale[2] < 1e-5
 
 
