@@ -12,15 +12,19 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
+from click.testing import CliRunner
 from torch.nn import functional
 
 import trainer.train
+from ilse.cli import main
 from ilse.errors import UserError
 from pipeline.store import Cache, open_cache
 from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING, Made, write_cache, write_task
 from trainer.analyse import analyse
 from trainer.artifact import load_head
 from trainer.assembly import head_of, objective_of
+from trainer.candidates import CANDIDATES, fitting
 from trainer.config import TrainParams
 from trainer.control import control
 from trainer.controls.config import ControlParams
@@ -29,6 +33,8 @@ from trainer.fit import fit
 from trainer.heads import HEADS, JoinedHead, build_head, head_config
 from trainer.joined import JoinedCaches, open_caches
 from trainer.library import fit as fit_head
+from trainer.progress import fit_key
+from trainer.report import report
 from trainer.sources import Source, short_names
 from trainer.task import Task, open_task
 from trainer.train import train
@@ -306,6 +312,8 @@ def test_evaluation_analysis_and_controls_read_both(
         text = (results / "analysis" / f"{name}.csv").read_text()
         assert "tiny#1:block 1" in text, name
         assert "tiny#2:block 0" in text, name
+    report(results, {}, tmp_path / "report.html", None)
+    assert "tiny#2:block 0" in (tmp_path / "report.html").read_text()
     found = pl.read_csv(results / "analysis" / "attribution.csv").filter(pl.col("head") == "weighted")
     assert found.sort("share")["name"].to_list()[-1] == "tiny#1:block 1", "the layer that carries the label"
 
@@ -410,3 +418,32 @@ def test_truncated_texts_are_those_of_either(made: Made, tmp_path: Path) -> None
     joined.parts[1].truncated = lambda: np.arange(len(made.values)) == 3  # type: ignore[method-assign]
     third = sorted(made.values)[3]
     assert [joined.text_ids()[row] for row in np.flatnonzero(joined.truncated())] == [third]
+
+
+def test_the_option_goes_before_the_parameter(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    section = {"seeds": 1, "device": "cpu", "caches": two.caches[::-1]}
+    Path("params.yaml").write_text(yaml.safe_dump({"train": section}))
+    told = []
+    monkeypatch.setattr(trainer.train, "train", lambda _params, _head, places, *_others: told.append(places))
+    both = [option for cache in two.caches for option in ("--cache", cache)]
+    for options in ([], both, ["--cache", "data/cache.zarr"]):
+        result = CliRunner().invoke(main, ["train", "last", *options])
+        assert result.exit_code == 0, result.output
+    Path("params.yaml").write_text(yaml.safe_dump({"train": {"seeds": 1}}))
+    CliRunner().invoke(main, ["train", "last"])
+    assert told == [two.caches[::-1], two.caches, ["data/cache.zarr"], ["data/cache.zarr"]]
+
+
+def test_auto_leaves_out_what_reads_tokens_and_says_why(two: Two, quick: Callable[..., TrainParams]) -> None:
+    kept, lines = fitting(CANDIDATES, two.task(), quick(), 0)
+    assert {"last", "bottleneck", "set"} <= {candidate.head for candidate in kept}
+    assert not any(candidate.tokens for candidate in kept)
+    assert any("of several caches pooled rows are read" in line for line in lines)
+
+
+def test_another_width_of_the_maps_is_another_fit(two: Two, quick: Callable[..., TrainParams]) -> None:
+    task = two.task()
+    assert fit_key(task, quick(joined_width=4), {}) != fit_key(task, quick(), {})
+    alone = open_task(open_cache(two.made.cache), two.made.examples)
+    assert fit_key(alone, quick(joined_width=4), {}) == fit_key(alone, quick(), {})
