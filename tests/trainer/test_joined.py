@@ -286,6 +286,30 @@ def test_best_chooses_among_the_layers_of_both(two: Two, quick: Callable[..., Tr
     assert len(head.facts.layer_scores or []) == len(LAYERS) + len(SECOND)
 
 
+@pytest.mark.parametrize("name", ["best", "last", "weighted"])
+def test_pairs_of_texts_are_compared_by_both_models(
+    two: Two, quick: Callable[..., TrainParams], tmp_path: Path, name: str
+) -> None:
+    table = two.made.table
+    turned = table["text_id"].gather([*range(1, table.height), 0])
+    table.with_columns(pair_text_id=turned).write_parquet(tmp_path / "pairs.parquet")
+    params = quick(seeds=1, embedding=6, recipe={"epochs": 2})
+    train(params, name, two.caches, tmp_path / "pairs.parquet", tmp_path / "models", tmp_path / "r")
+    head = load_head(tmp_path / "models" / name / "seed-0")
+    task = open_task(open_caches(two.caches), tmp_path / "pairs.parquet")
+    held = task.training_split("validation", head.head.layers_read)
+    x, y = held.batch(torch.arange(len(held.y)))
+    with torch.no_grad():
+        figures = head.objective.figures(head.objective.predict(head(x)), y)
+    assert figures["accuracy"] == pytest.approx(head.facts.val_score, abs=1e-6)
+    ids = [text for row in table.filter(split="validation")["text_id"] for text in (row, _pair_of(table, turned, row))]
+    assert torch.equal(x, joint_rows(two, ids)[:, list(head.head.layers_read)])
+
+
+def _pair_of(table: pl.DataFrame, turned: pl.Series, text: str) -> str:
+    return str(turned[table["text_id"].to_list().index(text)])
+
+
 HEADS_TRIED = ["last", "best", "weighted", "set", "exits", "attention"]
 
 
@@ -372,6 +396,8 @@ def test_a_head_that_reads_tokens_or_one_model_alone_is_refused(two: Two, quick:
         untrained(two, "mean", quick, options={"mean": {"tokens": {}}})
     with pytest.raises(UserError, match=r"(?s)reads layers of each of them.*one that reads no layer of cache 1"):
         untrained(two, "mlp", quick, options={"mlp": {"fusion": "last"}})
+    with pytest.raises(UserError, match=r"(?s)head 'exits' over 2 caches.*6 that share nothing.*training to joint"):
+        untrained(two, "exits", quick, options={"exits": {"training": "separate"}})
 
 
 def test_training_that_was_cut_short_goes_on_to_the_same_head(
