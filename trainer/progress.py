@@ -18,6 +18,7 @@ from torch import Tensor
 from ilse.files import replacing
 from ilse.holding import empty, hold_folder
 from trainer.config import TrainParams
+from trainer.joined import JoinedCaches
 from trainer.task import Task
 
 UNFINISHED = ".unfinished"
@@ -100,6 +101,7 @@ def fit_key(task: Task, params: TrainParams, own: dict[str, Any]) -> str:
             "embedding": params.embedding,
             "cache": task.cache.fingerprint,
             "examples": task.digest,
+            **({"joined_width": params.joined_width} if isinstance(task.cache, JoinedCaches) else {}),
             **own,
         }
     )

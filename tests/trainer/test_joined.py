@@ -12,15 +12,19 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
+from click.testing import CliRunner
 from torch.nn import functional
 
 import trainer.train
+from ilse.cli import main
 from ilse.errors import UserError
 from pipeline.store import Cache, open_cache
 from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING, Made, write_cache, write_task
 from trainer.analyse import analyse
 from trainer.artifact import load_head
 from trainer.assembly import head_of, objective_of
+from trainer.candidates import CANDIDATES, fitting
 from trainer.config import TrainParams
 from trainer.control import control
 from trainer.controls.config import ControlParams
@@ -29,6 +33,8 @@ from trainer.fit import fit
 from trainer.heads import HEADS, JoinedHead, build_head, head_config
 from trainer.joined import JoinedCaches, open_caches
 from trainer.library import fit as fit_head
+from trainer.progress import fit_key
+from trainer.report import report
 from trainer.sources import Source, short_names
 from trainer.task import Task, open_task
 from trainer.train import train
@@ -280,6 +286,30 @@ def test_best_chooses_among_the_layers_of_both(two: Two, quick: Callable[..., Tr
     assert len(head.facts.layer_scores or []) == len(LAYERS) + len(SECOND)
 
 
+@pytest.mark.parametrize("name", ["best", "last", "weighted"])
+def test_pairs_of_texts_are_compared_by_both_models(
+    two: Two, quick: Callable[..., TrainParams], tmp_path: Path, name: str
+) -> None:
+    table = two.made.table
+    turned = table["text_id"].gather([*range(1, table.height), 0])
+    table.with_columns(pair_text_id=turned).write_parquet(tmp_path / "pairs.parquet")
+    params = quick(seeds=1, embedding=6, recipe={"epochs": 2})
+    train(params, name, two.caches, tmp_path / "pairs.parquet", tmp_path / "models", tmp_path / "r")
+    head = load_head(tmp_path / "models" / name / "seed-0")
+    task = open_task(open_caches(two.caches), tmp_path / "pairs.parquet")
+    held = task.training_split("validation", head.head.layers_read)
+    x, y = held.batch(torch.arange(len(held.y)))
+    with torch.no_grad():
+        figures = head.objective.figures(head.objective.predict(head(x)), y)
+    assert figures["accuracy"] == pytest.approx(head.facts.val_score, abs=1e-6)
+    ids = [text for row in table.filter(split="validation")["text_id"] for text in (row, _pair_of(table, turned, row))]
+    assert torch.equal(x, joint_rows(two, ids)[:, list(head.head.layers_read)])
+
+
+def _pair_of(table: pl.DataFrame, turned: pl.Series, text: str) -> str:
+    return str(turned[table["text_id"].to_list().index(text)])
+
+
 HEADS_TRIED = ["last", "best", "weighted", "set", "exits", "attention"]
 
 
@@ -306,6 +336,8 @@ def test_evaluation_analysis_and_controls_read_both(
         text = (results / "analysis" / f"{name}.csv").read_text()
         assert "tiny#1:block 1" in text, name
         assert "tiny#2:block 0" in text, name
+    report(results, {}, tmp_path / "report.html", None)
+    assert "tiny#2:block 0" in (tmp_path / "report.html").read_text()
     found = pl.read_csv(results / "analysis" / "attribution.csv").filter(pl.col("head") == "weighted")
     assert found.sort("share")["name"].to_list()[-1] == "tiny#1:block 1", "the layer that carries the label"
 
@@ -364,6 +396,8 @@ def test_a_head_that_reads_tokens_or_one_model_alone_is_refused(two: Two, quick:
         untrained(two, "mean", quick, options={"mean": {"tokens": {}}})
     with pytest.raises(UserError, match=r"(?s)reads layers of each of them.*one that reads no layer of cache 1"):
         untrained(two, "mlp", quick, options={"mlp": {"fusion": "last"}})
+    with pytest.raises(UserError, match=r"(?s)head 'exits' over 2 caches.*6 that share nothing.*training to joint"):
+        untrained(two, "exits", quick, options={"exits": {"training": "separate"}})
 
 
 def test_training_that_was_cut_short_goes_on_to_the_same_head(
@@ -410,3 +444,32 @@ def test_truncated_texts_are_those_of_either(made: Made, tmp_path: Path) -> None
     joined.parts[1].truncated = lambda: np.arange(len(made.values)) == 3  # type: ignore[method-assign]
     third = sorted(made.values)[3]
     assert [joined.text_ids()[row] for row in np.flatnonzero(joined.truncated())] == [third]
+
+
+def test_the_option_goes_before_the_parameter(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    section = {"seeds": 1, "device": "cpu", "caches": two.caches[::-1]}
+    Path("params.yaml").write_text(yaml.safe_dump({"train": section}))
+    told = []
+    monkeypatch.setattr(trainer.train, "train", lambda _params, _head, places, *_others: told.append(places))
+    both = [option for cache in two.caches for option in ("--cache", cache)]
+    for options in ([], both, ["--cache", "data/cache.zarr"]):
+        result = CliRunner().invoke(main, ["train", "last", *options])
+        assert result.exit_code == 0, result.output
+    Path("params.yaml").write_text(yaml.safe_dump({"train": {"seeds": 1}}))
+    CliRunner().invoke(main, ["train", "last"])
+    assert told == [two.caches[::-1], two.caches, ["data/cache.zarr"], ["data/cache.zarr"]]
+
+
+def test_auto_leaves_out_what_reads_tokens_and_says_why(two: Two, quick: Callable[..., TrainParams]) -> None:
+    kept, lines = fitting(CANDIDATES, two.task(), quick(), 0)
+    assert {"last", "bottleneck", "set"} <= {candidate.head for candidate in kept}
+    assert not any(candidate.tokens for candidate in kept)
+    assert any("of several caches pooled rows are read" in line for line in lines)
+
+
+def test_another_width_of_the_maps_is_another_fit(two: Two, quick: Callable[..., TrainParams]) -> None:
+    task = two.task()
+    assert fit_key(task, quick(joined_width=4), {}) != fit_key(task, quick(), {})
+    alone = open_task(open_cache(two.made.cache), two.made.examples)
+    assert fit_key(alone, quick(joined_width=4), {}) == fit_key(alone, quick(), {})

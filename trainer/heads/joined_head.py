@@ -40,7 +40,7 @@ class JoinedHead(FrontedHead):
     Raises
     ------
     UserError
-        For a head that reads no layer of one of the models.
+        For a head that reads no layer of one of the models, and for independent candidates, which would share maps.
     """
 
     def __init__(self, spec: HeadSpec[Any], build: Build) -> None:
@@ -48,8 +48,14 @@ class JoinedHead(FrontedHead):
         assert joined is not None
         inner = build(replace(spec, dim=joined.width, joined=None))
         super().__init__(spec, inner.layers_read)
-        self.inner = inner
-        self.candidates, self.calibrated = inner.candidates, inner.calibrated
+        self.inner, self.calibrated = inner, inner.calibrated
+        if inner.candidates > 1:
+            raise UserError(
+                f"head '{spec.name}' over {len(joined.models)} caches",
+                expected="one training, in which all layers share a map for each cache",
+                found=f"{inner.candidates} that share nothing",
+                next_step=f"set train.options.{spec.name}.training to joint, or name one cache",
+            )
         owners = [joined.model_of(layer) for layer in self.layers_read]
         if len({*owners}) < len(joined.models):
             unread = next(model for model in range(len(joined.models)) if model not in owners)
