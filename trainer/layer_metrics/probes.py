@@ -1,6 +1,6 @@
 """A linear model on every layer at its optimum, from a sample of training texts; validation texts judge it.
 
-Each is solved by `trainer.solved`, one after the other: at once they would hold the rows of all layers several times.
+They are solved by `trainer.solved`, some layers at once: all would hold the rows of all layers several times.
 Validation also chooses the penalty's strength, so that a figure is a little too good; layers are treated alike.
 """
 
@@ -27,6 +27,8 @@ from trainer.treatment import Standardise
 
 LEAST = 10
 """Texts of each split: fewer tell no layer from another."""
+AT_ONCE = 8
+"""Layers: the same ones whatever the memory, since the path of penalties ends when it is worse for all of them."""
 
 
 @dataclass(frozen=True)
@@ -69,27 +71,27 @@ def probe(cache: Cache, labels: Labels, pooling: str, texts: int, budget: int) -
     if len(y[train].unique()) < 2:
         return None, "all training texts have one label"
     layers = range(len(cache.layers))
-    size = max(1, budget // (4 * (len(train) + len(validation)) * cache.dim))
+    size = max(1, budget // (4 * (len(train) + len(validation)) * cache.dim) // AT_ONCE) * AT_ONCE
     told = []
     for first in range(0, len(layers), size):
         chosen = tuple(layers[first : first + size])
         x, held = gather(cache, train, chosen, pooling), gather(cache, validation, chosen, pooling)
-        each = zip(x.split(1, dim=1), held.split(1, dim=1), strict=True)
-        told += [_of_layer(one, y[train], other, y[validation], labels.names) for one, other in each]
+        each = zip(x.split(AT_ONCE, dim=1), held.split(AT_ONCE, dim=1), strict=True)
+        told += [_of_layers(one, y[train], other, y[validation], labels.names) for one, other in each]
     return Probed(torch.cat(told, dim=1), y[validation], len(train)), ""
 
 
-def _of_layer(
-    x: Float[Tensor, "rows 1 dim"],
+def _of_layers(
+    x: Float[Tensor, "rows layers dim"],
     y: Int[Tensor, " rows"],
-    held: Float[Tensor, "texts 1 dim"],
+    held: Float[Tensor, "texts layers dim"],
     y_held: Int[Tensor, " texts"],
     names: tuple[str, ...],
-) -> Float[Tensor, "texts 1 labels"]:
-    """The log-probabilities that a layer's model gives the rows of `held`."""
+) -> Float[Tensor, "texts layers labels"]:
+    """The log-probabilities that the layers' models give the rows of `held`."""
     treatment = Standardise(*x.shape[1:]).fit(x)
     x, held = treatment(x), treatment(held)
-    head = build_head("best", {}, layers=1, dim=x.shape[2], out=len(names))
+    head = build_head("best", {}, layers=x.shape[1], dim=x.shape[2], out=len(names))
     recipe = Recipe(optimizer="auto", penalty="validation", refit=False)
     solve(head, Rows(x, y, []), Rows(held, y_held, []), MultiClass(names), recipe, seed=0, device="cpu")
     with torch.no_grad():

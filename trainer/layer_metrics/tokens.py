@@ -69,7 +69,7 @@ def _gram(x: Float[Tensor, "layers tokens width"]) -> Float[Tensor, "layers size
 
 def _eigenvalues(gram: Float[Tensor, "layers size size"]) -> Float[Tensor, "layers size"]:
     """NaN for a matrix with NaN, of which LAPACK knows none."""
-    known = gram.isfinite().all(dim=(1, 2))
+    known = gram.flatten(1).isfinite().all(1)
     found = torch.full(gram.shape[:2], torch.nan, dtype=gram.dtype)
     if known.any():
         found[known] = torch.linalg.eigvalsh(gram[known])
@@ -83,7 +83,8 @@ def _angles(steps: Float[Tensor, "layers steps width"]) -> Float[Tensor, " layer
     cosines = (steps[:, :-1] * steps[:, 1:]).sum(2) / both
     known = ~(both == 0)  # NaN stays: it is the published code's own
     angles = cosines.clamp(-1, 1).arccos().where(known, 0.0)
-    return angles.sum(1) / known.sum(1)
+    mean: Tensor = angles.sum(1) / known.sum(1)
+    return mean
 
 
 def of_texts(

@@ -13,9 +13,10 @@ import torch
 from pipeline.store import TokenSpec, open_cache
 from tests.pipeline.caches import header, random_rows, token_counts, token_states, write
 from tests.pipeline.test_token_store import kept_header, write_tokens
-from tests.trainer.conftest import LAYERS
+from tests.trainer.conftest import DIM, LAYERS
 from tests.trainer.layer_metrics.test_spectra import published_entropy, slow_entropy
 from tests.trainer.token_task import write_token_task
+from tests.trainer.token_task import write_tokens as write_states
 from trainer.layer_metrics.measuring import Options
 from trainer.layer_metrics.survey import survey
 from trainer.layer_metrics.tokens import METRICS, of_text, of_texts
@@ -136,3 +137,16 @@ def test_states_in_a_basis_are_named_in_the_note(tmp_path: Path) -> None:
     cache = write_tokens(tmp_path / "cache", kept_header("float32", rank=3))
     note = survey(cache, None, Options()).table.filter(metric="prompt_entropy")["note"]
     assert note.str.contains("of states in the cache's basis of rank 3").all()
+
+
+def test_where_the_published_average_is_nan_there_is_none_and_the_reason(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(6, 1, len(LAYERS), DIM)).astype(np.float32)
+    texts = [np.concatenate([one, -one, 0 * one]) for one in x[:2]] + [np.concatenate([x[2], x[3], x[4]]), x[5]]
+    write_states(tmp_path / "cache.zarr", [f"{i:032x}" for i in range(4)], texts)
+    cache = open_cache(tmp_path / "cache.zarr")
+    ours = survey(cache, None, Options()).table.filter(metric="prompt_entropy", layer=0).row(0, named=True)
+    assert (ours["texts"], ours["excluded"]) == (3, 1)
+    assert ours["value"] is not None
+    theirs = survey(cache, None, Options("published")).table.filter(metric="prompt_entropy", layer=0)
+    assert theirs["value"].item() is None
+    assert theirs["note"].item() == "NaN in the published code: 2 texts have a token at the mean of their tokens"
