@@ -564,11 +564,10 @@ def layers(
     prompt entropy, curvature and token anisotropy. InfoNCE, LiDAR and DiME compare augmented texts, which a cache does
     not hold: they are not here.
     """
-    from trainer.layer_metrics.measuring import BUDGET, Options
+    from trainer.layer_metrics.measuring import Options, budget_of
     from trainer.layers import layers as run
 
-    budget = BUDGET if memory_budget is None else int(1e9 * memory_budget)
-    options = Options(variant, alpha, normalise, pooling, texts, budget)
+    options = Options(variant, alpha, normalise, pooling, texts, budget_of(memory_budget))
     tell("\n".join(run(cache, examples, out, options, suggest)))
 
 

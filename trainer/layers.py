@@ -25,8 +25,6 @@ def measure(place: str, examples: Path | None, options: Options) -> Survey:
     for name, value, least in (("texts", options.texts, 1), ("alpha", options.alpha, 0.0)):
         if not least <= value < float("inf"):
             raise _refused(f"option {name}", f"a number of at least {least:g}", f"{value:g}", "correct it")
-    if options.budget <= 0:
-        raise _refused("option memory_budget", "a number of GB above 0", f"{options.budget / 1e9:g}", "correct it")
     cache = open_cache(place)
     cache.statistics(options.pooling)  # refuses a pooling that is not there, before anything is read
     return survey(cache, None if examples is None else read_labels(cache, examples), options)

@@ -198,9 +198,8 @@ def layers(
         For no finished cache, a pooling that it does not hold, examples of other texts or without labels, and options
         out of range.
     """
-    from trainer.layer_metrics.measuring import BUDGET, Options
+    from trainer.layer_metrics.measuring import Options, budget_of
     from trainer.layers import measure
 
-    budget = BUDGET if memory_budget is None else int(1e9 * memory_budget)
-    options = Options(variant, float(alpha), normalise, pooling, texts, budget)
+    options = Options(variant, float(alpha), normalise, pooling, texts, budget_of(memory_budget))
     return measure(str(cache), None if examples is None else Path(examples), options).table

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.store import TextIds
+
+_SEED = 0x6C6179657273
+"""Not the id itself, of which `subset` and others may have drawn."""
 
 
 def drawn(text_ids: TextIds, count: int, among: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
@@ -16,10 +17,16 @@ def drawn(text_ids: TextIds, count: int, among: NDArray[np.int64] | None = None)
     Among all texts, or those of the rows `among`.
     """
     rows = np.arange(len(text_ids)) if among is None else np.unique(among)
-    hashes = np.array([_hash(text_ids[row].tobytes()) for row in rows.tolist()], np.uint64)
-    return rows[np.argsort(hashes, kind="stable")[:count]]
+    return rows[np.argsort(_hashes(text_ids[rows]), kind="stable")[:count]]
 
 
-def _hash(text_id: bytes) -> int:
-    # Not the id itself, of which `subset` and others may have drawn.
-    return int.from_bytes(hashlib.blake2b(b"layers:" + text_id, digest_size=8).digest(), "big")
+def _hashes(text_ids: TextIds) -> NDArray[np.uint64]:
+    first, second = np.ascontiguousarray(text_ids).view("<u8").T
+    return _mixed(first ^ _mixed(second ^ np.uint64(_SEED)))
+
+
+def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser (Steele, Lea and Flood 2014): every bit of 64 depends on every one."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

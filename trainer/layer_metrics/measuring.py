@@ -66,6 +66,17 @@ class Options:
     budget: int = BUDGET
 
 
+def budget_of(gigabytes: int | float | None) -> int:
+    """The bytes of a budget that is given, or the default. Raises `UserError` for one that is no positive number."""
+    if gigabytes is None:
+        return BUDGET
+    if not 0 < gigabytes < float("inf"):
+        raise UserError(
+            "option memory_budget", expected="GB above 0", found=f"{gigabytes:g}", next_step="give it such as 0.5"
+        )
+    return int(1e9 * gigabytes)
+
+
 class LayerSums:
     """What is summed over the rows of one layer."""
 

@@ -56,7 +56,7 @@ def _alike(sample: Float[Tensor, "texts layers dim"], cache: Cache) -> Iterator[
     """CKA of every layer with every layer, by the same code as `ilse analyse`."""
     texts, last = len(sample), len(cache.layers) - 1
     if texts < cka.LEAST_TEXTS:
-        why = f"CKA takes {cka.LEAST_TEXTS} texts, here are {texts}"
+        why = f"CKA takes {cka.LEAST_TEXTS} texts, {texts} are here and fit the memory budget"
         yield from (Figure(layer, "cka_last", None, texts, note=why) for layer in range(last + 1))
         return
     varies = [bool((layer != layer[0]).any()) for layer in sample.unbind(1)]

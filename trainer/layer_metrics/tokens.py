@@ -92,10 +92,10 @@ def of_texts(
 ) -> Float[Tensor, "texts metrics layers"]:
     """The figures of chosen texts for each of `cache.token_layers`; at most `budget` bytes of a shard are held."""
     found = torch.full((len(rows), len(METRICS), len(cache.token_layers)), torch.nan, dtype=torch.float64)
-    shard_of = rows // cache.header.shard_rows
+    shard_of, counts = rows // cache.header.shard_rows, cache.token_counts()
     for shard in np.unique(shard_of).tolist():
         texts = np.flatnonzero(shard_of == shard)
-        for first, layers in _groups(cache, shard, budget):
+        for first, layers in _groups(cache, int(counts[cache.header.rows_of(shard)].sum()), budget):
             held = cache.shard_tokens(shard, layers)
             for text in texts.tolist():
                 states = torch.from_numpy(held.text(int(rows[text]) % cache.header.shard_rows))
@@ -104,11 +104,10 @@ def of_texts(
     return found
 
 
-def _groups(cache: Cache, shard: int, budget: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Layers whose token states of a shard are read at once, with the place of the first."""
+def _groups(cache: Cache, tokens: int, budget: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Layers whose states of so many tokens are read at once, with the place of the first."""
     spec = cache.header.capture.tokens
     assert spec is not None
-    tokens = int(cache.token_counts()[cache.header.rows_of(shard)].sum())
     size = max(1, budget // max(1, tokens * cache.token_width * value_bytes(spec.storage_type)))
     for first in range(0, len(cache.token_layers), size):
         yield first, cache.token_layers[first : first + size]

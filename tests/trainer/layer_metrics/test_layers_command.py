@@ -173,7 +173,14 @@ def test_too_few_labelled_texts_have_no_probe_and_no_suggestion(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("options", "where"), [({"alpha": -1}, "alpha"), ({"memory_budget": 0}, "memory_budget"), ({"texts": 0}, "texts")]
+    ("options", "where"),
+    [
+        ({"alpha": -1}, "alpha"),
+        ({"alpha": float("nan")}, "alpha"),
+        ({"memory_budget": 0}, "memory_budget"),
+        ({"memory_budget": float("inf")}, "memory_budget"),
+        ({"texts": 0}, "texts"),
+    ],
 )
 def test_options_out_of_range_are_refused(made: Made, options: dict[str, Any], where: str) -> None:
     with pytest.raises(UserError, match=where):
