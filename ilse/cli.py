@@ -556,6 +556,57 @@ def inspect(cache: str) -> None:
 
 
 @main.command()
+@_cache
+@click.option("--examples", type=Source(), help="A table of examples: separation and probes of its labels too.")
+@click.option("--out", help="The table, .csv, .jsonl or .parquet.", **_made("file", "results/layers.csv"))
+@click.option(
+    "--variant",
+    type=click.Choice(["ours", "published"]),
+    default="ours",
+    show_default=True,
+    help="Entropies and curvature; or as the code of arXiv 2502.02013 has them.",
+)
+@click.option("--alpha", type=float, default=1.0, show_default=True, help="Order of the entropies.")
+@click.option(
+    "--normalise",
+    type=click.Choice(["raw", "log_n", "log_d", "log_n_log_d", "max"]),
+    default="raw",
+    show_default=True,
+    help="Entropies in nats, or over a logarithm of texts or tokens (n), width (d), both, or the smaller (max).",
+)
+@click.option("--pooling", default="mean", show_default=True, help="Which rows are read.")
+@click.option(
+    "--texts", type=click.IntRange(1), default=1000, show_default=True, help="Of the sample, for what is no sum."
+)
+@click.option("--memory-budget", type=float, help="GB for sums and samples; 0.27 without it.")
+@click.option("--suggest", is_flag=True, help="Say which layers to keep, as lines for params.yaml; with --examples.")
+def layers(
+    cache: str,
+    examples: Path | None,
+    out: Path,
+    variant: Any,
+    alpha: float,
+    normalise: Any,
+    pooling: str,
+    texts: int,
+    memory_budget: float | None,
+    suggest: bool,
+) -> None:
+    """Say how good each layer's representation is, from the cache alone.
+
+    Entropy, effective ranks, anisotropy, mean cosine, norm, massive values, intrinsic dimension and CKA; with
+    --examples how far labels lie apart and what a linear probe makes of each layer; of a cache with token states
+    prompt entropy, curvature and token anisotropy. InfoNCE, LiDAR and DiME compare augmented texts, which a cache does
+    not hold: they are not here.
+    """
+    from trainer.layer_metrics.measuring import Options, budget_of
+    from trainer.layers import layers as run
+
+    options = Options(variant, alpha, normalise, pooling, texts, budget_of(memory_budget))
+    tell("\n".join(run(cache, examples, out, options, suggest)))
+
+
+@main.command()
 @click.argument("cache", default="data/cache.zarr")
 def verify(cache: str) -> None:
     """Read every byte of CACHE and name what is damaged; exit code 2 when anything is."""

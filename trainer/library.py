@@ -4,13 +4,16 @@ from trainer import auto, fit
 head = fit("data", "weighted")
 head.facts.val_score
 auto("data", minutes=5).head         # the best of many
+
+from trainer import layers
+layers("data/cache.zarr")            # how good each layer is, without a head
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ilse.destinations import require_writable
 from ilse.errors import UserError
@@ -26,6 +29,8 @@ from trainer.task import open_task
 from trainer.train import HeadTrainer
 
 if TYPE_CHECKING:  # Optuna is of the extra 'tune'
+    import polars as pl
+
     from trainer.auto import Chosen
     from trainer.candidates import Candidate
 
@@ -145,6 +150,60 @@ def auto(
         with replacing_folder(Path(out), HEAD, "out") as folder:
             save_head(folder, found.head)
     return found
+
+
+def layers(
+    cache: str | Path,
+    *,
+    examples: str | Path | None = None,
+    variant: Literal["ours", "published"] = "ours",
+    alpha: int | float = 1,
+    normalise: Literal["raw", "log_n", "log_d", "log_n_log_d", "max"] = "raw",
+    pooling: str = "mean",
+    texts: int = 1_000,
+    memory_budget: int | float | None = None,
+) -> pl.DataFrame:
+    """How good each layer's representation is, from a cache alone, as `ilse layers` has it.
+
+    table = layers("data/cache.zarr", examples="data/examples.parquet")
+    table.filter(pl.col("metric") == "dimension").select("name", "value", "error")
+
+    Parameters
+    ----------
+    cache
+        A finished cache, a folder or a URL.
+    examples
+        A table with one label a text: separation and probes too, by training and validation labels alone.
+    variant
+        `published` has entropies and curvature as the code of arXiv 2502.02013 computes them.
+    alpha
+        Order of the entropies, from 0.
+    normalise
+        What entropies, in nats, are divided by: the logarithm of texts (of tokens), of the width, both, or the smaller.
+    pooling
+        Which rows are read.
+    texts
+        Of the sample, for figures that are no sums over all texts.
+    memory_budget
+        GB for sums and samples; 0.27 without it.
+
+    Returns
+    -------
+    polars.DataFrame
+        A row a layer and metric: `value`, its standard `error` where it has one, how many `texts` it is of and how many
+        were `excluded`. A `value` that is missing has its reason in `note`. Rows of `cka` name the `other` layer.
+
+    Raises
+    ------
+    UserError
+        For no finished cache, a pooling that it does not hold, examples of other texts or without labels, and options
+        out of range.
+    """
+    from trainer.layer_metrics.measuring import Options, budget_of
+    from trainer.layers import measure
+
+    options = Options(variant, float(alpha), normalise, pooling, texts, budget_of(memory_budget))
+    return measure(str(cache), None if examples is None else Path(examples), options).table
 
 
 def _places(data: str | Path, params: TrainParams) -> Places:

@@ -61,6 +61,7 @@ CALLS = (
     _call("extract"),
     _call("inspect"),
     _call("verify"),
+    _call("layers --examples data/examples.parquet"),
     _call("subset data/cache.zarr data/small.zarr --share 0.5 --examples data/examples.parquet data/small.parquet"),
     _call("train"),
     _call("control"),

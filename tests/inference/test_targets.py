@@ -62,6 +62,7 @@ TARGETS = {
     "report --out": Target("report --out {}", None, runs=False),
     "report --markdown": Target("report --markdown {}", None),
     "report --figures": Target("report --figures {}", ours.PICTURES, runs=False),
+    "layers --out": Target("layers --out {}", None),
     "compare --out": Target("compare a=results b=results --out {}", None, runs=False),
 }
 KEPT_AS_FOLDERS = {"prepare --out", "extract --scratch", "prepare --scratch"} | {

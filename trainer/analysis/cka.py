@@ -54,7 +54,9 @@ def cka(x: Float[Tensor, "texts layers dim"], debiased: bool = True) -> Float[Te
 
     A layer in which no text differs is like none: 0. Debiased it takes 4 texts.
     """
-    grams = torch.stack([_u_centred(layer) if debiased else _centred(layer) for layer in x.unbind(1)])
+    grams = x.new_empty(x.shape[1], len(x), len(x))
+    for layer, gram in zip(x.unbind(1), grams, strict=True):  # stacking them would hold them twice
+        gram.copy_(_u_centred(layer) if debiased else _centred(layer))
     products = torch.zeros(len(grams), len(grams), dtype=torch.float64)
     for block in grams.split(BLOCK, dim=1):  # in float64 piece by piece: all at once would take twice their memory
         flat = block.flatten(1).double()
