@@ -15,6 +15,8 @@ from click.testing import CliRunner
 from ilse.cli import main
 from ilse.errors import UserError
 from pipeline.store import open_cache
+from tests.pipeline.caches import header, random_rows
+from tests.pipeline.caches import write as write_small
 from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING, Made, write_cache, write_task
 from trainer import layers
 from trainer.analysis.cka import cka
@@ -124,6 +126,23 @@ def test_what_has_no_figure_says_why(values: Array, missing: set[str], tmp_path:
     assert not table["value"].is_nan().any()
     assert not table["error"].is_nan().any()
     assert {"norm"} & set(table.filter(pl.col("value").is_not_null())["metric"].to_list())
+
+
+@pytest.mark.parametrize("variant", ["ours", "published"])
+@pytest.mark.parametrize(
+    ("texts", "count", "dim", "kind"),
+    [(1, 1, 1, "float32"), (2, 1, 1, "float16"), (5, 2, 1, "int8"), (30, 1, 3, "bfloat16"), (30, 2, 40, "int8")],
+)
+@pytest.mark.parametrize("options", [{}, {"normalise": "max", "alpha": 2, "memory_budget": 1e-9}])
+def test_the_smallest_caches_have_numbers_or_reasons(
+    texts: int, count: int, dim: int, kind: str, options: dict[str, Any], variant: Any, tmp_path: Path
+) -> None:
+    head = header(texts=texts, layers=count, dim=dim, storage_type=kind, token_states=kind != "int8")
+    table = layers(write_small(tmp_path / "cache", head, random_rows(head)).path, variant=variant, **options)
+    assert set(table["layer"]) == set(range(count))
+    assert (table.filter(pl.col("value").is_null())["note"] != "").all()
+    assert table["value"].is_finite().fill_null(True).all()
+    assert table["error"].is_finite().fill_null(True).all()
 
 
 def test_copies_of_texts_are_counted(tmp_path: Path) -> None:
