@@ -34,6 +34,7 @@ from trainer.heads import Head, build_head
 from trainer.objectives import make
 from trainer.poolings import Poolings
 from trainer.rows import Rows
+from trainer.settled import settled
 from trainer.stored import gather
 from trainer.treatment import Treatment
 
@@ -60,8 +61,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         they be strings.
     validation_fraction
         Share of every label's rows that chooses the best epoch and is not trained on; of each label at least one row
-        is trained on. With none for it, as with 0, the training rows choose. With `folds` in the recipe, folds of
-        all rows choose, and all are trained on.
+        is trained on. With none for it, as with 0, the training rows choose. Where folds choose, as they do of at
+        most 1,000 rows unless the recipe says otherwise, no rows are held back: all are trained on.
     random_state
         Seed of weights, batches and that share.
     device
@@ -155,6 +156,10 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         )
         reads = head.layers_read
         rows = rows[:, list(reads)]
+        every = Rows(rows, y, [])
+        recipe = settled(recipe, head, objective, every, every)
+        if recipe.folds is not None:
+            held_back = torch.zeros_like(held_back)
         treatment = Treatment(recipe.treatment(), len(reads), dim).fit(rows[~held_back])
         train, validation = (Rows(treatment(rows[part]), y[part], []) for part in (~held_back, held_back))
         if not held_back.any():
