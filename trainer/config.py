@@ -34,6 +34,9 @@ OF_TOKENS: dict[str, Any] = {"epochs": 12, "least_steps": 0, "learning_rate": 2e
 """What a head that reads tokens does otherwise by default: every example shows it some twenty times as much as a row,
 and it learns the words of the training texts by heart after some ten passes."""
 
+OF_SHOTS: dict[str, Any] = {"folds": None, "penalty": "validation", "refit": False}
+"""What `auto` is with `shots` or `share`: who asks what so many training examples are worth trains on no others."""
+
 
 class Recipe(TreatmentOptions):
     """How a head is trained; the same for every head unless a head's own `recipe` says otherwise."""
@@ -280,14 +283,19 @@ class TrainParams(Section):
     def recipe_of(self, name: str) -> Recipe:
         """The shared recipe with this head's differences; a preset of its own takes the place of the shared recipe.
 
-        Of a head that reads tokens some defaults are others (`OF_TOKENS`); what either recipe says is as it says.
+        Of a head that reads tokens some defaults are others (`OF_TOKENS`), and with `shots` or `share` what is `auto`
+        (`OF_SHOTS`); what either recipe says is as it says.
         """
         differences = getattr(self.options, name).recipe.model_dump(exclude_unset=True)
         shared = {} if "preset" in differences else self.recipe.model_dump()
         if self.tokens_of(name) is not None and differences.get("preset", self.recipe.preset) == "default":
             said = set() if "preset" in differences else self.recipe.model_fields_set
             shared |= {key: value for key, value in OF_TOKENS.items() if key not in said}
-        return Recipe.model_validate(shared | differences)
+        given = shared | differences
+        drawn = self.shots is not None or self.share is not None
+        if drawn and not isinstance(given.get("folds"), int):
+            given |= {key: value for key, value in OF_SHOTS.items() if given.get(key, "auto") == "auto"}
+        return Recipe.model_validate(given)
 
     def recipes_of(self, name: str) -> list[Recipe]:
         """The recipes that this head is tried with: its own, or that at each of `learning_rates`."""

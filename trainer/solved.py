@@ -125,11 +125,7 @@ def solve(
     _refuse_unless_finite("training", x)
     known = given = Labelled(x, y, objective, recipe)
     alone = validation is train
-    few = (
-        folds is not None
-        or alone
-        or (len(validation.y) < FEW_ROWS and len(y) + len(validation.y) <= FOLDED_ROWS)
-    )
+    few = folds is not None or alone or (len(validation.y) < FEW_ROWS and len(y) + len(validation.y) <= FOLDED_ROWS)
     if not alone and (few if recipe.refit == "auto" else recipe.refit):
         held = _features(head, validation, device)
         _refuse_unless_finite("validation", held)

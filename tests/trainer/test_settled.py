@@ -54,6 +54,16 @@ def test_explicit_values_win(rows: MakeRows) -> None:
     assert Recipe().for_batches(2).epochs == 250
 
 
+def test_shots_are_all_that_is_trained_on() -> None:
+    for drawn in ({"shots": 8}, {"share": 0.5}):
+        found = TrainParams.model_validate(drawn).recipe_of("last")
+        assert (found.folds, found.refit, found.penalty) == (None, False, "validation")
+        own = {**drawn, "recipe": {"penalty": 2.0}, "options": {"last": {"recipe": {"folds": 4}}}}
+        found = TrainParams.model_validate(own)
+        assert (found.recipe_of("last").folds, found.recipe_of("last").refit) == (4, "auto")
+        assert (found.recipe_of("best").folds, found.recipe_of("best").penalty) == (None, 2.0)
+
+
 def test_what_was_settled_makes_the_same_head_when_it_is_given(rows: MakeRows) -> None:
     train, validation = rows(60), rows(20, seed=1)
     for name, recipe in (("last", {}), ("mlp", {"epochs": 3})):
