@@ -34,6 +34,8 @@ OF_TOKENS: dict[str, Any] = {"epochs": 12, "least_steps": 0, "learning_rate": 2e
 """What a head that reads tokens does otherwise by default: every example shows it some twenty times as much as a row,
 and it learns the words of the training texts by heart after some ten passes."""
 
+SMOOTHING = 0.1
+"""Of the labels of a head that is trained in epochs, by default."""
 OF_SHOTS: dict[str, Any] = {"folds": None, "penalty": "validation", "refit": False}
 """What `auto` is with `shots` or `share`: who asks what so many training examples are worth trains on no others."""
 
@@ -86,7 +88,11 @@ class Recipe(TreatmentOptions):
         "one_cycle",
         description="Learning rate over the steps; plateau halves it after 3 epochs without a lower validation loss.",
     )
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Share of the target spread over all labels.")
+    label_smoothing: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = Field(
+        "auto",
+        description="Share of the target spread over all labels. `auto`: 0.1 of a trained head, 0 of a solved one, "
+        "which the penalty keeps from being too sure.",
+    )
     gradient_clip: float = Field(1.0, ge=0, description="Largest norm of a step's gradient; 0 turns clipping off.")
     compute_type: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
@@ -124,6 +130,11 @@ class Recipe(TreatmentOptions):
     def for_batches(self, batches: int) -> Recipe:
         """The same, with the epochs that `least_steps` asks for."""
         return self.model_copy(update={"epochs": max(self.epochs, -(-self.least_steps // batches))})
+
+    @property
+    def smoothing(self) -> float:
+        """`label_smoothing` as a number; of `auto`, that of a trained head."""
+        return SMOOTHING if isinstance(self.label_smoothing, str) else self.label_smoothing
 
     def treatment(self) -> TreatmentOptions:
         """What is done to the rows first."""

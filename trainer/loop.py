@@ -187,7 +187,7 @@ class Training(pl.LightningModule):
             with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
                 outputs = self.head.supervised(x.to(device, non_blocking=True))
                 losses = training_losses(
-                    outputs, y.to(device, non_blocking=True), self.objective, self.recipe.label_smoothing
+                    outputs, y.to(device, non_blocking=True), self.objective, self.recipe.smoothing
                 )
             self._losses.append(losses.detach())
             self.flat.zero_gradients()

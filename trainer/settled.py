@@ -28,8 +28,9 @@ def settled(recipe: Recipe, head: Head, objective: Objective, train: Examples, v
     if recipe.optimizer == "auto" and is_linear(head) and isinstance(train, StreamedRows):
         say(f"{head.spec.name}: rows that are read as they are used are trained on by AdamW, and not solved")
     optimizer = "lbfgs" if solved else "adamw" if recipe.optimizer == "auto" else recipe.optimizer
+    smoothing = 0.0 if solved and recipe.label_smoothing == "auto" else recipe.smoothing
     folds = _folds(recipe, head, train, validation) if recipe.folds == "auto" else recipe.folds
-    return recipe.model_copy(update={"optimizer": optimizer, "folds": folds})
+    return recipe.model_copy(update={"optimizer": optimizer, "label_smoothing": smoothing, "folds": folds})
 
 
 def _folds(recipe: Recipe, head: Head, train: Examples, validation: Examples) -> int | None:

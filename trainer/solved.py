@@ -120,7 +120,7 @@ def solve(
     is none: then folds choose, and nothing is joined. `watch` may end the path of strengths early.
     """
     started, folds = time.perf_counter(), recipe.folds
-    assert folds != "auto"  # `settled`
+    assert not isinstance(folds, str)  # `settled`
     x, y = _features(head, train, device), train.y
     _refuse_unless_finite("training", x)
     known = given = Labelled(x, y, objective, recipe)
@@ -175,7 +175,7 @@ class Labelled:
         self.x, self.y, self.objective = x, y, objective
         self._present: Tensor | None = None
         self._weights: Tensor | None = None
-        smoothing = recipe.label_smoothing
+        smoothing = recipe.smoothing
         self._loss: Loss = "sigmoid"
         if isinstance(objective, Regression):
             self._loss = "square"

@@ -54,6 +54,13 @@ def test_explicit_values_win(rows: MakeRows) -> None:
     assert Recipe().for_batches(2).epochs == 250
 
 
+def test_solved_heads_have_no_smoothed_labels_by_default(rows: MakeRows) -> None:
+    few = rows(80), rows(20, seed=1)
+    for name, given, expected in (("last", {}, 0.0), ("mlp", {}, 0.1), ("last", {"label_smoothing": 0.2}, 0.2)):
+        found = settled(Recipe.model_validate(given), head_of(name), of_labels(), *few)
+        assert found.label_smoothing == expected
+
+
 def test_shots_are_all_that_is_trained_on() -> None:
     for drawn in ({"shots": 8}, {"share": 0.5}):
         found = TrainParams.model_validate(drawn).recipe_of("last")
