@@ -5,7 +5,7 @@
 
 DATA is that of `benchmarks.accuracy`. WORK keeps the model (all-MiniLM-L6-v2), the caches and every finished figure: a
 run that is stopped goes on. A draw is N labelled rows of a task's training split (of at most `POOL`), or all rows of a
-smaller one. Heads get them by `HeadClassifier`, which chooses by folds of them or, where they are more than 1,000, holds
+smaller one. Heads get them by `HeadClassifier`, which chooses by folds of them or, of more than 1,000, holds
 `HELD_BACK` of them back to choose on; with N = 200 that is what a user has who prepares 200 texts. `--recipe` says what
 of theirs is not the default, such as '{"optimizer": "adamw", "folds": null}'.
 scikit-learn gets all N: `LogisticRegression` on standardised rows and on rows as they are, C out of ten from 1e-4 to
