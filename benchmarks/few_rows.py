@@ -4,9 +4,10 @@
                                  [--recipe JSON] [--quick]
 
 DATA is that of `benchmarks.accuracy`. WORK keeps the model (all-MiniLM-L6-v2), the caches and every finished figure: a
-run that is stopped goes on. A draw is N labelled rows of a task's training split (of at most `POOL`). Heads get them by
-`HeadClassifier`, which holds `HELD_BACK` of them back to choose on; with N = 200 that is what a user has who prepares
-200 texts. `--recipe` says what of theirs is not the default, such as '{"optimizer": "auto", "folds": 5}'.
+run that is stopped goes on. A draw is N labelled rows of a task's training split (of at most `POOL`), or all rows of a
+smaller one. Heads get them by `HeadClassifier`, which chooses by folds of them or, of more than 1,000, holds
+`HELD_BACK` of them back to choose on; with N = 200 that is what a user has who prepares 200 texts. `--recipe` says what
+of theirs is not the default, such as '{"optimizer": "adamw", "folds": null}'.
 scikit-learn gets all N: `LogisticRegression` on standardised rows and on rows as they are, C out of ten from 1e-4 to
 1e4 by stratified 5-fold cross-validation, on the last layer and on the layer that this cross-validation finds best.
 Test accuracy is over at most `TESTS` test texts, which nothing else looks at.
@@ -44,7 +45,7 @@ from pipeline.prepare import PrepareParams, prepare
 from trainer.estimator import HeadClassifier, rows_of
 from trainer.statistics import difference, of_rows
 
-TASKS = ("emotion", "banking77", "mtop_domain")
+TASKS = ("emotion", "poem_sentiment", "mtop_domain")
 ROWS = (50, 100, 200, 450, 2000)
 HEADS = ("last", "best", "mean", "bottleneck", "weighted", "cayley")
 POOL, TESTS = 4000, 2000
@@ -77,8 +78,9 @@ def main() -> None:
     for task in given.tasks:
         pool, tests = made(task, given.data, given.work)
         for rows in given.rows:
-            runs = [of_draw(given, task, rows, draw, pool, tests) for draw in range(given.draws)]
-            found["tasks"].setdefault(task, {})[str(rows)] = figures(runs, given.heads, given.twins)
+            size = min(rows, len(pool.y))
+            runs = [of_draw(given, task, size, draw, pool, tests) for draw in range(given.draws)]
+            found["tasks"].setdefault(task, {})[str(size)] = figures(runs, given.heads, given.twins)
     gaps = [gap["points"] for sizes in found["tasks"].values() for one in sizes.values()
             for gap in one["gaps"][CHOSEN].values()]  # fmt: skip
     found |= {"worst_gap": min(gaps), "mean_gap": round(float(np.mean(gaps)), 2)}

@@ -117,7 +117,7 @@ def bare(rows: TokenRows) -> float:
     started = time.perf_counter()
     for x, y in batches:
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            loss = training_losses(head.supervised(x), y, objective, recipe.label_smoothing).sum()
+            loss = training_losses(head.supervised(x), y, objective, recipe.smoothing).sum()
         flat.zero_gradients()
         loss.backward()
         flat.gather_gradients(1, recipe.gradient_clip)

@@ -177,7 +177,7 @@ def bare(name: str, options: dict[str, Any], rows: Rows) -> float:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=len(batches))
     started = time.perf_counter()
     for x, y in batches:
-        loss = objective.losses(head(x), y, recipe.label_smoothing).sum()
+        loss = objective.losses(head(x), y, recipe.smoothing).sum()
         flat.zero_gradients()
         loss.backward()
         flat.gather_gradients(1, recipe.gradient_clip)

@@ -124,8 +124,9 @@ def _few_shot(few: dict[str, Any]) -> Iterator[str]:
 def _few_rows(few: dict[str, Any]) -> Iterator[str]:
     yield (
         "\n## Few labelled texts\n\n`python -m benchmarks.few_rows DATA WORK`: N labelled texts in all, "
-        f"all-MiniLM-L6-v2, {few['draws']} draws. Heads hold 15 % of them back to choose on; `chosen` is the head with "
-        "the best figure there. scikit-learn is its logistic regression with C by five folds, on the last layer and on "
+        f"all-MiniLM-L6-v2, {few['draws']} draws. Heads have the default recipe: they choose by five folds of these "
+        "texts or, of more than 1,000, on 15 % of them; `chosen` is the one of the heads in the table with the best "
+        "figure there. scikit-learn is its logistic regression with C by five folds, on the last layer and on "
         "the layer that they find best, of rows as they are or `scaled` by their deviations. Median test accuracy over "
         "the draws in per cent, and in brackets the lowest and the highest.\n"
     )

@@ -119,7 +119,7 @@ def made(
             "batch_tokens": 64, "shard_rows": 64, "threads": 1, "cluster": {"kind": "synchronous"},
         },
         "train": {"heads": ["last", "mean"], "seeds": 1, "device": "cpu", "embedding": 6,
-                  "recipe": {"epochs": 1, "compute_type": "float32"}},
+                  "recipe": {"epochs": 1, "compute_type": "float32", "optimizer": "adamw", "folds": None}},
         "controls": {"names": ["majority"], "seeds": 1},
         "lora": {"seeds": 1, "epochs": 1, "compute_type": "float32", "run": ["lora"]},
         "tune": {"trials": 2, "seeds": 1, "storage": "sqlite:///data/tune.db"},

@@ -66,6 +66,8 @@ class Candidate:
         if self.tokens is not None:
             section["tokens"] = dict(self.tokens)
         given = base.model_dump(exclude_unset=True) | {"learning_rates": None, "options": {self.head: section}}
+        if base.recipe.folds == "auto":  # all are compared on validation, whatever their rows
+            given["recipe"] = given.get("recipe", {}) | {"folds": None}
         return validate("train", TrainParams, given, where=f"candidate '{self.label}'")
 
     def with_epochs(self, epochs: int) -> Candidate:

@@ -26,11 +26,18 @@ PAPER: dict[str, Any] = {
     "gradient_clip": 0.0,
     "standardise": False,
     "similarity_loss": "mse",
+    "least_steps": 0,
+    "folds": None,
 }
 """ILSE's published training (arXiv 2603.22665, its code): what it does otherwise than our defaults."""
-OF_TOKENS: dict[str, Any] = {"epochs": 12, "learning_rate": 2e-3}
+OF_TOKENS: dict[str, Any] = {"epochs": 12, "least_steps": 0, "learning_rate": 2e-3}
 """What a head that reads tokens does otherwise by default: every example shows it some twenty times as much as a row,
 and it learns the words of the training texts by heart after some ten passes."""
+
+SMOOTHING = 0.1
+"""Of the labels of a head that is trained in epochs, by default."""
+OF_SHOTS: dict[str, Any] = {"folds": None, "penalty": "validation", "refit": False}
+"""What `auto` is with `shots` or `share`: who asks what so many training examples are worth trains on no others."""
 
 
 class Recipe(TreatmentOptions):
@@ -41,17 +48,21 @@ class Recipe(TreatmentOptions):
     )
     epochs: int = Field(30, ge=1, description="Passes over the training examples; the best one on validation is kept.")
     least_steps: int = Field(
-        0, ge=0, description="With few rows so many more epochs that there are so many steps; 500 is enough for most."
+        500,
+        ge=0,
+        description="With few rows so many more epochs that there are at least so many steps; 0 where `epochs` is "
+        "given and this is not.",
     )
     patience: int | None = Field(
         None, ge=1, description="Stop after so many epochs without a better one on validation; unset: run all."
     )
     batch_size: int = Field(64, ge=1, description="Examples of a step.")
     optimizer: Literal["auto", "lbfgs", "adamw", "adam"] = Field(
-        "adamw",
-        description="AdamW decays weights apart from the gradient, Adam as a part of it (L2). `lbfgs` solves a linear "
-        "head to its optimum, for which `penalty`, `refit`, `label_smoothing` and `imbalance` alone count; `auto` "
-        "solves linear heads and takes `adamw` for the others.",
+        "auto",
+        description="`auto` solves linear heads on labels or scores whose rows are in memory, and trains others by "
+        "`adamw`. `lbfgs` solves a linear head to its optimum, for which `penalty`, `refit`, `folds`, "
+        "`label_smoothing` and `imbalance` alone count. AdamW decays weights apart from the gradient, Adam as a part "
+        "of it (L2).",
     )
     penalty: Literal["auto", "validation"] | Annotated[float, Field(gt=0)] = Field(
         "auto",
@@ -64,12 +75,12 @@ class Recipe(TreatmentOptions):
         description="A solved head is solved on training and validation rows together once its penalty is chosen; "
         "`auto`: where validation has fewer than 500 rows.",
     )
-    folds: int | None = Field(
-        None,
-        ge=2,
+    folds: Literal["auto"] | Annotated[int, Field(ge=2)] | None = Field(
+        "auto",
         description="Every head, solved or trained, is judged by so many folds of training and validation rows, so "
         "that figures can be compared, and is then trained on all of them; null: validation chooses, or as `penalty` "
-        "says.",
+        "says. `auto`: 5 where these rows are at most 1,000 and in memory, unless the head needs its validation rows "
+        "(`exits`), `refit` is false or `penalty` is `validation`.",
     )
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(1e-2, ge=0, description="Weight decay.")
@@ -77,7 +88,11 @@ class Recipe(TreatmentOptions):
         "one_cycle",
         description="Learning rate over the steps; plateau halves it after 3 epochs without a lower validation loss.",
     )
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Share of the target spread over all labels.")
+    label_smoothing: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = Field(
+        "auto",
+        description="Share of the target spread over all labels. `auto`: 0.1 of a trained head, 0 of a solved one, "
+        "which the penalty keeps from being too sure.",
+    )
     gradient_clip: float = Field(1.0, ge=0, description="Largest norm of a step's gradient; 0 turns clipping off.")
     compute_type: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
@@ -99,15 +114,27 @@ class Recipe(TreatmentOptions):
             return {**PAPER, **given}
         return given
 
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_are_as_given(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "epochs" in given:
+            return {"least_steps": 0, **given}
+        return given
+
     @model_validator(mode="after")
     def _folds_train_on_all_rows(self) -> Recipe:
-        if self.folds is not None and self.refit is False:
+        if isinstance(self.folds, int) and self.refit is False:
             raise ValueError("refit: true or auto with folds, which train on all labelled rows")
         return self
 
     def for_batches(self, batches: int) -> Recipe:
         """The same, with the epochs that `least_steps` asks for."""
         return self.model_copy(update={"epochs": max(self.epochs, -(-self.least_steps // batches))})
+
+    @property
+    def smoothing(self) -> float:
+        """`label_smoothing` as a number; of `auto`, that of a trained head."""
+        return SMOOTHING if isinstance(self.label_smoothing, str) else self.label_smoothing
 
     def treatment(self) -> TreatmentOptions:
         """What is done to the rows first."""
@@ -279,14 +306,19 @@ class TrainParams(Section):
     def recipe_of(self, name: str) -> Recipe:
         """The shared recipe with this head's differences; a preset of its own takes the place of the shared recipe.
 
-        Of a head that reads tokens some defaults are others (`OF_TOKENS`); what either recipe says is as it says.
+        Of a head that reads tokens some defaults are others (`OF_TOKENS`), and with `shots` or `share` what is `auto`
+        (`OF_SHOTS`); what either recipe says is as it says.
         """
         differences = getattr(self.options, name).recipe.model_dump(exclude_unset=True)
         shared = {} if "preset" in differences else self.recipe.model_dump()
         if self.tokens_of(name) is not None and differences.get("preset", self.recipe.preset) == "default":
             said = set() if "preset" in differences else self.recipe.model_fields_set
             shared |= {key: value for key, value in OF_TOKENS.items() if key not in said}
-        return Recipe.model_validate(shared | differences)
+        given = shared | differences
+        drawn = self.shots is not None or self.share is not None
+        if drawn and not isinstance(given.get("folds"), int):
+            given |= {key: value for key, value in OF_SHOTS.items() if given.get(key, "auto") == "auto"}
+        return Recipe.model_validate(given)
 
     def recipes_of(self, name: str) -> list[Recipe]:
         """The recipes that this head is tried with: its own, or that at each of `learning_rates`."""

@@ -40,6 +40,7 @@ from trainer.objectives import make
 from trainer.poolings import Poolings
 from trainer.ragged import Tokens
 from trainer.rows import Rows
+from trainer.settled import settled
 from trainer.stored import gather
 from trainer.text_rows import places_of
 from trainer.token_rows import TokenRows, of_statistics
@@ -74,8 +75,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         they be strings.
     validation_fraction
         Share of every label's rows that chooses the best epoch and is not trained on; of each label at least one row
-        is trained on. With none for it, as with 0, the training rows choose. With `folds` in the recipe, folds of
-        all rows choose, and all are trained on.
+        is trained on. With none for it, as with 0, the training rows choose. Where folds choose, as they do of at
+        most 1,000 rows unless the recipe says otherwise, no rows are held back: all are trained on.
     random_state
         Seed of weights, batches and that share.
     device
@@ -198,6 +199,10 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
             tokens=tokens,
         )
         reads = head.layers_read
+        every = Rows(x, y, []) if isinstance(x, Tensor) else token_rows(x, y, torch.arange(len(y)))
+        recipe = settled(recipe, head, objective, every, every)
+        if recipe.folds is not None:
+            held_back = torch.zeros_like(held_back)
         treatment = Treatment(recipe.treatment(), len(reads), dim)
         train, validation = _treated(x, y, held_back, treatment, list(reads))
         if not held_back.any():

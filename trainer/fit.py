@@ -8,7 +8,6 @@ import torch
 
 from ilse.callable import make_callable
 from ilse.errors import UserError
-from ilse.terminal import say
 from trainer.apart import seeded
 from trainer.best import BestStates
 from trainer.config import Recipe
@@ -20,8 +19,8 @@ from trainer.objectives import Objective
 from trainer.progress import Progress
 from trainer.rows import Examples
 from trainer.running import trained
-from trainer.solved import Solved, is_linear, is_solved, solve
-from trainer.stream import StreamedRows
+from trainer.settled import settled
+from trainer.solved import Solved, solve
 
 
 @dataclass(frozen=True)
@@ -65,21 +64,21 @@ def fit(
 
     The rows hold the layers that the head reads. `device` is auto, cpu or cuda. Of `LayerProbes` the best layer on
     validation is chosen too, and its `SingleLayer` head is returned; `head` keeps them all, each in its own best state.
-    A head that is one linear map is solved (`trainer.solved`) where the recipe says so. With `recipe.folds`, folds of
-    both splits choose, and the head has learned from both (`trainer.folded`).
+    A head that is one linear map is solved (`trainer.solved`), unless the recipe says otherwise. With `recipe.folds`,
+    folds of both splits choose, and the head has learned from both (`trainer.folded`). What the recipe leaves open is
+    settled by the head and the rows (`trainer.settled`).
     With `progress` an interrupted fit is gone on with, to the same result on the same machine; `watch` may end it
     early, and of a solved head is told of every penalty; a fit that folds or a penalty choose begins anew. Raises
     `NotFiniteError` for a loss that is not finite.
     """
     accelerator = _accelerator(device)
-    if recipe.folds is not None:
+    recipe = settled(recipe, head, objective, train, validation)
+    if isinstance(recipe.folds, int):
         require_foldable(head, train, validation, recipe.folds)
-    if is_solved(head, objective, recipe, train):
+    if recipe.optimizer == "lbfgs":
         objective.learn(train, recipe.imbalance)
         with seeded(seed):
             return _of_solved(head, solve(head, train, validation, objective, recipe, seed, accelerator, watch))
-    if recipe.optimizer == "auto" and is_linear(head) and isinstance(train, StreamedRows):
-        say(f"{head.spec.name}: rows that are read as they are used are trained on by AdamW, and not solved")
     if recipe.folds is not None:
         folded = train_by_folds(head, train, validation, objective, recipe, seed, accelerator)
         with seeded(seed):
@@ -99,7 +98,7 @@ def _of_solved(head: Head, solved: Solved) -> Fit:
     head.cpu()
     at = [solved.path[place] for place in solved.chosen.tolist()]
     scores = [float(place.score[k]) for k, place in enumerate(at)]
-    ranked = sorted(range(len(at)), key=lambda k: (-scores[k], float(at[k].loss[k])))
+    ranked = solved.ranked()
     first = ranked[0]
     curve = [
         Epoch(number, *(float(values[first]) for values in (place.train_loss, place.loss, place.score)))

@@ -69,7 +69,7 @@ def train_by_folds(
     rows of each training, in the end from all. Raises `NotFiniteError` for such a loss.
     """
     started, folds = time.perf_counter(), recipe.folds
-    assert folds is not None  # `require_foldable`
+    assert isinstance(folds, int)  # `require_foldable`
     assert isinstance(train, InMemory)
     known = train if validation is train else train.joined(validation)  # type: ignore[arg-type]  # both are alike
     fold = folds_of(known.y, seed, folds)

@@ -140,7 +140,7 @@ class Training(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer; the schedule is ours, since it steps with every batch or epoch."""
-        kind = torch.optim.AdamW if self.recipe.optimizer == "adamw" else torch.optim.Adam
+        kind = torch.optim.Adam if self.recipe.optimizer == "adam" else torch.optim.AdamW
         rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
         self.flat = FlatParameters(self.head)  # Lightning has put the head on its device before
         self.optimizer = kind([self.flat.vector], lr=rate, weight_decay=decay, fused=True)
@@ -187,7 +187,7 @@ class Training(pl.LightningModule):
             with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
                 outputs = self.head.supervised(x.to(device, non_blocking=True))
                 losses = training_losses(
-                    outputs, y.to(device, non_blocking=True), self.objective, self.recipe.label_smoothing
+                    outputs, y.to(device, non_blocking=True), self.objective, self.recipe.smoothing
                 )
             self._losses.append(losses.detach())
             self.flat.zero_gradients()

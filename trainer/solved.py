@@ -1,8 +1,9 @@
 """Linear heads are solved: to the optimum of the loss and a penalty, whose strength is chosen along a path.
 
 Where validation is small, five folds of all labelled rows choose, and the head is then solved on all of them; else
-validation does, or where the recipe says so. Chosen is what has the best figure there, then the lowest loss: as epochs
-are.
+validation does, or where the recipe says so. Validation chooses what has the best figure there, then the lowest loss:
+as epochs are. Folds choose the lowest loss, since the accuracy of few rows is the same at many strengths, and the best
+of these by chance.
 """
 
 from __future__ import annotations
@@ -58,6 +59,14 @@ class Solved:
     path: list[Place]
     chosen: Int[Tensor, " candidates"]
     seconds: float
+    by_loss: bool
+    """Whether the lowest loss chose, as of folds, and not the best figure."""
+
+    def ranked(self) -> list[int]:
+        """The candidates, the best one first."""
+        at = [self.path[place] for place in self.chosen.tolist()]
+        merits = [(-float(place.score[k]), float(place.loss[k])) for k, place in enumerate(at)]
+        return sorted(range(len(at)), key=lambda k: merits[k][::-1] if self.by_loss else merits[k])
 
 
 def is_linear(head: Head) -> bool:
@@ -110,33 +119,31 @@ def solve(
     The objective has learned from the training rows. `seed` draws the folds. Where `validation` is `train` itself there
     is none: then folds choose, and nothing is joined. `watch` may end the path of strengths early.
     """
-    started = time.perf_counter()
+    started, folds = time.perf_counter(), recipe.folds
+    assert not isinstance(folds, str)  # `settled`
     x, y = _features(head, train, device), train.y
     _refuse_unless_finite("training", x)
     known = given = Labelled(x, y, objective, recipe)
     alone = validation is train
-    few = (
-        recipe.folds is not None
-        or alone
-        or (len(validation.y) < FEW_ROWS and len(y) + len(validation.y) <= FOLDED_ROWS)
-    )
+    few = folds is not None or alone or (len(validation.y) < FEW_ROWS and len(y) + len(validation.y) <= FOLDED_ROWS)
     if not alone and (few if recipe.refit == "auto" else recipe.refit):
         held = _features(head, validation, device)
         _refuse_unless_finite("validation", held)
         known = Labelled(torch.cat([x, held]), torch.cat([y, validation.y]), objective, recipe)
     strengths = STRENGTHS if isinstance(recipe.penalty, str) else (1 / recipe.penalty,)
     choose = len(strengths) > 1
-    if recipe.folds is not None or (choose and (alone or (few and recipe.penalty == "auto"))):
-        places = _by_folds(known, strengths, folds_of(known.y, seed, recipe.folds or FOLDS))
+    by_folds = folds is not None or (choose and (alone or (few and recipe.penalty == "auto")))
+    if by_folds:
+        places = _by_folds(known, strengths, folds_of(known.y, seed, folds or FOLDS))
     else:
         places = _by_validation(given, strengths, head, validation, device)
     path = list(_until_worse(places if watch is None else _watched(places, watch)))
-    chosen = _best(path)
+    chosen = _best(path, by_folds)
     for place in chosen.unique().tolist():
         of_it = (chosen == place).nonzero()[:, 0]
         found = known.optimum(known.x[:, of_it]).at(path[place].strength, CLOSEST)
         _put(head, of_it, *known.of_all_labels(found))
-    return Solved(path, chosen, time.perf_counter() - started)
+    return Solved(path, chosen, time.perf_counter() - started, by_folds)
 
 
 def _refuse_unless_finite(split: str, x: Tensor) -> None:
@@ -168,7 +175,7 @@ class Labelled:
         self.x, self.y, self.objective = x, y, objective
         self._present: Tensor | None = None
         self._weights: Tensor | None = None
-        smoothing = recipe.label_smoothing
+        smoothing = recipe.smoothing
         self._loss: Loss = "sigmoid"
         if isinstance(objective, Regression):
             self._loss = "square"
@@ -276,11 +283,15 @@ def _until_worse(places: Iterator[Place]) -> Iterator[Place]:
             return
 
 
-def _best(path: list[Place]) -> Int[Tensor, " candidates"]:
-    """Of every candidate the place with the highest figure, then the lowest loss, then the strongest penalty."""
+def _best(path: list[Place], by_loss: bool) -> Int[Tensor, " candidates"]:
+    """Of every candidate the place with the highest figure, then the lowest loss, then the strongest penalty.
+
+    `by_loss`: with the lowest loss, whatever the figure.
+    """
     score, loss = (torch.stack(values) for values in zip(*((place.score, place.loss) for place in path), strict=True))
-    highest = score == score.amax(0)
-    return loss.masked_fill(~highest, torch.inf).argmin(0)
+    if not by_loss:
+        loss = loss.masked_fill(score < score.amax(0), torch.inf)
+    return loss.argmin(0)
 
 
 def folds_of(y: Tensor, seed: int, folds: int = FOLDS) -> Int[Tensor, " rows"]:

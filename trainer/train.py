@@ -27,6 +27,7 @@ from trainer.poolings import TOKENS, Poolings
 from trainer.progress import Progress, fit_key, unfinished
 from trainer.ragged import Tokens
 from trainer.rows import Examples, told_of_all
+from trainer.settled import settled
 from trainer.shared_inputs import SharedInputs
 from trainer.stream import Streamed
 from trainer.task import Task, open_task
@@ -83,7 +84,11 @@ class HeadTrainer:
 
         `watch` may end a fit early.
         """
-        tried = [(recipe, *self._run(recipe, seed, unfinished, watch)) for recipe in self._recipes]
+        tried = []
+        for recipe in self._recipes:
+            tried.append(self._run(recipe, seed, unfinished, watch))
+            if tried[-1][2].penalty is not None:
+                break  # an optimum is the same at every learning rate
         recipe, treatment, result = max(tried, key=lambda run: (run[2].best.val_score, -run[2].best.val_loss))
         self._recipes = [recipe]
         facts = _facts(self._task, self._pooling, recipe.model_dump(), seed, self.objective, result)
@@ -101,18 +106,29 @@ class HeadTrainer:
 
         return told_of_all(rows, told), rows.y
 
-    def _run(self, recipe: Recipe, seed: int, unfinished: Path | None, watch: Watch | None) -> tuple[Treatment, Fit]:
+    def _run(
+        self, recipe: Recipe, seed: int, unfinished: Path | None, watch: Watch | None
+    ) -> tuple[Recipe, Treatment, Fit]:
+        """The recipe as it was settled, with what came of it."""
         task, params = self._task, self._params
         treatment, train_rows, validation_rows = self._inputs.of_seed(seed)
-        head = self._head(seed)
+        head, given = self._head(seed), recipe
+        recipe = settled(given, head, self.objective, train_rows, validation_rows)
+        if recipe.folds != given.folds and recipe.folds is not None and given is self._recipes[0]:
+            rows = len(train_rows.y) + len(validation_rows.y)
+            self._say(
+                f"{self._name}: with {rows:,} labelled rows, {recipe.folds} folds of them choose, "
+                "and all are trained on (train.recipe.folds)"
+            )
         progress = None
         if unfinished is not None:
             key = _progress_key(task, params, recipe, head, seed, train_rows)
             progress = Progress(unfinished / f"seed-{seed}-at-{recipe.learning_rate:g}.safetensors", key)
         result = fit(head, train_rows, validation_rows, self.objective, recipe, seed, params.device, progress, watch)
-        rate = "" if params.learning_rates is None else f" at {recipe.learning_rate:g}"
+        plain = params.learning_rates is None or result.penalty is not None
+        rate = "" if plain else f" at {recipe.learning_rate:g}"
         self._say(f"{self._name} seed {seed}{rate}: {_line(self.objective.metric, result)}")
-        return treatment, result
+        return recipe, treatment, result
 
     def _head(self, seed: int) -> Head:
         return head_of(self._params, self._name, self._task, self.objective, seed)

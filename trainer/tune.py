@@ -27,13 +27,16 @@ from ilse.network import in_short
 from ilse.terminal import say
 from trainer.apart import quiet
 from trainer.assembly import head_of, objective_of
-from trainer.config import TrainParams
+from trainer.config import Recipe, TrainParams
 from trainer.fit import fit
-from trainer.heads import head_config, head_kind
+from trainer.heads import Head, head_config, head_kind
 from trainer.joined import Places, open_caches
 from trainer.loop import NotFiniteError
+from trainer.objectives import Objective
 from trainer.progress import fit_key
+from trainer.rows import Examples
 from trainer.shared_inputs import SharedInputs
+from trainer.solved import is_solved
 from trainer.space import Range, TuneParams, Value, current, section_of, with_values
 from trainer.task import Task, open_task
 
@@ -44,6 +47,13 @@ HEARTBEAT_SECONDS = 30
 PATIENCE_SECONDS = 60.0
 """How long a file that another program has locked is waited for."""
 KEY = "data and parameters"
+OF_TRAINING = {
+    "epochs", "least_steps", "patience", "batch_size", "learning_rate", "weight_decay", "schedule", "gradient_clip",
+    "compute_type", "dropout",
+}  # fmt: skip
+"""Keys that an optimum does not depend on."""
+MAY_TRAIN = {"optimizer", "mlp_layers"}
+"""Keys by whose values a linear head may be trained after all."""
 Space = dict[str, Range | list[Value]]
 
 
@@ -74,14 +84,15 @@ def tune(tuning: TuneParams, params: TrainParams, head: str, cache: Places, exam
     """
     head_kind(head)
     task = open_task(open_caches(cache), examples)
-    space = tuning.space_of(head, params)
     with quiet("optuna"), _usable(tuning.storage):  # a line about each trial is ours
         study = _study(tuning, head, _key(tuning, params, head, task))
         left = tuning.trials - len(study.get_trials(deepcopy=False, states=COUNTED))
         if left > 0:
+            objective = _Objective(tuning, params, head, task)
+            space = objective.space
             now = current(params, head, list(space))
             study.enqueue_trial({key: now[key] for key in space if _holds(space[key], now[key])}, skip_if_exists=True)
-            _search(study, _Objective(tuning, params, head, task, space), tuning.trials)
+            _search(study, objective, tuning.trials if space else 1)
         return _write(study, head, results)
 
 
@@ -102,22 +113,39 @@ def _search(study: optuna.Study, objective: Callable[[optuna.Trial], float], tri
 
 
 class _Objective:
-    def __init__(self, tuning: TuneParams, params: TrainParams, head: str, task: Task, space: Space) -> None:
-        self._tuning, self._params, self._head, self._task, self._space = tuning, params, head, task, space
+    """The mean validation figure of a trial's runs. `space` is what is searched: of a solved head, what it needs."""
+
+    def __init__(self, tuning: TuneParams, params: TrainParams, head: str, task: Task) -> None:
+        self._tuning, self._params, self._head, self._task = tuning, params, head, task
         self._inputs = SharedInputs(task, params)
+        self.space: Space = tuning.space_of(head, params)
+        idle = [key for key in self.space if key in OF_TRAINING]
+        if idle and not self.space.keys() & MAY_TRAIN and self._is_solved():
+            say(f"{head}: it is solved, not trained, so {', '.join(idle)} are not searched")
+            self.space = {key: values for key, values in self.space.items() if key not in idle}
+
+    def _is_solved(self) -> bool:
+        """Whether the recipe has the head solved."""
+        if self._params.recipe_of(self._head).optimizer not in ("auto", "lbfgs"):
+            return False
+        recipe, head, objective, train, _ = self._made(self._params, 0)
+        return is_solved(head, objective, recipe, train)
+
+    def _made(self, params: TrainParams, seed: int) -> tuple[Recipe, Head, Objective, Examples, Examples]:
+        recipe, objective = params.recipe_of(self._head), objective_of(params, self._head, self._task)
+        head = head_of(params, self._head, self._task, objective, seed)
+        inputs = self._inputs.of(recipe.treatment(), head.layers_read, params.pooling_of(self._head))
+        _, train, validation = inputs.of_seed(seed)
+        return recipe, head, objective, train, validation
 
     def __call__(self, trial: optuna.Trial) -> float:
-        values = {key: _suggest(trial, key, choice) for key, choice in self._space.items()}
+        values = {key: _suggest(trial, key, choice) for key, choice in self.space.items()}
         params = with_values(self._params, self._head, values)
         return mean(self._validation(params, seed, trial) for seed in range(self._tuning.seeds))
 
     def _validation(self, params: TrainParams, seed: int, trial: optuna.Trial) -> float:
         """Best validation figure of one run; only the first one of a trial is compared with others as it goes."""
-        recipe = params.recipe_of(self._head)
-        objective = objective_of(params, self._head, self._task)
-        head = head_of(params, self._head, self._task, objective, seed)
-        inputs = self._inputs.of(recipe.treatment(), head.layers_read, params.pooling_of(self._head))
-        _, train, validation = inputs.of_seed(seed)
+        recipe, head, objective, train, validation = self._made(params, seed)
         pruned = []
 
         def hopeless(epoch: int, score: float) -> bool:

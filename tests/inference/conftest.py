@@ -68,11 +68,22 @@ class Project:
         """The folder of the last head, with one seed; its predictions of the test split stand in `results`."""
         params = TrainParams.model_validate(
             {
-                "seeds": 1, "device": "cpu", "objective": self.objective, "embedding": 6, "options": options,
+                "seeds": 1,
+                "device": "cpu",
+                "objective": self.objective,
+                "embedding": 6,
+                "options": options,
                 "pooling": pooling,
-                "recipe": {"epochs": 12, "batch_size": 16, "learning_rate": 0.01, "compute_type": "float32"},
+                "recipe": {
+                    "epochs": 12,
+                    "batch_size": 16,
+                    "learning_rate": 0.01,
+                    "compute_type": "float32",
+                    "optimizer": "adamw",
+                    "folds": None,
+                },
             }
-        )  # fmt: skip
+        )
         places = self.cache, self.folder / "examples.parquet", self.folder / "models", self.folder / "results"
         how = params.model_dump_json()
         missing = [name for name in heads if _TRAINED.get((self.folder, name)) != how]

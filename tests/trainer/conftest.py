@@ -39,8 +39,8 @@ def head_of(name: str, seed: int = 0, **options: Any) -> Head:
 
 
 def recipe_of(**changes: Any) -> Recipe:
-    """A short training of linear heads too, with changes."""
-    own = {} if "preset" in changes else {"optimizer": "adamw"}
+    """A short training of linear heads too, whose epochs validation chooses, with changes."""
+    own = {} if "preset" in changes else {"optimizer": "adamw", "folds": None}
     return Recipe.model_validate({"epochs": 6, "batch_size": 16, "learning_rate": 0.02, **own, **changes})
 
 
@@ -124,11 +124,11 @@ def made(tmp_path: Path) -> Made:
 
 @pytest.fixture
 def quick() -> Callable[..., TrainParams]:
-    """Parameters of a short training, with changes."""
+    """Parameters of a short training of all heads, whose epochs validation chooses, with changes."""
 
     def build(**changes: Any) -> TrainParams:
         given = changes.pop("recipe", {})
-        own = {} if "preset" in given else {"optimizer": "adamw"}
+        own = {} if "preset" in given else {"optimizer": "adamw", "folds": None}
         recipe = {"epochs": 4, "batch_size": 16, "learning_rate": 0.02, **own, **given}
         return TrainParams.model_validate({"seeds": 2, "device": "cpu", "recipe": recipe, **changes})
 

@@ -25,7 +25,7 @@ from trainer.task import Task, open_task
 from trainer.train import train
 
 HEADS = ["last", "best", "weighted", "attention", "gated", "exits", "concat"]
-RECIPE = {"epochs": 5, "batch_size": 16, "learning_rate": 0.02}
+RECIPE = {"epochs": 5, "batch_size": 16, "learning_rate": 0.02, "optimizer": "adamw", "folds": None}
 PARAMS = TrainParams.model_validate(
     {"seeds": 2, "device": "cpu", "heads": HEADS, "recipe": RECIPE, "options": {"concat": {"rows": [0, 2]}}}
 )

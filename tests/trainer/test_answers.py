@@ -195,7 +195,7 @@ def test_scores_are_numbers(made: Made, tmp_path: Path) -> None:
 
 HEADS = ["last", "mean"]
 PARAMS = TrainParams.model_validate(
-    {"seeds": 1, "device": "cpu", "heads": HEADS, "recipe": {"epochs": 3, "batch_size": 16}}
+    {"seeds": 1, "device": "cpu", "heads": HEADS, "recipe": {"epochs": 3, "batch_size": 16, "folds": None}}
 )
 
 

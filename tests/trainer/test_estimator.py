@@ -18,7 +18,7 @@ from pipeline.store import open_cache
 from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING, Made
 from trainer.estimator import HeadClassifier, rows_of
 
-QUICK = {"epochs": 8, "learning_rate": 0.02, "batch_size": 16}
+QUICK = {"epochs": 8, "learning_rate": 0.02, "batch_size": 16, "optimizer": "adamw", "folds": None}
 EXPECTED_FAILURES = {
     "check_do_not_raise_errors_in_init_or_set_params": "beartype looks at arguments in our tests, and nowhere else",
 }
@@ -26,7 +26,7 @@ EXPECTED_FAILURES = {
 
 
 @parametrize_with_checks(
-    [HeadClassifier(recipe={"epochs": 2, "learning_rate": 0.1, "batch_size": 32}, device="cpu")],
+    [HeadClassifier(recipe={"epochs": 2, "learning_rate": 0.1, "batch_size": 32, "folds": None}, device="cpu")],
     expected_failed_checks=lambda _: EXPECTED_FAILURES,
 )
 def test_scikit_learns_checks(estimator: Any, check: Any) -> None:

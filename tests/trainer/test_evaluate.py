@@ -27,9 +27,8 @@ from trainer.together import together
 from trainer.train import train
 
 HEADS = ["last", "best", "mean", "weighted"]
-PARAMS = TrainParams.model_validate(
-    {"seeds": 2, "device": "cpu", "heads": HEADS, "recipe": {"epochs": 5, "batch_size": 16, "learning_rate": 0.02}}
-)
+RECIPE = {"epochs": 5, "batch_size": 16, "learning_rate": 0.02, "optimizer": "adamw", "folds": None}
+PARAMS = TrainParams.model_validate({"seeds": 2, "device": "cpu", "heads": HEADS, "recipe": RECIPE})
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def plain_fit(head: Head, train: Rows, validation: Rows, recipe: Recipe, seed: i
         for start in range(0, len(order), recipe.batch_size):
             batch = order[start : start + recipe.batch_size]
             each = functional.cross_entropy(
-                head(train.x[batch]), train.y[batch], label_smoothing=recipe.label_smoothing, reduction="none"
+                head(train.x[batch]), train.y[batch], label_smoothing=recipe.smoothing, reduction="none"
             )
             loss = (each if weights is None else each * weights[train.y[batch]]).mean()
             optimizer.zero_grad()

@@ -40,7 +40,8 @@ class Project:
     folder: Path
 
     def params(self, heads: list[str], **changes: Any) -> TrainParams:
-        recipe = {"epochs": 12, "batch_size": 16, "learning_rate": 0.02, **changes.pop("recipe", {})}
+        own = {"epochs": 12, "batch_size": 16, "learning_rate": 0.02, "optimizer": "adamw", "folds": None}
+        recipe = own | changes.pop("recipe", {})
         return TrainParams.model_validate(
             {"heads": heads, "seeds": 2, "device": "cpu", "embedding": 6, "recipe": recipe, **changes}
         )

@@ -29,7 +29,7 @@ from trainer.tune import tune
 
 HELD = ("mean", "max", "last")
 BOTH = ["last", "mean"]
-QUICK = {"epochs": 4, "batch_size": 16, "learning_rate": 0.02}
+QUICK = {"epochs": 4, "batch_size": 16, "learning_rate": 0.02, "optimizer": "adamw", "folds": None}
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,9 @@ class Killed(BaseException):
 
 def fitted(case: str, train: Examples, validation: Examples, progress: Progress | None = None) -> Fit:
     name, options, changes = CASES[case]
-    recipe = Recipe.model_validate({"epochs": 6, "batch_size": 16, "learning_rate": 0.02, **changes})
+    recipe = Recipe.model_validate(
+        {"epochs": 6, "batch_size": 16, "learning_rate": 0.02, "optimizer": "adamw", "folds": None, **changes}
+    )
     torch.manual_seed(3)
     return fit(build_head(name, options, **SHAPE), train, validation, of_labels(), recipe, 3, "cpu", progress)
 

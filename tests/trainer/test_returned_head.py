@@ -41,7 +41,7 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Traine
     """Every head, trained by oneDNN where it is there, whether it is the faster way on this machine or not."""
     folder = tmp_path_factory.mktemp("task")
     write_task(folder)
-    recipe = {"epochs": 2, "batch_size": 16, "compute_type": "float32"}
+    recipe = {"epochs": 2, "batch_size": 16, "compute_type": "float32", "folds": None}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer.running, "pays", available)
         yield {name: fit(folder, name, recipe=recipe, device="cpu") for name in HEADS}

@@ -31,7 +31,7 @@ MakeRows = Callable[..., Rows]
 
 
 def recipe(**changes: Any) -> Recipe:
-    own = {} if "preset" in changes else {"optimizer": "auto"}
+    own = {} if "preset" in changes else {"optimizer": "auto", "folds": None}
     return Recipe.model_validate({"label_smoothing": 0.0, **own, **changes})
 
 
@@ -277,7 +277,7 @@ def test_a_stage_says_the_penalty_and_keeps_it(made: Made) -> None:
     params = TrainParams.model_validate({"heads": ["best"], "device": "cpu", "recipe": {"optimizer": "auto"}})
     result, trained = HeadTrainer(task, params, "best", said.append).of_seed(0)
     assert trained.facts.penalty == result.penalty
-    assert f"at penalty {result.penalty:.3g}" in said[0]
+    assert f"at penalty {result.penalty:.3g}" in said[-1]
     assert trained.facts.best_epoch == result.best.epoch
     assert result.best.val_score > 0.6
 

@@ -135,7 +135,8 @@ def test_what_goes_wrong_while_reading_ahead_is_told(made: Made) -> None:
 
 def test_training_and_validation_by_streaming_are_as_good(made: Made) -> None:
     task = open_task(open_cache(made.cache), made.examples)
-    recipe = TrainParams.model_validate({"recipe": {"epochs": 10, "batch_size": 16, "learning_rate": 0.02}}).recipe
+    own = {"epochs": 10, "batch_size": 16, "learning_rate": 0.02, "optimizer": "adamw", "folds": None}
+    recipe = TrainParams.model_validate({"recipe": own}).recipe
     scale = 10.0 ** torch.arange(len(LAYERS))[:, None]
     found = []
     for source in ("memory", "stream"):

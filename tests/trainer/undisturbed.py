@@ -36,7 +36,7 @@ THIRD_PARTIES = (lightning, onnxscript, optuna, polars, sklearn, torchmetrics, z
 TRANSFORMERS = importlib.util.find_spec("transformers") is not None
 if TRANSFORMERS:
     importlib.import_module("transformers.modeling_utils")
-TASK: dict[str, Any] = {"device": "cpu", "recipe": {"epochs": 2, "batch_size": 16}}
+TASK: dict[str, Any] = {"device": "cpu", "recipe": {"epochs": 2, "batch_size": 16, "folds": None}}
 
 
 def state() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from trainer.tune import tune
 
 HEADS = ["last", "best", "cayley"]
 CONTROLS = ["majority", "words", "mean_probe", "last_probe", "random_labels"]
-RECIPE = {"epochs": 3, "batch_size": 16, "learning_rate": 0.02}
+RECIPE = {"epochs": 3, "batch_size": 16, "learning_rate": 0.02, "folds": None}
 TIMES = ("seconds", "train_seconds")
 
 
