@@ -20,6 +20,7 @@ pytest.importorskip("transformers", reason="needs the extra 'extract'")
 
 from tests.pipeline.conftest import sentence, tiny_model  # noqa: E402, F401
 from tests.pipeline.extractions import files_of  # noqa: E402
+from tests.programs import warm_programs  # noqa: E402
 from tests.s3 import bucket  # noqa: E402
 from tests.trainer.conftest import write_task  # noqa: E402
 from tests.without import ONLY_TO_EXTRACT, predictions_without, site_without  # noqa: E402
@@ -66,21 +67,34 @@ ONE_HEAD = {
 }
 
 
+INSTALLED = Path(sys.executable).parent
+"""Where the console scripts lie."""
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same programs, which start at once; a colleague without some packages starts those that are installed."""
+    with warm_programs(tmp_path_factory.mktemp("warm")) as programs:
+        yield programs
+
+
 class Project:
     """A git and DVC repository with the project's own stages and code."""
 
-    def __init__(self, folder: Path, hidden: Sequence[str] = ()) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, hidden: Sequence[str] = (), programs: Path = INSTALLED) -> None:
+        self.folder, self.programs = folder, programs
         hiding = [site_without(hidden, folder)] if hidden else []
         self.sources = os.pathsep.join(str(path) for path in (*hiding, folder))
 
     def done(self, *command: str) -> subprocess.CompletedProcess[str]:
         """The command when it has ended. Python keeps what it compiles, as mostly."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        path = os.pathsep.join([str(self.programs), str(INSTALLED), os.environ["PATH"]])
         environment = {**os.environ, "PATH": path, "PYTHONPATH": self.sources, "DVC_NO_ANALYTICS": "1"}
         for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"):
             environment.pop(name, None)
-        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+        program = shutil.which(command[0], path=path)
+        assert program
+        return subprocess.run((program, *command[1:]), cwd=self.folder, env=environment, capture_output=True, text=True)
 
     def run(self, *command: str) -> str:
         """What the command printed; it must succeed."""
@@ -106,7 +120,7 @@ def write_texts(path: Path, count: int) -> None:
     path.write_text("text,label\n" + "\n".join(lines) + "\n")
 
 
-def new_project(folder: Path, model: Path, **sections: object) -> Project:
+def new_project(folder: Path, model: Path, programs: Path = INSTALLED, **sections: object) -> Project:
     """A repository with the stages, the sources and these sections of the parameter file."""
     for package in ("ilse", "pipeline", "trainer", "finetune"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -114,7 +128,7 @@ def new_project(folder: Path, model: Path, **sections: object) -> Project:
         shutil.copy(ROOT / name, folder / name)
     fetch = {"model": {"kind": "path", "path": str(model)}}
     (folder / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "fetch": fetch, **sections}))
-    project = Project(folder)
+    project = Project(folder, programs=programs)
     project.run("git", "init", "-q")
     project.run("dvc", "init", "-q")
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
@@ -123,12 +137,12 @@ def new_project(folder: Path, model: Path, **sections: object) -> Project:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path]) -> Project:  # noqa: F811
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path], warm: Path) -> Project:  # noqa: F811
     folder = tmp_path_factory.mktemp("project")
     write_texts(folder / "news.csv", 120)
     extract = {**PARAMS["extract"], "model": {"path": "data/raw/model"}}
     caches = {"untrained": {**extract, "model": {"path": "data/raw/model", "untrained": 0}}}
-    return new_project(folder, tiny_model("llama"), extract=extract, control_caches=caches)
+    return new_project(folder, tiny_model("llama"), warm, extract=extract, control_caches=caches)
 
 
 @pytest.mark.slow
@@ -207,7 +221,7 @@ def bytes_in(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_two_versions_of_a_data_set(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:  # noqa: F811
+def test_two_versions_of_a_data_set(tmp_path: Path, tiny_model: Callable[[str], Path], warm: Path) -> None:  # noqa: F811
     """One story too: 600 texts, 200 more, back again, and a colleague who pulls them and has no model."""
     here, remote, there = tmp_path / "here", tmp_path / "remote", tmp_path / "there"
     write_files(here / "news", 0, 600)
@@ -215,7 +229,7 @@ def test_two_versions_of_a_data_set(tmp_path: Path, tiny_model: Callable[[str], 
     extract = {**PARAMS["extract"], "model": {"path": str(model)}}
     extract |= {"shard_rows": SHARD_ROWS, "storage_type": "float32"}
     prepare = {**PARAMS["prepare"], "path": "news", "format": "folder"}
-    project = new_project(here, model, prepare=prepare, extract=extract, **ONE_HEAD, fetch={})
+    project = new_project(here, model, warm, prepare=prepare, extract=extract, **ONE_HEAD, fetch={})
     project.run("dvc", "remote", "add", "-d", "disk", str(remote))
     project.run("dvc", "repro", "extract")
     project.commit("v1")
@@ -279,10 +293,10 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_cache_pulled_from_a_bucket(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_pulled_from_a_bucket(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: Path) -> None:
     """A clone that knows the bucket by the repository alone; files stand where the stages would have written them."""
     here, there = tmp_path / "here", tmp_path / "there"
-    project = new_project(here, here, extract={"model": {"path": "params.yaml"}}, **ONE_HEAD)
+    project = new_project(here, here, warm, extract={"model": {"path": "params.yaml"}}, **ONE_HEAD)
     made = write_task(here / "data")
     for name in ("news.csv", "data/texts.parquet", "data/prepare.json", "data/model.json", "data/extract.json"):
         (here / name).write_text("{}")
