@@ -185,7 +185,10 @@ def test_a_longer_text_than_any_in_training_is_answered(project: Build) -> None:
     counts = store.open_cache(made.cache).token_counts()
     (long,) = seen(predictor, [f"{LONG} {LONG}"])
     assert len(long) > 2 * counts.max()
-    assert predictor.predict([f"{LONG} {LONG}", "the film"])[1] == predictor.predict(["the film"])[0]
+    beside, alone = predictor.predict([f"{LONG} {LONG}", "the film"])[1], predictor.predict(["the film"])[0]
+    assert beside.label == alone.label
+    # Products of other sizes are summed in another order on some processors: the last bit of float32 may differ.
+    assert beside.probabilities == pytest.approx(alone.probabilities, rel=1e-6)
 
 
 def test_a_text_without_tokens_is_refused_by_its_number(project: Build) -> None:
