@@ -81,9 +81,13 @@ _OF_ALL = ("optimizer", "penalty", "refit", "epochs", "least_steps")
 """Keys of recipes that tell no candidates apart."""
 
 
+LEAST_STEPS = 500
+"""Of a head on tokens: here validation may end a training early that takes too many."""
+
+
 def _on_tokens(rate: float = OF_TOKENS["learning_rate"], /, **tokens: Any) -> Candidate:
-    epochs = OF_TOKENS["epochs"]
-    return Candidate("bottleneck", recipe={"epochs": epochs, "learning_rate": rate}, tokens=tokens)
+    recipe = {"epochs": OF_TOKENS["epochs"], "least_steps": LEAST_STEPS, "learning_rate": rate}
+    return Candidate("bottleneck", recipe=recipe, tokens=tokens)
 
 
 CANDIDATES: tuple[Candidate, ...] = (

@@ -37,8 +37,6 @@ PARTS, FACTOR = 4, 2
 """Parts of a training, after the 1st, 2nd, 4th, … of which the better one of so many goes on."""
 FEWEST = 3
 """Epochs that a candidate has to be given: with fewer its learning rate has no schedule to speak of."""
-LEAST_STEPS = 500
-"""Where rows are few and `train.recipe.least_steps` is not said."""
 MARGIN = 0.9
 """Share of the time left that is planned with: an epoch may take longer than the first one."""
 Made = tuple[Fit, TrainedHead]
@@ -207,8 +205,6 @@ class _Screening:
 
     def _epochs(self, candidate: Candidate) -> int:
         recipe = candidate.params(self._params).recipe_of(candidate.head)
-        if "least_steps" not in self._params.recipe.model_fields_set:
-            recipe = recipe.model_copy(update={"least_steps": LEAST_STEPS})
         return recipe.for_batches(-(-self._rows // recipe.batch_size)).epochs
 
     def _estimate(self, trainer: HeadTrainer, trained: TrainedHead) -> Estimate | None:

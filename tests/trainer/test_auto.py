@@ -24,7 +24,7 @@ from trainer import auto, fit
 from trainer.artifact import load_head
 from trainer.auto import SCHEMA, Chosen, choose, train_auto
 from trainer.candidates import CANDIDATES, Candidate
-from trainer.config import TrainParams
+from trainer.config import Recipe, TrainParams
 from trainer.evaluate import evaluate
 from trainer.halving import Clock
 from trainer.report import report
@@ -238,8 +238,11 @@ def test_too_few_epochs_are_not_planned(made: Made, params: Quick, monkeypatch: 
 
 
 def test_few_rows_get_as_many_steps_as_others(made: Made, quick: Quick) -> None:
-    found = run(made, quick(), [Candidate("mean")])
+    by_default = quick().model_copy(update={"recipe": Recipe(optimizer="adamw", folds=None, batch_size=16)})
+    found = run(made, by_default, [Candidate("mean")])
     assert found.tried["of_epochs"].item() == -(-500 // -(-90 // 16))
+    found = run(made, quick(), [Candidate("mean")])
+    assert found.tried["of_epochs"].item() == 4
     found = run(made, quick(recipe={"least_steps": 30}), [Candidate("mean")])
     assert found.tried["of_epochs"].item() == 5
 

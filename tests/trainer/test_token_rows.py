@@ -245,7 +245,7 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
         torch.manual_seed(3)
         shape: dict[str, Any] = {"layers": len(LAYERS), "dim": DIM, "out": len(LABELS)}
         head = build_head(name, tokens={"rank": 4, "dropout": 0.2}, **shape)
-        recipe = Recipe.model_validate({"epochs": 4, "batch_size": 16, "learning_rate": 0.02})
+        recipe = Recipe.model_validate({"epochs": 4, "batch_size": 16, "learning_rate": 0.02, "folds": None})
         return fit(head, way(token_task), way(token_task, "validation"), of_labels(), recipe, 3, "cpu", progress)
 
     whole = fitted()

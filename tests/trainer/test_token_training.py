@@ -58,7 +58,7 @@ def test_tokens_tell_what_their_mean_hides(token_task: Made, quick: Callable[...
 
 
 def test_a_classifier_of_rows_refuses_a_head_that_reads_tokens() -> None:
-    with pytest.raises(UserError, match="options of a head that reads rows"):
+    with pytest.raises(UserError, match=r"options of the head itself\n.*'tokens'\n.*HeadClassifier\(tokens=…\)"):
         HeadClassifier("mean", options={"tokens": {}}).fit(np.zeros((6, 4, 8)), [0, 1] * 3)
 
 

@@ -92,7 +92,7 @@ def _of_layers(
     treatment = Standardise(*x.shape[1:]).fit(x)
     x, held = treatment(x), treatment(held)
     head = build_head("best", {}, layers=x.shape[1], dim=x.shape[2], out=len(names))
-    recipe = Recipe(optimizer="auto", penalty="validation", refit=False)
+    recipe = Recipe(optimizer="lbfgs", penalty="validation", refit=False, folds=None, label_smoothing=0.0)
     solve(head, Rows(x, y, []), Rows(held, y_held, []), MultiClass(names), recipe, seed=0, device="cpu")
     with torch.no_grad():
         outputs: Tensor = head(held).log_softmax(2)
