@@ -28,7 +28,10 @@ EXTRACT: dict[str, Any] = {
     "compute_type": "float32", "max_tokens": 10, "batch_tokens": 64, "shard_rows": 64, "threads": 1,
 }  # fmt: skip
 """As in `project`."""
-RECIPE = {"epochs": 12, "batch_size": 16, "learning_rate": 0.01, "compute_type": "float32"}
+RECIPE = {
+    "epochs": 12, "batch_size": 16, "learning_rate": 0.01, "compute_type": "float32", "optimizer": "adamw",
+    "folds": None,
+}  # fmt: skip
 
 
 @pytest.fixture
