@@ -29,10 +29,11 @@ benchmarks.study --collect` makes tables and page anew.
 
 **What was compared.** Every head of the project that needs no further choice of its user, on the cached activations of
 two frozen models, mean pooling of at most 128 tokens. Each head is tried at the same three learning rates with one
-seed, and the best on validation is used for all its seeds; the same epochs, batches and splits for all. Nothing was
-chosen on the test split. Controls: `majority`, `words` (TF-IDF and logistic regression, without a model), `mean_probe`
-and `last_probe` (logistic regression on the mean of all layers, or on the last one; for `stsbenchmark` their cosine,
-with nothing trained), and `lora`, the model itself fine-tuned, on the one task that two cores bear. `dwatt` is its
+seed, and the best on validation is used for all its seeds; the same epochs, batches and splits for all, linear heads
+trained by AdamW too (`optimizer: adamw`, the default at the time). Nothing was chosen on the test split. Controls:
+`majority`, `words` (TF-IDF and logistic regression, without a model), `mean_probe` and `last_probe` (logistic
+regression on the mean of all layers, or on the last one; for `stsbenchmark` their cosine, with nothing trained), and
+`lora`, the model itself fine-tuned, on the one task that two cores bear. `dwatt` is its
 256-wide variant; `layer` is left out, since it is `best` with a layer of one's own choice.
 
 **Run again**, in another clone, from another commit and with caches extracted anew, four of the experiments (MiniLM
