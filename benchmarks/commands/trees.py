@@ -16,8 +16,8 @@ from pathlib import Path
 
 FOLDER = "a folder"
 _NUMBER = re.compile(rb"\d+(\.\d+)?([eE][+-]?\d+)?")
-_SECONDS = re.compile(rb'("\w*seconds":)\s*[\d.eE+-]+')
-"""Two runs may well take as many tenths of one, and a third one more."""
+_SECONDS = re.compile(rb'("\w*seconds":)\s*[\d.eE+-]+|(,\n  )\d+(?= s\.\n)')
+"""In JSON and in a head's card. Two runs may well take as many tenths of one, and a third one more."""
 RESUMED = re.compile(r"^data/scratch(/|$)|^data/tune\.db|\.unfinished(/|$)")
 """Work that the next run goes on with: what is kept there decides how long that takes, and nothing else."""
 
@@ -55,7 +55,7 @@ def _entry(path: Path, root: Path) -> Entry:
     for here in (str(root), str(root.resolve())):
         for spelled in (here, json.dumps(here)[1:-1]):
             content = content.replace(os.fsencode(spelled), b"{here}")
-    return Entry(_digest(_SECONDS.sub(rb"\1 0", content)), _digest(_NUMBER.sub(b"0", content)))
+    return Entry(_digest(_SECONDS.sub(rb"\1\2 0", content)), _digest(_NUMBER.sub(b"0", content)))
 
 
 def _digest(content: bytes) -> str:

@@ -97,7 +97,7 @@ def _finished(references: References, random: Random) -> Fault:
     findings = Findings()
     _verified(findings, references, call.out, changes)
     findings.read(call.out, own, other)
-    findings.restored(stage, call, most_after(changes, variant, table), references.reference(variant, table))
+    findings.restored(stage, call, most_after(changes, variant, table), *references.of(variant, table))
     return _fault("finished cache", f"{variant}, {what}, then {table}", findings.verdict(RESUMED), call)
 
 
@@ -121,7 +121,7 @@ def _donor(references: References, random: Random) -> Fault:
     if ended.code:
         findings.lost.append(f"the rerun does not get there: {ended_badly(ended)}")
     else:
-        findings.wrong += judge.differences(judge.files_of(Path(call.out)), references.reference(variant, table).files)
+        findings.wrong += judge.least_differences(judge.files_of(Path(call.out)), *references.of(variant, table))
     return _fault("named donor", f"{variant}, {what}, for {table}", findings.verdict(verdict), call)
 
 

@@ -47,6 +47,11 @@ def differences(found: Files, expected: Files) -> list[str]:
     return sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
 
 
+def least_differences(found: Files, *allowed: Reference) -> list[str]:
+    """Those to the reference that is nearest."""
+    return min((differences(found, reference.files) for reference in allowed), key=len)
+
+
 def readings(place: str) -> Iterator[tuple[str, Callable[[], np.ndarray[Any, Any]]]]:
     """Every way of reading a cache, by name; raises `UserError` where it does not open."""
     cache = store.open_cache(place)

@@ -27,6 +27,7 @@ class References:
         self._lock = threading.RLock()
         self.cache = self._once(self._cache)
         self.reference = self._once(self._reference)
+        self.in_basis = self._once(self._in_basis)
         self.unfinished = self._once(self._unfinished)
         self.moments = self._once(self._moments)
 
@@ -71,6 +72,18 @@ class References:
 
     def _reference(self, variant: str, table: str = "texts") -> Reference:
         return Reference.of(self.cache(variant, table))
+
+    def of(self, variant: str, table: str) -> tuple[Reference, ...]:
+        """What a cache of these texts may be whose run finds the campaign's own, of which it may take the basis."""
+        made = self.reference(variant, table)
+        return (made,) if variant != "basis" or table == "texts" else (made, self.in_basis(table))
+
+    def _in_basis(self, table: str) -> Reference:
+        """The texts in the basis of the campaign's own."""
+        call = self.stage.call(self.stage.folder(), "basis", table, donors=[str(self.cache("basis"))])
+        ended = self.stage.here(call.arguments())
+        assert ended.code == 0, ended.said
+        return Reference.of(Path(call.out))
 
     def _unfinished(self, variant: str, table: str = "texts") -> Path:
         """Folder of the scratch as a kill midway leaves it."""

@@ -1,12 +1,14 @@
 """What ties a shard's values to its texts: checksums of all that a shard holds, in one row beside its texts' own.
 
 A chunk's checksum tells whether the chunk is whole. It does not tell whose it is: a whole shard of another cache of the
-same capture passes. The array `binding` [shards, columns] says of each shard what belongs together, as CRC-32C:
+same capture passes. The array `binding` [shards, columns] says of each shard what belongs together, as CRC-32C unless
+another is named:
 
     texts          the capture's fingerprint and the ids of the shard's texts
     token_count    of the shard's texts
     truncated      likewise
-    tokens         the file of the shard's token states
+    tokens         the file of the shard's token states, as CRC-32: its pieces end with their own CRC-32C, and what
+                   does has one CRC-32C whatever it holds
     then for each pooling: each layer's chunk, and of int8 the scales
     and for token states whose chunks are whole layers the same
 
@@ -15,6 +17,7 @@ same capture passes. The array `binding` [shards, columns] says of each shard wh
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,8 +66,11 @@ class Binding:
         return self._other(column, [_crc(np.ascontiguousarray(values[place]).tobytes()) for place in self._places()])
 
     def has_tokens(self, shard: int, data: bytes) -> bool:
-        """Whether this is the file of the shard's token states."""
-        return _agree(self.rows[shard, TOKENS], _crc(data))
+        """Whether this is the file of the shard's token states.
+
+        Caches of earlier versions have its CRC-32C, which tells a damaged file and not a foreign one.
+        """
+        return int(self.rows[shard, TOKENS]) in (0, zlib.crc32(data), _crc(data))
 
     def has_chunks(self, shard: int, pooling: str, layers: Sequence[int], found: Row) -> bool:
         """Whether these are the checksums of the shard's chunks, [layers]."""
@@ -139,7 +145,7 @@ def _of_scales(files: Mapping[str, bytes], what: str, shard: int) -> int:
 
 
 def _of_file(files: Mapping[str, bytes], name: str) -> int:
-    return _crc(files[name]) if name in files else 0
+    return zlib.crc32(files[name]) if name in files else 0
 
 
 def _agree(expected: np.uint32, found: int) -> bool:

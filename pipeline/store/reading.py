@@ -30,7 +30,9 @@ class Cache(TokenStates):
         values = self._index(name)
         if not self.is_proven and (sums := listed_sums(self.location)) is not None:
             file = statistics_file(pooling)
-            if not has_checksum(self.location, file, sums.get(file, "")):
+            # The list has to be this cache's own: it names the texts too.
+            texts = [name for name in sums if name.startswith("text_id/c/")]
+            if not texts or not all(has_checksum(self.location, each, sums.get(each, "")) for each in (file, *texts)):
                 raise damaged(self.location, f"an array '{name}' of {FOREIGN}")
         return dict(zip(STATISTICS, values, strict=True))
 

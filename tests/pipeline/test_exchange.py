@@ -81,6 +81,28 @@ def test_two_files_of_one_cache_are_not_exchanged_unseen(tmp_path: Path, kind: s
     assert not (tmp_path / "small").exists()
 
 
+@pytest.mark.parametrize("states", [True, store.TokenSpec(("block 0", "block 1", "block 2"), None, "int8")])
+def test_token_states_of_as_many_tokens_are_not_exchanged_unseen(tmp_path: Path, states: Any) -> None:
+    """All pieces of such a file end with their own CRC-32C: then that of the whole is the same whatever it holds."""
+    write(tmp_path / "a", header(token_states=states, shard_rows=5), random_rows(header()))
+    one, other = tmp_path / "a/tokens/0/c", tmp_path / "a/tokens/1/c"
+    (one,), (other,) = ([path for path in folder.rglob("*") if path.is_file()] for folder in (one, other))
+    assert one.stat().st_size == other.stat().st_size
+    exchange(one, other)
+    for read in (lambda: store.open_cache(tmp_path / "a").shard_tokens(0),
+                 lambda: store.open_cache(tmp_path / "a").token_states(7, [1])):  # fmt: skip
+        with pytest.raises(UserError, match="other values than were written for these texts"):
+            read()
+
+
+def test_statistics_are_of_these_texts_by_a_list_of_these_texts(tmp_path: Path) -> None:
+    a, b = pair(tmp_path, **ALL)
+    for name in ("statistics/mean/c/0/0", "SHA256SUMS"):
+        shutil.copy(b / name, a / name)
+    with pytest.raises(UserError, match="array 'statistics/mean' of other values"):
+        store.open_cache(a).statistics("mean")
+
+
 def test_one_layer_of_a_foreign_shard_is_refused_where_it_alone_is_read(tmp_path: Path) -> None:
     a, b = pair(tmp_path)
     shutil.copy(b / "pooled/mean/c/1/0/0", a / "pooled/mean/c/1/0/0")
