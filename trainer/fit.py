@@ -45,6 +45,8 @@ class Fit:
     """For `best`: the validation figure of every layer's probe at its own best epoch."""
     penalty: float | None = None
     """Of a head that was solved and not trained, whose `curve` has a strength of it for every epoch."""
+    drawn: bool = True
+    """Whether its seed had a part in it: not where a head is solved and validation chooses its penalty."""
     epochs_before: int = 0
     """Epochs that an interrupted fit had done, with which this one went on."""
 
@@ -112,6 +114,7 @@ def _of_solved(head: Head, solved: Solved) -> Fit:
         seconds=solved.seconds,
         layer_scores=None if kept is head else scores,
         penalty=1 / at[first].strength,
+        drawn=solved.by_folds,
     )
 
 

@@ -59,14 +59,14 @@ class Solved:
     path: list[Place]
     chosen: Int[Tensor, " candidates"]
     seconds: float
-    by_loss: bool
-    """Whether the lowest loss chose, as of folds, and not the best figure."""
+    by_folds: bool
+    """Whether folds chose, by the lowest loss, and not validation, by the best figure."""
 
     def ranked(self) -> list[int]:
         """The candidates, the best one first."""
         at = [self.path[place] for place in self.chosen.tolist()]
         merits = [(-float(place.score[k]), float(place.loss[k])) for k, place in enumerate(at)]
-        return sorted(range(len(at)), key=lambda k: merits[k][::-1] if self.by_loss else merits[k])
+        return sorted(range(len(at)), key=lambda k: merits[k][::-1] if self.by_folds else merits[k])
 
 
 def is_linear(head: Head) -> bool:

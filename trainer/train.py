@@ -20,6 +20,7 @@ from trainer.assembly import head_of, objective_of
 from trainer.config import Recipe, TrainParams
 from trainer.fit import Fit, fit
 from trainer.heads import Head, head_config, head_kind
+from trainer.inputs import draws_all
 from trainer.joined import Places, open_caches, sources_of
 from trainer.loop import Watch
 from trainer.objectives import Objective
@@ -78,21 +79,33 @@ class HeadTrainer:
         self._basis = task.cache.basis() if self._pooling == TOKENS and isinstance(task.cache, Cache) else None
         shared = SharedInputs(task, params) if inputs is None else inputs
         self._inputs = shared.of(self._recipes[0].treatment(), self._reads, self._pooling)
+        self._undrawn: tuple[Recipe, Treatment, Fit] | None = None
+        """What every seed comes to, where nothing is drawn."""
 
     def of_seed(self, seed: int, unfinished: Path | None = None, watch: Watch | None = None) -> tuple[Fit, TrainedHead]:
         """How training went, and the head; in the folder `unfinished` a fit that is cut short is kept to go on with.
 
         `watch` may end a fit early.
         """
+        recipe, treatment, result = self._best_run(seed, unfinished, watch)
+        facts = _facts(self._task, self._pooling, recipe.model_dump(), seed, self.objective, result)
+        return result, TrainedHead(_for_head(treatment, self._reads, result), result.head, facts, self._basis)
+
+    def _best_run(self, seed: int, unfinished: Path | None, watch: Watch | None) -> tuple[Recipe, Treatment, Fit]:
+        """Of the learning rates that are left to try the best run."""
+        if self._undrawn is not None:
+            self._say(f"{self._name} seed {seed}: as before, since no part of it is drawn")
+            return self._undrawn
         tried = []
         for recipe in self._recipes:
             tried.append(self._run(recipe, seed, unfinished, watch))
             if tried[-1][2].penalty is not None:
                 break  # an optimum is the same at every learning rate
-        recipe, treatment, result = max(tried, key=lambda run: (run[2].best.val_score, -run[2].best.val_loss))
-        self._recipes = [recipe]
-        facts = _facts(self._task, self._pooling, recipe.model_dump(), seed, self.objective, result)
-        return result, TrainedHead(_for_head(treatment, self._reads, result), result.head, facts, self._basis)
+        best = max(tried, key=lambda run: (run[2].best.val_score, -run[2].best.val_loss))
+        self._recipes = [best[0]]
+        if not best[2].drawn and draws_all(self._params) and watch is None:
+            self._undrawn = best
+        return best
 
     def validated(self, head: Head, seed: int) -> tuple[Tensor, Tensor]:
         """What the trained `head` tells of the validation examples, in their order, and their targets."""

@@ -23,7 +23,7 @@ from trainer.config import TrainParams
 from trainer.rows import Rows
 from trainer.subset import draw_share, draw_shots
 from trainer.task import open_task
-from trainer.train import train
+from trainer.train import HeadTrainer, train
 
 Params = Callable[..., TrainParams]
 
@@ -257,3 +257,24 @@ def test_a_share_is_the_same_for_every_head_and_holds_smaller_ones(made: Made, q
         torch.testing.assert_close(trained.treatment.standardise.mean, drawn.x.mean(0), rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match="shots or share, not both"):
         validate("train", TrainParams, {"shots": 4, "share": 0.5})
+
+
+@pytest.mark.parametrize(("name", "alike"), [("last", True), ("best", True), ("weighted", False)])
+def test_a_head_of_which_no_part_is_drawn_is_solved_once(made: Made, quick: Params, name: str, alike: bool) -> None:
+    recipe = {"optimizer": "auto", "penalty": "validation", "folds": None, "refit": False, "epochs": 3}
+    params, task, lines = quick(recipe=recipe), open_task(open_cache(made.cache), made.examples), list[str]()
+    trainer = HeadTrainer(task, params, name, lines.append)
+    (first, _), (second, saved) = trainer.of_seed(0), trainer.of_seed(1)
+    _, apart = HeadTrainer(task, params, name).of_seed(1)
+    assert (second is first) is alike
+    assert (lines[-1] == f"{name} seed 1: as before, since no part of it is drawn") is alike
+    assert saved.facts.seed == apart.facts.seed == 1
+    torch.testing.assert_close(saved.head.state_dict(), apart.head.state_dict(), rtol=0, atol=0)
+
+
+def test_a_solved_head_whose_rows_are_drawn_is_solved_for_every_seed(made: Made, quick: Params) -> None:
+    recipe = {"optimizer": "auto", "penalty": "validation", "folds": None, "refit": False}
+    task = open_task(open_cache(made.cache), made.examples)
+    trainer = HeadTrainer(task, quick(recipe=recipe, share=0.5), "last")
+    (_, first), (_, second) = trainer.of_seed(0), trainer.of_seed(1)
+    assert not torch.equal(first.head.readout.weight, second.head.readout.weight)
