@@ -108,6 +108,7 @@ CONTENDERS: dict[str, Contender] = {
     "cayley": Contender("cayley"),
     "bottleneck": Contender("bottleneck"),
     "tokens": Contender("bottleneck", {"tokens": {}}),
+    "tokens, wide": Contender("bottleneck", {"tokens": {"rank": 64}}, {"learning_rate": 1e-3}),
     RANKED: Contender("bottleneck", {"tokens": {}}),
 }
 

@@ -47,7 +47,7 @@ from trainer.statistics import difference, of_rows
 
 TASKS = ("emotion", "poem_sentiment", "mtop_domain")
 ROWS = (50, 100, 200, 450, 2000)
-HEADS = ("last", "best", "mean", "bottleneck", "weighted", "cayley")
+HEADS = ("linear", "last", "best", "mean", "concat")
 POOL, TESTS = 4000, 2000
 HELD_BACK = 0.15
 RESULTS = Path("benchmarks/results/few_rows.json")

@@ -143,13 +143,13 @@ def _few_rows(few: dict[str, Any]) -> Iterator[str]:
             task,
             size,
             twin,
-            *(_gap_of(one["gaps"][name][twin]) for name in ("chosen", "last", "best") if name in one["gaps"]),
+            *(_gap_of(one["gaps"][name][twin]) for name in ("linear", "chosen", "last") if name in one["gaps"]),
         ]
         for task, sizes in few["tasks"].items()
         for size, one in sizes.items()
         for twin in one["gaps"]["chosen"]
     ]
-    shown = [name for name in ("chosen", "last", "best") if name == "chosen" or name in few["heads"]]
+    shown = [name for name in ("linear", "chosen", "last") if name == "chosen" or name in few["heads"]]
     yield (
         f"\nHow far heads are ahead of scikit-learn in points of mean test accuracy, with a 95 % interval over draws "
         f"and test texts; `chosen`: {few['mean_gap']:+.2f} on average, {few['worst_gap']:+.2f} at worst.\n\n"

@@ -2,8 +2,8 @@
 
 Linear heads at their optimum come first, which take least; then `bottleneck` on pooled rows and, where the cache keeps
 them, on token states, which gain most where they gain; then the other kinds of heads as they are by default; then a
-linear head on the best layer, for which all are solved; then the others with other settings. Of every kind the first
-one is thus tried before the second of any.
+linear head on all layers, and one on the best layer, for which all are solved; then the others with other settings. Of
+every kind the first one is thus tried before the second of any.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ CANDIDATES: tuple[Candidate, ...] = (
     Candidate("mlp", recipe={"learning_rate": 1e-3}),
     Candidate("weighted", recipe={"learning_rate": 3e-3}),
     Candidate("set", recipe={"learning_rate": 1e-3}),
+    Candidate("linear", recipe=_SOLVED),
     Candidate("best", recipe=_SOLVED),
     Candidate("bottleneck", recipe={"learning_rate": 3e-3}),
     Candidate("mlp", recipe={"learning_rate": 3e-3}),
@@ -110,7 +111,7 @@ CANDIDATES: tuple[Candidate, ...] = (
     _on_tokens(rank=32, dropout=0.1),
     _on_tokens(4e-3),
     _on_tokens(pool="attention"),
-    _on_tokens(1e-3, rank=32, dropout=0.3),
+    _on_tokens(1e-3, rank=64),
 )
 """In the order in which they are tried."""
 

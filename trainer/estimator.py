@@ -24,7 +24,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d, validate_data
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from ilse.errors import UserError
 from ilse.label_order import in_order
@@ -34,13 +35,14 @@ from trainer.apart import seeded
 from trainer.config import OF_TOKENS, Recipe
 from trainer.fit import fit
 from trainer.given_tokens import given_tokens, token_rows, tokens_of
-from trainer.heads import Head, build_head
+from trainer.heads import EncoderHead, Head, build_head
 from trainer.inputs import TREATED_ROWS
 from trainer.objectives import make
 from trainer.poolings import Poolings
 from trainer.ragged import Tokens
 from trainer.rows import Rows
 from trainer.settled import settled
+from trainer.solved import is_linear
 from trainer.stored import gather
 from trainer.text_rows import places_of
 from trainer.token_rows import TokenRows, of_statistics
@@ -58,7 +60,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     head
-        Its name, one of `trainer.heads.HEADS`.
+        Its name, one of `trainer.heads.HEADS`. `linear` is solved in a second or so, and hard to beat with few rows.
     options
         Its options, or some of them, as under `train.options`.
     recipe
@@ -90,9 +92,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         Layers of a row, and its values, layers · dim.
     treatment_, head_, objective_
         What was fitted.
-    best_epoch_, validation_score_
-        Of the epoch that is kept: its number from 0, and accuracy (ordinal: weighted kappa) on the held-back rows,
-        or by folds.
+    best_epoch_, validation_score_, validation_loss_
+        Of the epoch that is kept: its number from 0; accuracy (ordinal: weighted kappa) and loss on the held-back
+        rows, or by folds. Of few rows a head is best chosen by the loss.
 
     Raises
     ------
@@ -102,7 +104,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        head: str = "weighted",
+        head: str = "linear",
         *,
         options: Mapping[str, Any] | None = None,
         tokens: Mapping[str, Any] | None = None,
@@ -169,13 +171,13 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
             flat, layers = self._flat(X, self.n_layers_)
             rows = _layered(validate_data(self, flat, dtype=np.float32, reset=False), layers)
             parts = rows[:, places].split(PREDICTED_ROWS)
-            outputs = torch.cat([self.head_(self.treatment_(part)) for part in parts])
+            outputs = torch.cat([_answered(self.head_, self.treatment_(part)) for part in parts])
         else:
             tokens = given_tokens(X, (self.n_layers_, self.n_features_in_ // self.n_layers_)).of_layers(places)
             every = torch.arange(len(tokens))
             examples = token_rows(tokens, every, every).treated(self.treatment_.in_place)
             outputs = torch.cat([self.head_(x) for x, _ in examples.chunks(PREDICTED_ROWS)])
-        found: npt.NDArray[np.float32] = self.objective_.predict(outputs).numpy()
+        found: npt.NDArray[np.float32] = self.objective_.predict(outputs).float().numpy()
         return found
 
     def _recipe(self) -> Recipe:
@@ -211,7 +213,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         self.head_: Head = result.head
         self.treatment_ = treatment.of_layers([reads.index(layer) for layer in result.head.layers_read])
         self.objective_: Any = objective.cpu()
-        self.best_epoch_, self.validation_score_ = result.best.epoch, result.best.val_score
+        self.best_epoch_ = result.best.epoch
+        self.validation_score_, self.validation_loss_ = result.best.val_score, result.best.val_loss
 
     def _flat(self, X: Any, layers: int | None) -> tuple[Any, int]:
         """X with two axes, as scikit-learn's checks want it, and the layers in a row."""
@@ -220,6 +223,16 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         if layers not in (None, X.shape[1]):
             raise ValueError(f"X has {X.shape[1]} layers, but {type(self).__name__} is expecting {layers}")
         return np.asarray(X).reshape(len(X), -1), X.shape[1]
+
+
+def _answered(head: Head, x: Float[Tensor, "rows layers dim"]) -> Float[Tensor, "rows out"]:
+    """The head's outputs; of a linear one in float64, in which a row's place among others changes no answer."""
+    if isinstance(head, EncoderHead) and is_linear(head):
+        readout = head.readout
+        assert isinstance(readout, nn.Linear)
+        return functional.linear(head.encode(x).double(), readout.weight.double(), readout.bias.double())
+    outputs: Tensor = head(x)
+    return outputs
 
 
 def _treated(

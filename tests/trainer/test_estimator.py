@@ -26,7 +26,12 @@ EXPECTED_FAILURES = {
 
 
 @parametrize_with_checks(
-    [HeadClassifier(recipe={"epochs": 2, "learning_rate": 0.1, "batch_size": 32, "folds": None}, device="cpu")],
+    [
+        HeadClassifier(device="cpu"),
+        HeadClassifier(
+            "weighted", recipe={"epochs": 2, "learning_rate": 0.1, "batch_size": 32, "folds": None}, device="cpu"
+        ),
+    ],
     expected_failed_checks=lambda _: EXPECTED_FAILURES,
 )
 def test_scikit_learns_checks(estimator: Any, check: Any) -> None:

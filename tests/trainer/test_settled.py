@@ -29,7 +29,7 @@ def what(name: str, train: Rows, validation: Rows, **recipe: Any) -> tuple[str, 
 
 def test_linear_heads_are_solved_and_others_trained_by_folds_where_rows_are_few(rows: MakeRows) -> None:
     few = rows(80), rows(20, seed=1)
-    for name in ("last", "best", "mean", "concat"):
+    for name in ("last", "best", "mean", "concat", "linear"):
         assert what(name, *few) == ("lbfgs", 5)
     for name in ("mlp", "weighted", "bottleneck"):
         assert what(name, *few) == ("adamw", 5)

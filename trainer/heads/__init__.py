@@ -6,9 +6,9 @@
     same.load_state_dict(head.state_dict())
 
 `base` says what a head is. The families: `single` rows; `fixed` and `learned` fusions and `attention` over layers, each
-with what `readout` puts on top; `deepset` and `graph` encoders; `exits` and `gated`, which have a classifier for every
-layer. `pairs` joins what a head makes of two texts. `token_head` puts a reader of tokens in front of any of them,
-`joined_head` a map for each of several models; `fronted` is what both are.
+with what `readout` puts on top; `blend`, linear in all layers; `deepset` and `graph` encoders; `exits` and `gated`,
+which have a classifier for every layer. `pairs` joins what a head makes of two texts. `token_head` puts a reader of
+tokens in front of any of them, `joined_head` a map for each of several models; `fronted` is what both are.
 `dense` is the unit they share. Linear layers start from PyTorch's defaults, so `torch.manual_seed` fixes a head.
 
 Every head gives `[batch, out]`, except `best` before its layer is chosen: that is `LayerProbes`, whose forward gives
@@ -26,6 +26,7 @@ from ilse.errors import UserError, did_you_mean
 from ilse.params import Section, validate
 from trainer.heads.attention import AttentionOptions, DWAttOptions, build_attention, build_dwatt
 from trainer.heads.base import Encoder, EncoderHead, Head, HeadSpec, Outputs
+from trainer.heads.blend import LinearOptions, build_linear
 from trainer.heads.deepset import SetOptions, build_set
 from trainer.heads.exits import Exits, ExitsOptions, build_exits
 from trainer.heads.fixed import ConcatOptions, build_concat, build_max, build_mean
@@ -116,6 +117,9 @@ HEADS: dict[str, HeadKind] = {
         HeadKind("mean", ReadoutOptions, build_mean, "mean of all layers", side_by_side=True),
         HeadKind("max", ReadoutOptions, build_max, "maximum of all layers, by coordinate", side_by_side=True),
         HeadKind("concat", ConcatOptions, build_concat, "chosen layers side by side", side_by_side=True),
+        HeadKind(
+            "linear", LinearOptions, build_linear, "linear head on all layers, for what they share", side_by_side=True
+        ),
         HeadKind("weighted", WeightedOptions, build_weighted, "learned weighted sum of all layers"),
         HeadKind("bottleneck", BottleneckOptions, build_bottleneck, "low-rank projection of every layer"),
         HeadKind("attention", AttentionOptions, build_attention, "attention over layers, by input"),

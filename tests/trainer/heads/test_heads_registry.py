@@ -16,7 +16,7 @@ SIZES = {"layers": 7, "dim": 6, "out": 3}
 
 def test_names() -> None:
     assert list(HEADS) == [
-        "last", "layer", "best", "mean", "max", "concat", "weighted", "bottleneck", "attention", "dwatt",
+        "last", "layer", "best", "mean", "max", "concat", "linear", "weighted", "bottleneck", "attention", "dwatt",
         "mlp", "set", "fc", "cayley", "exits", "gated",
     ]  # fmt: skip
     assert all(kind.name == name and kind.summary for name, kind in HEADS.items())
