@@ -10,9 +10,10 @@ same stages that a user runs.
 
 Each contender (`CONTENDERS`) is a head with options and a recipe. The chosen one is the contender with the best mean
 validation accuracy of a task: among heads on pooled rows within `SHARE` of the model's parameters (`small`), among all
-on pooled rows (`unlimited`), and among these and heads that read tokens (`tokens`). One choice a task, without a look
-at its test split. The gain is its test accuracy over that of `published`, with a 95 % interval over test examples
-(paired) and seeds (`trainer.statistics`). The last line is JSON, and `benchmarks/results/accuracy.json` the same:
+on pooled rows (`unlimited`), and among these, heads that read tokens, and `auto` with five minutes and one seed
+(`tokens`). One choice a task, without a look at its test split. The gain is its test accuracy over that of
+`published`, with a 95 % interval over test examples (paired) and seeds (`trainer.statistics`). The last line is JSON,
+and `benchmarks/results/accuracy.json` the same, in which tasks that are not run now stay as they were:
 `mean_gain_points`, `worst_task_gain_points` and `significantly_behind` (tasks whose interval is below 0), the same with
 `_unlimited` and `_tokens`; `controls_ahead`, the controls (`CONTROLS`) that are significantly ahead of the head chosen
 among all; and per model and task every contender's validation and test accuracy.
@@ -34,6 +35,7 @@ from benchmarks.contenders import Contender
 from benchmarks.demo import RAW, demo_params, plain_copy
 from ilse.files import write_json
 from ilse.params import load_section, validate
+from ilse.reading import read_json
 from ilse.table_files import read_csv, read_parquet
 from ilse.tables import EXAMPLES_FILE, SPLITS, TEXTS_FILE
 from pipeline.config import ExtractParams, ModelParams, TokenParams
@@ -42,7 +44,7 @@ from pipeline.fetch import FetchParams, fetch
 from pipeline.prepare import PrepareParams, prepare
 from pipeline.store import open_cache
 from trainer.answers import load_answers
-from trainer.config import TrainParams
+from trainer.config import AUTO, TrainParams
 from trainer.control import control
 from trainer.controls.config import ControlParams
 from trainer.statistics import Difference, difference, of_rows
@@ -110,6 +112,7 @@ CONTENDERS: dict[str, Contender] = {
     "tokens": Contender("bottleneck", {"tokens": {}}),
     "tokens, wide": Contender("bottleneck", {"tokens": {"rank": 64}}, {"learning_rate": 1e-3}),
     RANKED: Contender("bottleneck", {"tokens": {}}),
+    AUTO: Contender(AUTO, {"minutes": 5}),
 }
 
 
@@ -130,6 +133,8 @@ def main() -> None:
     figures = {
         f"{model}/{task}": of_task(*runs_of(given, model, task)) for model in given.models for task in given.tasks
     }
+    if not given.quick and RESULTS.exists():  # what is not run now stays
+        figures = read_json(RESULTS)["tasks"] | figures
     found = summary(figures)
     if not given.quick:
         RESULTS.parent.mkdir(exist_ok=True)
@@ -232,7 +237,7 @@ def of_task(runs: dict[str, Ran], controls: dict[str, Ran]) -> dict[str, Any]:
         for name, run in {**runs, **controls}.items()
     }
     ours = {name: run for name, run in runs.items() if name != REFERENCE}
-    pooled = {name: run for name, run in ours.items() if "tokens" not in CONTENDERS[name].options}
+    pooled = {name: run for name, run in ours.items() if name != AUTO and "tokens" not in CONTENDERS[name].options}
     small = {name: run for name, run in pooled.items() if run.share <= SHARE}
     limits = {"small": small, "unlimited": pooled, "tokens": ours}
     found = {limit: chosen(among, runs.get(REFERENCE)) for limit, among in limits.items() if among}

@@ -10,14 +10,18 @@ import polars as pl
 
 from ilse.params import validate
 from ilse.table_files import read_csv, read_parquet
-from trainer.config import TrainParams
+from trainer.auto import train_auto
+from trainer.config import AUTO, TrainParams
 from trainer.evaluate import evaluate
 from trainer.train import train
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A head, its options, how it is trained, and the width of its vectors for pairs (None: its encoder's own)."""
+    """A head, its options, how it is trained, and the width of its vectors for pairs (None: its encoder's own).
+
+    `auto` has one seed, whatever is asked for.
+    """
 
     head: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -31,8 +35,13 @@ class Contender:
 
     def fit(self, seeds: int, cache: Path, examples: Path, folder: Path, shots: int | None = None) -> None:
         """Trains in `folder`, unless that was done before; the test split is not read."""
-        if not (folder / "results" / "train" / f"{self.head}.json").exists():
-            train(self.params(seeds, shots), self.head, cache, examples, folder / "models", folder / "results")
+        if (folder / "results" / "train" / f"{self.head}.json").exists():
+            return
+        params, places = self.params(seeds, shots), (folder / "models", folder / "results")
+        if self.head == AUTO:
+            train_auto(params, cache, examples, *places)
+        else:
+            train(params, self.head, cache, examples, *places)
 
     def run(
         self, seeds: int, cache: Path, examples: Path, folder: Path, shots: int | None = None

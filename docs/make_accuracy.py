@@ -61,13 +61,16 @@ def _all(accuracy: dict[str, Any]) -> str:
 def _of_model(model: str, tasks: dict[str, Any]) -> str:
     rows = []
     for kind in ("contenders", "controls"):
-        for name in next(iter(tasks.values())).get(kind, {}):
+        names = dict.fromkeys(name for figures in tasks.values() for name in figures.get(kind, {}))
+        for name in names:
             of_task = [tasks[task].get(kind, {}).get(name) for task in tasks]
-            if None in of_task:
-                continue
-            tests = [one["test"] for one in of_task]
-            most = max(one["parameters"] for one in of_task)
-            rows.append([f"`{name}`", *map(_percent, tests), _percent(sum(tests) / len(tests)), f"{most:,}"])
+            ran = [one for one in of_task if one is not None]
+            tests = [one["test"] for one in ran]
+            mean = _percent(sum(tests) / len(tests)) if len(tests) == len(tasks) else ""
+            most = max(one["parameters"] for one in ran)
+            rows.append(
+                [f"`{name}`", *("" if one is None else _percent(one["test"]) for one in of_task), mean, f"{most:,}"]
+            )
             if name == REFERENCE and model == PUBLISHED_ON:
                 there = [PUBLISHED[task] for task in tasks]
                 mean = sum(there) / len(there)
