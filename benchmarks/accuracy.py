@@ -93,10 +93,12 @@ MODELS = {
     SMOLLM2: Frozen("cache.zarr", [0, 5, 10, 15, 20, 25, 30], smollm2),
     "all-MiniLM-L6-v2": Frozen("minilm.zarr", None, minilm),
 }
-COMPACT = "compact-"
-"""Before the name of a cache whose token states stand on a basis of rank 64, in int8."""
-RANKED = "tokens, rank 64 int8"
-"""The contender that reads it."""
+COMPACT: dict[str, tuple[str, dict[str, Any]]] = {
+    "tokens, rank 64 int8": ("compact-", {"rank": 64, "storage_type": "int8"}),
+    "tokens, rank 128 int4": ("int4-", {"rank": 128, "storage_type": "int4"}),
+}
+"""Contender → what stands before the name of its cache, and how that keeps token states: on a basis, in as many bytes.
+"""
 REFERENCE = "published"
 CONTENDERS: dict[str, Contender] = {
     # 2 message layers of 1 linear layer, mean, dropout 0.1, Adam 1e-3, decay 1e-4, 20 epochs: the published run.
@@ -111,7 +113,8 @@ CONTENDERS: dict[str, Contender] = {
     "bottleneck": Contender("bottleneck"),
     "tokens": Contender("bottleneck", {"tokens": {}}),
     "tokens, wide": Contender("bottleneck", {"tokens": {"rank": 64}}, {"learning_rate": 1e-3}),
-    RANKED: Contender("bottleneck", {"tokens": {}}),
+    "tokens, rank 64 int8": Contender("bottleneck", {"tokens": {}}),
+    "tokens, rank 128 int4": Contender("bottleneck", {"tokens": {"rank": 32}}),
     AUTO: Contender(AUTO, {"minutes": 5}),
 }
 
@@ -148,7 +151,7 @@ def runs_of(given: argparse.Namespace, model: str, task: str) -> tuple[dict[str,
     whole = made(task, given.data, given.work, model)
     runs, controls = {}, {}
     for name in given.contenders:
-        places = made(task, given.data, given.work, model, COMPACT) if name == RANKED else whole
+        places = made(task, given.data, given.work, model, name) if name in COMPACT else whole
         folder = here / f"{name}, {given.seeds} seeds"
         runs[name] = ran(CONTENDERS[name], given.seeds, *places, folder)
         print(f"{model:16} {task:15} {name:20} {runs[name].line()}", flush=True)
@@ -158,8 +161,8 @@ def runs_of(given: argparse.Namespace, model: str, task: str) -> tuple[dict[str,
     return runs, controls
 
 
-def made(task: str, data: Path, work: Path, model: str = SMOLLM2, compact: str = "") -> tuple[Path, Path]:
-    """The examples and the cache of a task."""
+def made(task: str, data: Path, work: Path, model: str = SMOLLM2, contender: str = "") -> tuple[Path, Path]:
+    """The examples and the cache of a task, which is a contender's own where it is one of `COMPACT`."""
     frozen = MODELS[model]
     held = work / SAME_TEXTS.get(task, task)
     for name in dict.fromkeys((held.name, task)):
@@ -167,10 +170,11 @@ def made(task: str, data: Path, work: Path, model: str = SMOLLM2, compact: str =
             prepare(source(data / name), work / name)
     if held.name != task and not _texts(held).equals(_texts(work / task)):
         raise SystemExit(f"{task} and {held.name} have other texts: take {task} out of SAME_TEXTS")
-    tokens = TokenParams(layers=frozen.token_layers, **({"rank": 64, "storage_type": "int8"} if compact else {}))
+    before, kept = COMPACT.get(contender, ("", {}))
+    tokens = TokenParams(layers=frozen.token_layers, **kept)
     change = {"model": ModelParams(path=frozen.folder(work)), "token_states": tokens}
     params: ExtractParams = demo_params().model_copy(update=change)
-    cache = held / f"{compact}{frozen.cache}"
+    cache = held / f"{before}{frozen.cache}"
     extract(params, held / TEXTS_FILE, cache, held / "scratch")  # finished bytes stay
     return work / task / EXAMPLES_FILE, cache
 

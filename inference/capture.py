@@ -221,8 +221,8 @@ def as_stored(
 ) -> Tensor:
     """Values [texts, layers, dim] as a cache of this storage type would give them back: rounded as the type rounds.
 
-    Those of int8 stay as they are: its steps are a shard's, and no part of the capture. Arguments and errors are those
-    of `store.check_range`. Torch rounds as NumPy does, in a seventh of its time.
+    Those of int8 and int4 stay as they are: their steps are a shard's, and no part of the capture. Arguments and errors
+    are those of `store.check_range`. Torch rounds as NumPy does, in a seventh of its time.
     """
     store.check_range(kind, layers, names, values.numpy(), counts, setting)
     return values.to(ROUNDED[kind]).float() if kind in ROUNDED else values

@@ -13,6 +13,7 @@ from pipeline.store import Pooling
 
 ComputeType = Literal["auto", "float32", "bfloat16", "float16"]
 StorageType = Literal["float16", "bfloat16", "float32", "int8"]
+TokenStorageType = Literal["float16", "bfloat16", "float32", "int8", "int4"]
 Capture = Literal["hooks", "hidden_states"]
 DEFAULT_TOKENS = 128
 """Where texts are cut if nothing is said."""
@@ -88,10 +89,12 @@ class TokenParams(Section):
         None,
         ge=1,
         description="Values that stand for a layer's state: its part in the main directions of the layer's states. "
-        "Whole states without it. 64 is a good start.",
+        "Whole states without it. 128 with `int4` is a good start.",
     )
-    storage_type: StorageType | None = Field(
-        None, description="Type of the stored values; that of the pooled rows without it. `int8` has scales of its own."
+    storage_type: TokenStorageType | None = Field(
+        None,
+        description="Type of the stored values; that of the pooled rows without it. `int8` and `int4` have scales of "
+        "their own; `int4` at twice the rank takes as much as `int8` and tells more.",
     )
 
 

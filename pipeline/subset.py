@@ -191,7 +191,7 @@ def _shards(
 
 
 def _require_once_rounded(cache: store.Cache, header: store.CacheHeader, rows: Rows) -> None:
-    """Values of int8 belong to their shard's steps, and a finer type than the stored one would promise too much."""
+    """Values of int8 and int4 belong to their shard's steps; a finer type than the stored one promises too much."""
     had, asked = cache.header.capture.storage_type, header.capture.storage_type
     if asked in FINER_TO_COARSER and FINER_TO_COARSER.index(asked) < FINER_TO_COARSER.index(had):
         raise UserError(
@@ -201,11 +201,12 @@ def _require_once_rounded(cache: store.Cache, header: store.CacheHeader, rows: R
             next_step=f"extract with extract.storage_type {asked}: what {had} rounded away does not come back",
         )
     tokens = header.capture.tokens
-    of_tokens = had != "int8" and tokens is not None and tokens.storage_type == "int8"
+    of_tokens = had != "int8" and tokens is not None and tokens.storage_type in store.SCALED
     if (had == "int8" or of_tokens) and len(rows) < cache.header.texts:
         raise UserError(
             f"cache {cache.path}" + (", token states" if of_tokens else ""),
-            expected="all texts of a cache of int8, whose values belong to the steps of their shards",
+            expected=f"all texts of a cache of {tokens.storage_type if tokens and of_tokens else had}, whose values "
+            "belong to the steps of their shards",
             found=f"{len(rows):,} of {cache.header.texts:,} texts",
             next_step="choose layers or poolings alone, or take the texts from a cache of another type"
             + (", or leave --tokens out" if of_tokens else ""),

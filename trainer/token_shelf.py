@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ilse.errors import UserError
-from pipeline.store import Cache, ShardTokens, value_bytes
+from pipeline.store import SCALED, Cache, ShardTokens, value_bytes
 from trainer.ragged import Tokens, token_places
 from trainer.stored import TYPES
 
@@ -64,14 +64,14 @@ class TokenShelf:
 
 
 def token_type(cache: Cache) -> str:
-    """The storage type of token states."""
+    """The type of token states as they are read: int8 of int4 too."""
     tokens = cache.header.capture.tokens
     assert tokens is not None  # `require_tokens`
-    return tokens.storage_type
+    return "int8" if tokens.storage_type in SCALED else tokens.storage_type
 
 
 def token_bytes(cache: Cache, layers: int) -> int:
-    """Bytes of a token as it is stored, with so many layers."""
+    """Bytes of a token in memory, with so many layers."""
     return layers * cache.token_width * value_bytes(token_type(cache))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 VALUE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
+TOKEN_VALUE_BYTES = VALUE_BYTES | {"int4": 0.5}
 """Bytes of one stored value, by storage type."""
 
 SHARDS_IN_FLIGHT = 3
@@ -107,7 +108,7 @@ class Workload:
     def objects(self) -> int:
         """Files or objects that hold rows: one a shard and pooling, and what stands beside it."""
         kinds = self.poolings * (2 if self.storage_type == "int8" else 1) + (2 if self.token_states else 0)
-        scaled = self.kept_tokens is not None and self.kept_tokens.storage_type == "int8"
+        scaled = self.kept_tokens is not None and self.kept_tokens.storage_type in ("int8", "int4")
         return self.shards * (kinds + scaled)
 
 
@@ -134,10 +135,11 @@ def _token_bytes(work: Workload, storage_type: str) -> int:
         return values + rows // _TOKEN_CHUNK_ROWS * work.layers * _CHUNK_BYTES + work.shards * _TOKEN_ARRAY_BYTES
     row = kept.layers * kept.width
     shard = kept.layers * (_CHUNK_BYTES + 4) + _TOKEN_ARRAY_BYTES  # its column of the binding
-    if kept.storage_type == "int8":
+    if kept.storage_type in ("int8", "int4"):
         shard += row * _SCALE_BYTES + _SUM_BYTES
     basis = 4 * kept.layers * (2 * work.dim + kept.width * work.dim + 1) + _METADATA_BYTES // 2 if kept.based else 0
-    return work.tokens * row * VALUE_BYTES[kept.storage_type] + work.shards * shard + basis
+    stored = kept.layers * -(-round(2 * kept.width * TOKEN_VALUE_BYTES[kept.storage_type]) // 2)
+    return work.tokens * stored + work.shards * shard + basis
 
 
 def flops(work: Workload) -> float:
@@ -183,5 +185,5 @@ def peak_memory(work: Workload, batch_tokens: int) -> Memory:
     tokens = round(work.shard_rows * work.tokens_per_text * work.token_values)
     values, kind = pooled + tokens, work.kept_tokens.storage_type if work.kept_tokens else work.storage_type
     # The stored values, and the file made of them.
-    encoded = 2 * (pooled * VALUE_BYTES[work.storage_type] + tokens * VALUE_BYTES[kind])
+    encoded = round(2 * (pooled * VALUE_BYTES[work.storage_type] + tokens * TOKEN_VALUE_BYTES[kind]))
     return Memory(work.weight_bytes, activations, (SHARDS_IN_FLIGHT + work.in_windows) * values * 4 + encoded)

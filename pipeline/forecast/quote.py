@@ -15,7 +15,7 @@ _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _NUMBER = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?(?:e[0-9]{1,2})?)\s*([kmbgt]?)", re.IGNORECASE)
 
 
-RANKS, KINDS = (64, 128), ("int8", "float16")
+RANKS, KINDS = (64, 128), ("int4", "int8", "float16")
 """Of the token states whose bytes are named."""
 
 

@@ -9,7 +9,7 @@ list of checksums; `writing`, `opening`, `reading` and `verification` are what o
 
 from pipeline.store.basis import Basis
 from pipeline.store.chunks import chunk_bytes
-from pipeline.store.encoding import STORAGE_TYPES, FloatRows, StoredRows, value_bytes
+from pipeline.store.encoding import SCALED, STORAGE_TYPES, TOKEN_TYPES, FloatRows, StoredRows, value_bytes
 from pipeline.store.layout import STATISTICS, TEXT_ID_BYTES, TextIds, shard_of_file, text_id_rows
 from pipeline.store.location import Location
 from pipeline.store.opening import peek, read_basis
@@ -44,10 +44,12 @@ from pipeline.store.writing import (
 __all__ = [
     "FORMAT_VERSION",
     "POOLINGS",
+    "SCALED",
     "STATISTICS",
     "STORAGE_TYPES",
     "TEXT_ID_BYTES",
     "TOKEN_TYPE",
+    "TOKEN_TYPES",
     "Basis",
     "Cache",
     "CacheHeader",

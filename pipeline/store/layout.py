@@ -5,7 +5,7 @@ A cache is a Zarr v3 group (docs/cache-format.md):
     pooled/<pooling>     [texts, layers, dim]   shards of `shard_rows` whole rows, one inner chunk a layer
     scale/<pooling>      [shards, layers, dim]  int8 only: the step of a stored level, float32
     tokens/<shard>       [tokens, token layers, token width]  token states only: those of the shard's texts in turn
-    scale/tokens         [shards, token layers, token width]  token states of int8 only
+    scale/tokens         [shards, token layers, token width]  token states of int8 and int4 only
     basis/<part>         token states of a rank only: mean, scale, directions and share, see `basis`
     text_id              [texts, 16] uint8      identity of the text of row i
     token_count          [texts] int32          tokens that the model saw, after truncation
@@ -31,7 +31,7 @@ from zarr.codecs import Crc32cCodec
 from zarr.storage import MemoryStore
 
 from pipeline.store.basis import Basis
-from pipeline.store.encoding import STORAGE_TYPES, Scales, Stored
+from pipeline.store.encoding import SCALED, TOKEN_TYPES, Scales, Stored, stored_width
 from pipeline.store.spec import CacheHeader, TokenSpec
 
 ATTRIBUTE = "ilse_cache"
@@ -128,9 +128,9 @@ def shard_files(
 
 
 def has_token_scales(header: CacheHeader) -> bool:
-    """Whether token states are levels of int8, with steps of their own."""
+    """Whether token states are levels of int8 or int4, with steps of their own."""
     tokens = header.capture.tokens
-    return tokens is not None and tokens.storage_type == "int8"
+    return tokens is not None and tokens.storage_type in SCALED
 
 
 def has_whole_layers(header: CacheHeader) -> bool:
@@ -292,7 +292,8 @@ def binding_columns(header: CacheHeader) -> int:
 
 def _tokens_form(header: CacheHeader, tokens: int) -> _Form:
     spec = header.capture.tokens
-    kind, shape = spec.storage_type if spec else header.capture.storage_type, (tokens, *token_row(header))
+    kind, (layers, width) = spec.storage_type if spec else header.capture.storage_type, token_row(header)
+    shape = tokens, layers, stored_width(kind, width)
     if has_whole_layers(header):
         return _rows_form(kind, shape, tokens, tokens, "token")
     return _rows_form(kind, shape, -(-tokens // TOKEN_CHUNK_ROWS) * TOKEN_CHUNK_ROWS, TOKEN_CHUNK_ROWS, "token")
@@ -303,11 +304,11 @@ def _rows_form(kind: str, shape: tuple[int, int, int], shard_rows: int, chunk_ro
     return _Form(
         shape=shape,
         chunks=(chunk_rows, 1, dim),
-        dtype=STORAGE_TYPES[kind].dtype,
-        fill_value=STORAGE_TYPES[kind].missing,
+        dtype=TOKEN_TYPES[kind].dtype,
+        fill_value=TOKEN_TYPES[kind].missing,
         shards=(shard_rows, layers, dim),
         dimension_names=(what, "layer", "dimension"),
-        attributes={"encoding": kind} if kind in ("bfloat16", "int8") else {},
+        attributes={"encoding": kind} if kind in ("bfloat16", *SCALED) else {},
     )
 
 

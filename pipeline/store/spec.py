@@ -10,7 +10,7 @@ from itertools import chain, pairwise
 from typing import Any, Literal, get_args
 
 from ilse.errors import UserError
-from pipeline.store.encoding import STORAGE_TYPES, value_bytes
+from pipeline.store.encoding import STORAGE_TYPES, TOKEN_TYPES, value_bytes
 
 FORMAT_VERSION = 2
 """Raised when the layout changes, and when the same spec comes to give other rows: it is part of the fingerprint, so
@@ -40,12 +40,12 @@ class TokenSpec:
     rank: int | None = None
     """How many directions of the layer's basis stand for a state; None: the states themselves."""
     storage_type: str = "float16"
-    """Type of the stored values, one of `STORAGE_TYPES`."""
+    """Type of the stored values, one of `TOKEN_TYPES`."""
     basis: str | None = None
     """SHA-256 of the basis, 64 hexadecimal digits; None without a rank, and before the basis is known."""
 
     def __post_init__(self) -> None:
-        _require(self.storage_type in STORAGE_TYPES, _TOKENS, list(STORAGE_TYPES), self.storage_type)
+        _require(self.storage_type in TOKEN_TYPES, _TOKENS, list(TOKEN_TYPES), self.storage_type)
         _require(self.rank is None or _is_count(self.rank), _TOKENS, "a rank of at least 1, or none", self.rank)
         is_digest = isinstance(self.basis, str) and len(self.basis) == 64 and set(self.basis) <= set("0123456789abcdef")
         _require(self.basis is None or (is_digest and self.rank is not None), _TOKENS, "a basis' SHA-256", self.basis)

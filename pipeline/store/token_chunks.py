@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.store.chunks import CHECKSUM_BYTES, ChunkBytes, checksums_of, index_of, is_intact
-from pipeline.store.encoding import STORAGE_TYPES, FloatRows, Scales, Stored, decode
+from pipeline.store.encoding import TOKEN_TYPES, FloatRows, Scales, Stored, decode, levels_of, stored_width
 from pipeline.store.layout import TOKEN_CHUNK_ROWS, has_whole_layers, token_row, tokens_file
 from pipeline.store.location import Location
 from pipeline.store.spec import CacheHeader
@@ -34,11 +34,19 @@ class ShardTokens:
     """[tokens, layers, width] of the storage type, bfloat16 as its bits; layer by layer in memory where they are read
     so, which a copy in another order costs as much as the reading."""
     kind: str
-    """The storage type."""
+    """The storage type; int8 of int4 too, whose levels these are."""
     scales: Scales | None
     """Of int8: float32 [layers, width]."""
     starts: npt.NDArray[np.int64]
     """[texts of the shard + 1]"""
+
+    @staticmethod
+    def of(stored: Stored, kind: str, scales: Scales | None, starts: npt.NDArray[np.int64]) -> ShardTokens:
+        """From what stands in the file."""
+        if kind == "int4":
+            assert scales is not None
+            return ShardTokens(levels_of(stored, scales.shape[-1]), "int8", scales, starts)
+        return ShardTokens(stored, kind, scales, starts)
 
     def decoded(self) -> FloatRows:
         """All of them as float32 [tokens, layers, width]."""
@@ -64,6 +72,7 @@ class TokenGrid:
     tokens: int
     layers: int
     width: int
+    """Stored numbers of a token and layer."""
     kind: str
     rows: int
     """Tokens of a chunk; the last one may not use all."""
@@ -74,7 +83,8 @@ class TokenGrid:
         spec = header.capture.tokens
         assert spec is not None
         rows = tokens if has_whole_layers(header) else TOKEN_CHUNK_ROWS
-        return TokenGrid(tokens, *token_row(header), spec.storage_type, rows)
+        layers, width = token_row(header)
+        return TokenGrid(tokens, layers, stored_width(spec.storage_type, width), spec.storage_type, rows)
 
     @property
     def pieces(self) -> int:
@@ -84,7 +94,7 @@ class TokenGrid:
     @property
     def chunk_bytes(self) -> int:
         """Bytes of a chunk, with its checksum."""
-        return self.rows * self.width * STORAGE_TYPES[self.kind].dtype.itemsize + CHECKSUM_BYTES
+        return self.rows * self.width * TOKEN_TYPES[self.kind].dtype.itemsize + CHECKSUM_BYTES
 
     @property
     def index(self) -> npt.NDArray[np.uint8]:
@@ -93,7 +103,7 @@ class TokenGrid:
 
     def values(self, chunks: ChunkBytes) -> Stored:
         """The stored values of chunks, [chunks, rows, width], in the same memory."""
-        values = chunks[:, :-CHECKSUM_BYTES].view(STORAGE_TYPES[self.kind].dtype)
+        values = chunks[:, :-CHECKSUM_BYTES].view(TOKEN_TYPES[self.kind].dtype)
         return values.reshape(len(chunks), self.rows, self.width)
 
 
@@ -123,7 +133,7 @@ def stored_in(data: bytes, grid: TokenGrid, places: Sequence[int], known: bool =
     index = content[-length:-CHECKSUM_BYTES].view("<u8").reshape(grid.pieces, grid.layers, 2)
     if (index[..., 1] != grid.chunk_bytes).any() or index[..., 0].max() > len(content) - length - grid.chunk_bytes:
         return None
-    out = np.empty((len(places), grid.pieces, grid.rows, grid.width), STORAGE_TYPES[grid.kind].dtype)
+    out = np.empty((len(places), grid.pieces, grid.rows, grid.width), TOKEN_TYPES[grid.kind].dtype)
     for number, place in enumerate(places):
         for piece, start in enumerate(index[:, place, 0].tolist()):
             chunk = content[start : start + grid.chunk_bytes]

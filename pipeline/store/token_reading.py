@@ -91,7 +91,7 @@ class TokenStates(CheckedArrays):
             if read_layers(self.location, self.header, shard, grid, places, out):
                 if self._binding and not self._binding.has_token_chunks(shard, places, checksums_of(out)):
                     raise self._damaged_rows(rows, f"{FOREIGN}, in {tokens_file(shard)}")
-                return ShardTokens(
+                return ShardTokens.of(
                     grid.values(out).swapaxes(0, 1), grid.kind, self._token_scales(shard, places), starts
                 )
         else:
@@ -103,7 +103,7 @@ class TokenStates(CheckedArrays):
         self._own_tokens(shard, rows)
         array = self._open(tokens_name(shard), int(starts[-1]))
         stored = self._values(array, rows, places, grid.kind, slice(None))
-        return ShardTokens(stored.values, grid.kind, self._token_scales(shard, places), starts)
+        return ShardTokens.of(stored.values, grid.kind, self._token_scales(shard, places), starts)
 
     def token_states(self, text: int, layers: Sequence[int] | None = None) -> FloatRows:
         """The states of one text's tokens in their order, float32 [tokens, layers, token_width]; raises as

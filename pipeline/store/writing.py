@@ -15,7 +15,7 @@ from ilse.errors import UserError
 from pipeline.store import layout
 from pipeline.store.basis import Basis
 from pipeline.store.binding import binding_row
-from pipeline.store.encoding import STORAGE_TYPES, FloatRows, Scales, Stored, decode, encode
+from pipeline.store.encoding import TOKEN_TYPES, FloatRows, Scales, Stored, decode, encode
 from pipeline.store.layout import TextIds, sha256
 from pipeline.store.location import Location
 from pipeline.store.opening import read_basis
@@ -279,7 +279,7 @@ def check_range(
     """
     if not len(values):
         return
-    limit = STORAGE_TYPES[kind].limit
+    limit = TOKEN_TYPES[kind].limit
     if -limit <= values.min() and values.max() <= limit:  # false for NaN
         return
     row, layer, coordinate = (int(i) for i in np.argwhere(~(np.abs(values) <= limit))[0])

@@ -150,11 +150,12 @@ class _Lender:
                 note(Refusal.of(self.donor, shard, error))
 
     def _may_lend(self, rows: npt.NDArray[np.int64], wanted: int) -> bool:
-        """Int8 values belong to their shard's scales: rounding them twice would add to the error, so a whole shard
-        is lent or nothing.
+        """Values of int8 and int4 belong to their shard's scales: rounding them twice would add to the error, so a
+        whole shard is lent or nothing.
         """
         capture = self.cache.header.capture
-        if "int8" not in (capture.storage_type, capture.tokens and capture.tokens.storage_type):
+        kinds = (capture.storage_type, capture.tokens and capture.tokens.storage_type)
+        if not any(kind in store.SCALED for kind in kinds):
             return True
         start = int(rows[0])
         shard = self.cache.header.rows_of(start // self.cache.header.shard_rows)

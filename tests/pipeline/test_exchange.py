@@ -81,7 +81,9 @@ def test_two_files_of_one_cache_are_not_exchanged_unseen(tmp_path: Path, kind: s
     assert not (tmp_path / "small").exists()
 
 
-@pytest.mark.parametrize("states", [True, store.TokenSpec(("block 0", "block 1", "block 2"), None, "int8")])
+@pytest.mark.parametrize(
+    "states", [True, *(store.TokenSpec(("block 0", "block 1", "block 2"), None, kind) for kind in store.SCALED)]
+)
 def test_token_states_of_as_many_tokens_are_not_exchanged_unseen(tmp_path: Path, states: Any) -> None:
     """All pieces of such a file end with their own CRC-32C: then that of the whole is the same whatever it holds."""
     write(tmp_path / "a", header(token_states=states, shard_rows=5), random_rows(header()))

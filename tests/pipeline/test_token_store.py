@@ -20,7 +20,7 @@ from pipeline.store.token_chunks import TokenGrid, stored_in, token_checksums_in
 from tests.pipeline.caches import files_of, header, ids_of, random_rows, token_counts
 
 NAMES = ("block 0", "block 2")
-KINDS = list(store.STORAGE_TYPES)
+KINDS = list(store.TOKEN_TYPES)
 
 
 def some_basis(layers: int = 2, rank: int = 3, dim: int = 5, seed: int = 0) -> Basis:
@@ -170,7 +170,7 @@ def test_a_choice_that_the_capture_has_not_is_refused(tokens: Any, message: str)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"storage_type": "int4"}, {"rank": 0}, {"rank": 2, "basis": "00"}, {"basis": "0" * 64}]
+    "wrong", [{"storage_type": "int2"}, {"rank": 0}, {"rank": 2, "basis": "00"}, {"basis": "0" * 64}]
 )
 def test_a_choice_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="token_states"):
@@ -230,7 +230,7 @@ def read_all(place: str) -> bytes | None:
         return None
 
 
-@pytest.mark.parametrize("kind", ["int8", "float16"])
+@pytest.mark.parametrize("kind", ["int8", "int4", "float16"])
 def test_whole_shards_of_another_cache_are_told(tmp_path: Path, kind: str) -> None:
     head = kept_header(kind, 3, texts=8)
     ours, theirs = write_tokens(tmp_path / "a.zarr", head), write_tokens(tmp_path / "b.zarr", head, seed=2)

@@ -133,15 +133,16 @@ def test_the_basis_is_that_of_the_layers_that_are_kept(tmp_path: Path) -> None:
     assert basis.sha256 == whole.at([1]).sha256
 
 
-def test_int8_is_kept_with_all_its_texts_and_refused_with_some(tmp_path: Path) -> None:
-    full = written(tmp_path / "full.zarr", token_states=store.TokenSpec(LAYERS, None, "int8"))
+@pytest.mark.parametrize("kind", store.SCALED)
+def test_levels_are_kept_with_all_their_texts_and_refused_with_some(tmp_path: Path, kind: str) -> None:
+    full = written(tmp_path / "full.zarr", token_states=store.TokenSpec(LAYERS, None, kind))
     subset(full.path, tmp_path / "small.zarr", Selection((0, 1), tokens=True))
     small = store.open_cache(tmp_path / "small.zarr")
     for shard in range(small.header.shards):
         ours, theirs = small.shard_tokens(shard), full.shard_tokens(shard, [0])
         np.testing.assert_array_equal(ours.values, theirs.values)
         np.testing.assert_allclose(ours.scales, theirs.scales, rtol=1e-6)
-    with pytest.raises(UserError, match=r"(?s)token states.*all texts of a cache of int8.*leave --tokens out"):
+    with pytest.raises(UserError, match=r"(?s)token states.*all texts of a cache of " + kind + r".*leave --tokens out"):
         subset(full.path, tmp_path / "other.zarr", Selection(share=0.5, tokens=True))
 
 
