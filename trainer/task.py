@@ -218,7 +218,7 @@ def open_task(cache: AnyCache, examples: Path) -> Task:
     Raises `UserError` for a missing or unreadable table, one without labels, or one with texts that the cache does
     not hold.
     """
-    table = _read(examples)
+    table = read_examples(examples)
     targets = targets_of(table, examples)
     ids = cache.text_ids()
     joined, missing = table, 0
@@ -237,7 +237,8 @@ def open_task(cache: AnyCache, examples: Path) -> Task:
     return Task(cache, joined, targets, hashlib.sha256(examples.read_bytes()).hexdigest())
 
 
-def _read(examples: Path) -> pl.DataFrame:
+def read_examples(examples: Path) -> pl.DataFrame:
+    """The table, with ids and splits. Raises `UserError` for one that is missing, unreadable or without these."""
     if not examples.is_file():
         raise UserError(
             f"examples {examples}",
