@@ -74,7 +74,8 @@ class StreamedPairs(Streamed):
     def chunks(self, size: int) -> Iterator[Batch]:
         """All examples, group by group."""
         groups = self.shards()
-        step = 1 if self.ahead else min(self.groups.block, len(groups))  # beside blocks that are read ahead
+        # Training keeps its block meanwhile, and both of them where one is read ahead.
+        step = 1 if self.ahead else max(1, min(self.groups.block // 2, len(groups)))
         room = self.room(step)
         for start in range(0, len(groups), step):
             block = self.read(groups[start : start + step], room)
