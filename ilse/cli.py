@@ -444,6 +444,11 @@ def evaluate(params: Path, caches: tuple[str, ...], examples: Path, models: Path
     "--device", help="Of the model.", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
 @click.option("--threads", help="CPU threads; 0 for all cores.", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--why",
+    type=Destination("file"),
+    help="An HTML page too: what each word of the first 100 texts does in each layer, of a head that reads tokens.",
+)
 @_params
 def predict(
     head: Path,
@@ -455,6 +460,7 @@ def predict(
     params: Path,
     device: str,
     threads: int,
+    why: Path | None,
     **fields: Any,
 ) -> None:
     """Predict new texts with HEAD, a folder such as models/cayley/seed-0, and the model it was trained over.
@@ -465,7 +471,31 @@ def predict(
     from inference.inputs import Fields
 
     keep_freed_memory()
-    run(head, source, out, read_as, Fields(**fields), top_k, models, params, device, threads)
+    run(head, source, out, read_as, Fields(**fields), top_k, models, params, device, threads, why)
+
+
+@main.command()
+@click.argument("head", type=Source())
+@_examples
+@_texts
+@_results_made
+@click.option("--model", type=Source(), help="The head's model; else that of section 'extract'.")
+@click.option(
+    "--device", help="Of the model.", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+@click.option("--threads", help="CPU threads; 0 for all cores.", type=click.IntRange(0), default=0, show_default=True)
+@_params
+def why(
+    head: Path, examples: Path, texts: Path, results: Path, model: Path | None, params: Path, device: str, threads: int
+) -> None:
+    """Explain validation examples by their words in each layer, for the report, with HEAD, which reads tokens.
+
+    HEAD is a folder such as models/weighted/seed-0. 'ilse report' shows the file why.json that it writes.
+    """
+    from inference.why_examples import explain_examples as run
+
+    keep_freed_memory()
+    tell(run(head, examples, texts, results, model, params, device, threads))
 
 
 @main.command()

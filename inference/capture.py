@@ -16,6 +16,7 @@ from torch import Tensor
 from ilse.errors import UserError
 from ilse.params import validate
 from ilse.tables import TEXT
+from inference.read_words import ReadText, read_text
 from pipeline import store
 from pipeline.capture.joining import BatchRows
 from pipeline.capture.leaving import LeavingReader
@@ -141,7 +142,7 @@ class Capture:
 
         return self._made(texts, names, width, of_tokens)
 
-    def tokens_of(self, text: str, name: str) -> tuple[list[str], Tokens]:
+    def tokens_of(self, text: str, name: str) -> tuple[ReadText, Tokens]:
         """A text's tokens as the model reads them, and their states as the cache holds them."""
         found: list[Tokens] = []
 
@@ -151,7 +152,7 @@ class Capture:
 
         self.rows_of_tokens([text], [name], 0, keep)
         (ids,) = self._tokens(_normalised([text]), [name]).ids
-        return [self.frozen.tokenizer.decode([one]) for one in ids], found[0]
+        return read_text(self.frozen.tokenizer, ids), found[0]
 
     def _made(
         self, texts: Sequence[str], names: Sequence[str], width: int, make: Callable[[BatchRows, list[str]], Tensor]

@@ -22,6 +22,8 @@ from inference.joined import ModelChoices, named_among
 from inference.outputs import Answers, OutFormat, writing
 from inference.predictor import Predictor, answers_pairs
 from inference.unfinished import Parts, key_of, part_of, unfinished
+from inference.why import require_explainable
+from inference.why_page import WhyPage
 from pipeline.cluster.machine import cores
 from pipeline.config import ExtractParams
 from pipeline.dataset.columns import PAIR_TEXT
@@ -44,19 +46,23 @@ def predict(
     params: Path,
     device: str = "auto",
     threads: int = 0,
+    why: Path | None = None,
 ) -> None:
     """Predicts every row of `source`, a file, a folder or `-`, into `out` or, as CSV, to standard output.
 
     A run that was killed leaves its finished parts beside `out`, and the next one with the same head and options goes
     on with those whose rows are still the same; what came from standard input or goes into a pipe is not kept. Without
     `model` a head over a local model takes that of section `extract`, if it is the one, and a head over several those
-    of `extract` and `control_caches` that have their names. `device` and `threads` as there.
+    of `extract` and `control_caches` that have their names. `device` and `threads` as there. `why` is where a page of
+    pictures goes that explain the first answers of a head that reads tokens, words × layers.
 
     Raises `UserError` for whatever the user can mend.
     """
     write_as, kind = _out_format(out, source), read_as or format_of(source)
     trained = load_head(head)
     require_basis(trained, "prediction of new texts")
+    if why is not None:
+        require_explainable(trained, answers_pairs(trained))
     asked = _fields_for(pairs=answers_pairs(trained), fields=fields)
     parts = pieces(source, kind, asked, PART)
     first = next(parts, None)  # what cannot be read at all is said before the model is loaded
@@ -64,7 +70,25 @@ def predict(
         raise _refused(f"input {source}", "at least one row", "none", "name another input")
     chosen = model or configured(trained, params)
     answers = Answers(Predictor.load(head, chosen, device=device, threads=threads or cores()), top_k)
-    parts = chain([first], parts)
+    parts, explained = chain([first], parts), None
+    if why is not None:
+        explained = WhyPage(answers.predictor, f"Why {head} answers so")
+        parts = explained.watch(parts)
+    _answer(answers, parts, source, kind, out, write_as, head, asked)
+    if why is not None and explained is not None:
+        explained.write(why)
+
+
+def _answer(
+    answers: Answers,
+    parts: Iterator[pl.DataFrame],
+    source: str,
+    kind: Format,
+    out: Path | None,
+    write_as: OutFormat,
+    head: Path,
+    asked: Fields,
+) -> None:
     if out is None:
         _write(map(answers.table, parts), write_as, screen(), answers.top_k)
         return
@@ -73,7 +97,7 @@ def predict(
             with replacing(out) as new:
                 _write(map(answers.table, _counted(parts, bar)), write_as, new, answers.top_k)
             return
-        options = {**asdict(asked), "top_k": top_k, "part": PART, **answers.predictor.capture.conditions}
+        options = {**asdict(asked), "top_k": answers.asked, "part": PART, **answers.predictor.capture.conditions}
         with unfinished(out, key_of(head, options)) as kept:
             made = _make(kept, answers, _counted(parts, bar))
             with replacing(out) as new:

@@ -60,5 +60,14 @@ def read(objective: Objective, labels: list[str], outputs: Float[Tensor, "texts 
     return [LabelPrediction(name, of_all[name], of_all) for name, of_all in zip(told, each, strict=True)]
 
 
+def in_words(prediction: Prediction) -> str:
+    """A prediction on one line: the label and its probability, the labels over 1/2, or the score."""
+    if isinstance(prediction, ScorePrediction):
+        return f"{prediction.score:.4g}"
+    if isinstance(prediction, LabelPrediction):
+        return f"{prediction.label}, {prediction.probability:.2f}"
+    return ", ".join(f"{name} {prediction.probabilities[name]:.2f}" for name in prediction.labels) or "no label"
+
+
 def _top(probabilities: dict[str, float], k: int | None) -> list[tuple[str, float]]:
     return sorted(probabilities.items(), key=lambda item: -item[1])[:k]  # equal ones stay in the label map's order

@@ -3,6 +3,7 @@
     why = predictor.why("Chip maker's profit falls")
     why.top(3)                         # [("profit", 1.9), ("falls", 0.7), ("Chip", 0.4)]
     why.contributions                  # [tokens, layers]
+    why                                # in a notebook: words × layers as a picture, as `html` gives it
 
     c_tℓ = Σ_d ∂f/∂z_tℓd · z_tℓd
 
@@ -13,7 +14,6 @@ gives all to the tokens that hold it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +21,12 @@ import numpy.typing as npt
 import torch
 
 from ilse.errors import UserError
-from inference.predictions import Prediction, read
+from inference.predictions import Prediction, in_words, read
+from inference.read_words import ReadText
 from trainer.analysis.attribution import answer
 from trainer.artifact import TrainedHead
 from trainer.ragged import Tokens
+from trainer.word_picture import picture, strongest
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,34 @@ class Explanation:
         Names of the layers that the head reads.
     contributions
         [tokens, layers]; above 0 speaks for the answer, below 0 against it.
+    words
+        The text's words, whose tokens are joined as far as the tokenizer tells which belong together.
+    word_of
+        [tokens]: which word a token is part of.
     """
 
     prediction: Prediction
     tokens: list[str]
     layers: list[str]
     contributions: npt.NDArray[np.float32]
+    words: list[str]
+    word_of: npt.NDArray[np.int64]
+
+    @property
+    def word_contributions(self) -> npt.NDArray[np.float32]:
+        """[words, layers]: the sum over each word's tokens."""
+        found = np.zeros((len(self.words), len(self.layers)), np.float32)
+        np.add.at(found, self.word_of, self.contributions)
+        return found
+
+    def html(self, style: bool = True) -> str:
+        """A picture of words × layers, an HTML `<figure>` that stands alone; see `trainer.word_picture`."""
+        words = strongest(self.words, self.word_contributions)
+        return picture(words, self.layers, in_words(self.prediction), style)
+
+    def _repr_html_(self) -> str:
+        """The picture, in notebooks."""
+        return self.html()
 
     def top(self, k: int | None = None) -> list[tuple[str, float]]:
         """The `k` tokens (all of them for None) that move the answer most, each with its sum over the layers."""
@@ -55,7 +79,7 @@ class Explanation:
         return [(self.tokens[place], float(sums[place])) for place in order.tolist()]
 
 
-def explained(trained: TrainedHead, tokens: Sequence[str], states: Tokens) -> Explanation:
+def explained(trained: TrainedHead, text: ReadText, states: Tokens) -> Explanation:
     """What a head says of one text, from its tokens and their states as the cache holds them."""
     with torch.inference_mode(False), torch.enable_grad():
         values = trained.treatment(states.values.clone()).detach().requires_grad_()
@@ -63,7 +87,8 @@ def explained(trained: TrainedHead, tokens: Sequence[str], states: Tokens) -> Ex
         (gradient,) = torch.autograd.grad(answer(trained.objective, outputs).sum(), values)
     names = [trained.facts.layer_names[layer] for layer in trained.head.layers_read]
     (prediction,) = read(trained.objective, trained.facts.labels, outputs.detach())
-    return Explanation(prediction, list(tokens), names, (gradient * values.detach()).sum(-1).numpy())
+    contributions = (gradient * values.detach()).sum(-1).numpy()
+    return Explanation(prediction, text.tokens, names, contributions, text.words, np.array(text.word_of, np.int64))
 
 
 def require_explainable(trained: TrainedHead, pairs: bool) -> None:

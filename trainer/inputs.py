@@ -16,7 +16,7 @@ from trainer.joined import layer_widths
 from trainer.memory import memory_budget
 from trainer.poolings import TOKENS, Poolings, row_width
 from trainer.rows import Examples, PairRows, Rows
-from trainer.stream import Streamed, StreamedRows
+from trainer.stream import Streamed
 from trainer.subset import draw_share, draw_shots
 from trainer.task import InMemory, Task
 from trainer.token_rows import of_statistics
@@ -40,6 +40,7 @@ class Inputs:
         """`poolings` are those of `params` where none are given; for `TOKENS`, tokens take the place of rows."""
         self._task, self._params = task, params
         poolings = params.pooling if poolings is None else poolings
+        self._reads_tokens = poolings == TOKENS
         widths = None if poolings == TOKENS else layer_widths(task.cache, reads, poolings)
         self._treatment = Treatment(options, len(reads), row_width(task.cache, poolings), widths)
         self._train, self._validation = _splits(task, params, reads, poolings)
@@ -63,10 +64,10 @@ class Inputs:
         return draws_all(self._params)
 
     def _fit(self, rows: InMemory | Streamed) -> None:
-        if isinstance(rows, Rows | PairRows | StreamedRows):
-            self._treatment.fit_chunks(lambda: (x for x, _ in rows.chunks(TREATED_ROWS)))
-        else:
+        if self._reads_tokens:
             self._treatment.fit_chunks(lambda: of_statistics(rows.chunks(TREATED_ROWS)))
+        else:
+            self._treatment.fit_chunks(lambda: (x for x, _ in rows.chunks(TREATED_ROWS)))
 
     def _treated(self, rows: InMemory | Streamed) -> InMemory | Streamed:
         """Treats rows once and not once a batch, in place, because a second copy might not fit; or as they are read."""

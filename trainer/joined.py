@@ -136,13 +136,21 @@ def widths_of(cache: AnyCache, poolings: Poolings) -> list[int]:
 
 
 def gathered(
-    cache: AnyCache, places: NDArray[np.int64], layers: Sequence[int] | None = None, poolings: Poolings = "mean"
+    cache: AnyCache,
+    places: NDArray[np.int64],
+    layers: Sequence[int] | None = None,
+    poolings: Poolings = "mean",
+    out: Float[Tensor, "rows layers width"] | None = None,
 ) -> Float[Tensor, "rows layers width"]:
-    """Chosen rows in the order asked for, as `stored.gather` has them; of several caches zeros fill up the shorter."""
+    """Chosen rows in the order asked for, as `stored.gather` has them; of several caches zeros fill up the shorter.
+
+    They are put into `out` where it is given.
+    """
     if not isinstance(cache, JoinedCaches):
-        return gather(cache, places, layers, poolings)
+        return gather(cache, places, layers, poolings, out)
     count = len(cache.layers) if layers is None else len(layers)
-    out = torch.zeros(len(places), count, max(widths_of(cache, poolings)))
+    out = torch.empty(len(places), count, max(widths_of(cache, poolings))) if out is None else out
+    out.zero_()
     start = 0
     for part, own in cache.runs(layers):
         within = out[:, start : start + len(own), : widths_of(cache, poolings)[part]]

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from trainer.treatment import Treat
+
 Batch = tuple[Any, Tensor]
 """x [batch, layers, dim], or `Tokens` of so many texts, and y [batch, ...]; of pairs x has 2·batch texts."""
 
@@ -96,27 +98,32 @@ class PairRows:
         Rows of each example's two texts.
     y, text_ids
         Targets, and the first texts.
+    treat
+        What is done to the rows of a batch, which are its own to change; None for nothing.
     """
 
     x: Float[Tensor, "texts layers dim"]
     places: Int[Tensor, "rows 2"]
     y: Tensor
     text_ids: list[str]
+    treat: Treat | None = None
 
     def batch(self, chosen: Int[Tensor, " chosen"]) -> Batch:
         """The examples at these positions: x [2·chosen, layers, dim]."""
-        return self.x.index_select(0, self.places[chosen].flatten()), self.y[chosen]
+        x = self.x.index_select(0, self.places[chosen].flatten())
+        return (x if self.treat is None else self.treat(x)), self.y[chosen]
 
     def take(self, chosen: Int[Tensor, " chosen"]) -> PairRows:
         """A copy of the examples at these positions, with the texts that they need."""
         texts, places = self.places[chosen].unique(return_inverse=True)
-        return PairRows(self.x[texts], places, self.y[chosen], [self.text_ids[place] for place in chosen.tolist()])
+        ids = [self.text_ids[place] for place in chosen.tolist()]
+        return PairRows(self.x[texts], places, self.y[chosen], ids, self.treat)
 
     def joined(self, other: PairRows) -> PairRows:
-        """These examples, and then those of another split."""
+        """These examples, and then those of another split, treated alike."""
         places = torch.cat([self.places, len(self.x) + other.places])
         ids = [*self.text_ids, *other.text_ids]
-        return PairRows(torch.cat([self.x, other.x]), places, torch.cat([self.y, other.y]), ids)
+        return PairRows(torch.cat([self.x, other.x]), places, torch.cat([self.y, other.y]), ids, self.treat)
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """All examples in order."""

@@ -268,6 +268,12 @@ def shards_in(budget: int, cache: AnyCache, layers: Sequence[int], poolings: Poo
 
     Raises `UserError` where not even single ones do, and for caches whose shards do not hold the same texts.
     """
+    require_shared_shards(cache, budget)
+    return fitting_shards(budget, bytes_of_shard(cache, layers, poolings))
+
+
+def require_shared_shards(cache: AnyCache, budget: int) -> int:
+    """Texts of a shard; `UserError` for caches whose shards do not hold the same texts."""
     if cache.shard_rows is None:
         raise UserError(
             "parameter train.memory_budget",
@@ -276,17 +282,17 @@ def shards_in(budget: int, cache: AnyCache, layers: Sequence[int], poolings: Poo
             found=f"{budget / 1e9:.3g} GB, and other shards in {cache.path}",
             next_step="raise it, or extract from one table of texts with the same extract.shard_rows",
         )
-    return fitting_shards(budget, bytes_of_shard(cache, layers, poolings))
+    return cache.shard_rows
 
 
-def fitting_shards(budget: int, shard: int) -> int:
-    """The same of shards of so many bytes at most."""
-    fitting = (budget // shard - LOOSE_SHARDS) // BLOCKS
+def fitting_shards(budget: int, shard: int, loose: int = LOOSE_SHARDS) -> int:
+    """Shards of a block where a shard has `shard` bytes at most, and so many are in memory beside the blocks."""
+    fitting = (budget // shard - loose) // BLOCKS
     if fitting < 1:
-        least = (BLOCKS + LOOSE_SHARDS) * shard
+        least = (BLOCKS + loose) * shard
         raise UserError(
             "parameter train.memory_budget",
-            expected=f"at least {least / 1e9:.3g} GB: {BLOCKS + LOOSE_SHARDS} shards of {shard / 1e6:.3g} MB",
+            expected=f"at least {least / 1e9:.3g} GB: {BLOCKS + loose} shards of {shard / 1e6:.3g} MB",
             found=f"{budget / 1e9:.3g} GB",
             next_step="raise it, or extract with a smaller extract.shard_rows",
         )

@@ -24,6 +24,7 @@ from ilse.table_files import read_parquet
 from ilse.tables import PAIR_TEXT_ID, SPLIT, TEST, TEXT_ID, TRAIN, VALIDATION
 from pipeline.store import Cache
 from trainer.joined import AnyCache, JoinedCaches, gathered
+from trainer.pair_stream import rows_of_pairs, tokens_of_pairs
 from trainer.poolings import TOKENS, Poolings, row_width
 from trainer.rows import PairRows, Rows
 from trainer.stream import Streamed, StreamedRows, shards_in
@@ -147,16 +148,13 @@ class Task:
 
     def _streamed(self, split: str, layers: Sequence[int], poolings: Poolings, memory_budget: int) -> Streamed:
         chosen = self._examples_of(split)
+        ids, y, ahead = chosen[TEXT_ID].to_list(), self.targets.tensor(chosen), not self.cache.is_local
         if self.pairs:
-            raise UserError(
-                "parameter train.memory_budget",
-                expected="room for all rows: pairs are not read as they are used",
-                found=f"{memory_budget / 1e9:.3g} GB for {self.texts(split):,} texts",
-                next_step="raise it, or train on a cache with fewer layers",
-            )
+            pairs = chosen.select(ROW, PAIR_ROW).to_numpy().astype(np.int64)
+            if poolings == TOKENS:
+                return tokens_of_pairs(self._of_tokens, tuple(layers), pairs, y, ids, memory_budget)
+            return rows_of_pairs(self.cache, tuple(layers), poolings, pairs, y, ids, memory_budget)
         places = chosen[ROW].to_numpy().astype(np.int64)
-        ids = chosen[TEXT_ID].to_list()
-        y, ahead = self.targets.tensor(chosen), not self.cache.is_local
         if poolings == TOKENS:
             cache = self._of_tokens
             lengths_of(cache, places)  # refuses texts without any
@@ -220,7 +218,7 @@ def open_task(cache: AnyCache, examples: Path) -> Task:
     Raises `UserError` for a missing or unreadable table, one without labels, or one with texts that the cache does
     not hold.
     """
-    table = _read(examples)
+    table = read_examples(examples)
     targets = targets_of(table, examples)
     ids = cache.text_ids()
     joined, missing = table, 0
@@ -239,7 +237,8 @@ def open_task(cache: AnyCache, examples: Path) -> Task:
     return Task(cache, joined, targets, hashlib.sha256(examples.read_bytes()).hexdigest())
 
 
-def _read(examples: Path) -> pl.DataFrame:
+def read_examples(examples: Path) -> pl.DataFrame:
+    """The table, with ids and splits. Raises `UserError` for one that is missing, unreadable or without these."""
     if not examples.is_file():
         raise UserError(
             f"examples {examples}",

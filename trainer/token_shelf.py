@@ -101,12 +101,18 @@ def lengths_of(cache: Cache, texts: npt.NDArray[np.int64]) -> npt.NDArray[np.int
     return counts
 
 
-def shelf_of(cache: Cache, texts: npt.NDArray[np.int64], layers: tuple[int, ...]) -> TokenShelf:
-    """The tokens of these texts, in the order asked for; each shard is read once."""
+def shelf_of(
+    cache: Cache, texts: npt.NDArray[np.int64], layers: tuple[int, ...], into: Tensor | None = None
+) -> TokenShelf:
+    """The tokens of these texts, in the order asked for; each shard is read once.
+
+    They lie in `into`, which may have room for more, where it is given.
+    """
     lengths = lengths_of(cache, texts)
     kind, rows = token_type(cache), cache.header.shard_rows
     starts = np.cumsum(lengths) - lengths
-    values = torch.empty(int(lengths.sum()), len(layers), cache.token_width, dtype=TYPES[kind])
+    shape = int(lengths.sum()), len(layers), cache.token_width
+    values = torch.empty(shape, dtype=TYPES[kind]) if into is None else into[: shape[0]]
     shards, slots = np.unique(texts // rows, return_inverse=True)
     scales = torch.empty(len(shards), len(layers), cache.token_width) if kind == "int8" else None
     for slot, shard in enumerate(shards.tolist()):

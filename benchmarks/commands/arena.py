@@ -155,7 +155,7 @@ class Arena(Starter):
         self._lock, self._locks = threading.Lock(), dict[tuple[Call, str], threading.Lock]()
         self._references: dict[tuple[Call, str], Reference] = {}
         self.intact.mkdir()
-        lay_out(self.intact)
+        lay_out(self.intact, tokens=True)
         for call in self.calls:
             if call.builds:
                 self._build(call)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.hostile.project import HEAD
+from benchmarks.hostile.project import HEAD, TOKEN_HEAD
 
 REPOSITORY = "owner/name"
 
@@ -69,10 +69,12 @@ CALLS = (
     _call("lora"),
     _call("analyse"),
     _call("evaluate"),
+    _call(f"why {TOKEN_HEAD} --model model"),
     _call("report --texts data/texts.parquet --markdown report.md --figures results/pictures"),
     _call("compare a=results b=results"),
     _call(f"predict {HEAD} --input new.txt --model model --out answers.csv"),
     _call(f"predict {HEAD} --input new.txt --model model", name="predict to the screen"),
+    _call(f"predict {TOKEN_HEAD} --input new.txt --model model --out words.csv --why words.html", name="predict --why"),
     _call(f"push {HEAD} {REPOSITORY} --dry-run", name="push --dry-run"),
     _call(f"push {HEAD} {REPOSITORY}"),
     _call(f"pull {REPOSITORY} pulled"),

@@ -47,7 +47,7 @@ def everywhere(arena: Arena, random: Random, calls: Sequence[Call]) -> list[Faul
     project, faults = arena.folder() / "project", []
     project.mkdir()
     labels, more = random.sample(LABELS, 2), " " + " ".join(random.sample([LABELS[0], LABELS[5], RED, BACKWARDS], 2))
-    lay_out(project, labels, more)
+    lay_out(project, labels, more, tokens=True)
     for call in calls:
         if not call.builds:
             continue

@@ -17,6 +17,7 @@ from benchmarks.tiny import WORDS, tiny_model
 
 ROWS = 60
 HEAD = "models/weighted/seed-0"
+TOKEN_HEAD = "models/mean/seed-0"
 ANSWERS = "models/majority/seed-0"
 CACHE = "data/cache.zarr"
 EXPORTED = "exported"
@@ -41,6 +42,8 @@ PARAMS: dict[str, Any] = {
     "lora": {},
     "tune": {"trials": 1, "storage": "sqlite:///data/tune.db"},
 }
+READS_TOKENS: dict[str, Any] = {"heads": ["weighted", "mean"], "options": {"mean": {"tokens": {"rank": 2}}}}
+"""Of section `train`, where a second head is to read tokens."""
 STAGES = (
     ("prepare",),
     ("extract",),
@@ -65,9 +68,10 @@ def make_project(folder: Path) -> None:
         export(Predictor.load(HEAD, "model", device="cpu", threads=1), EXPORTED)
 
 
-def lay_out(folder: Path, labels: Sequence[str] = "ab", more: str = "") -> None:
-    """What a user brings: a model, a data set with these labels in turn, new texts and parameters; `more` stands in
-    every text.
+def lay_out(folder: Path, labels: Sequence[str] = "ab", more: str = "", tokens: bool = False) -> None:
+    """What a user brings: a model, a data set with these labels in turn, new texts and parameters.
+
+    `more` stands in every text. With `tokens` the cache is to keep token states, and `TOKEN_HEAD` to read them.
     """
     tiny_model(folder / "model")
     draw = random.Random(0)
@@ -79,4 +83,7 @@ def lay_out(folder: Path, labels: Sequence[str] = "ab", more: str = "") -> None:
     for name in ("given", "data/raw"):
         (folder / name).mkdir(parents=True)
     (folder / "given" / "a.txt").write_text("a file")
-    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    extract, train = (PARAMS[name] | (own if tokens else {}) for name, own in (
+        ("extract", {"token_states": True}), ("train", READS_TOKENS),
+    ))  # fmt: skip
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS | {"extract": extract, "train": train}))

@@ -21,6 +21,7 @@ COMPARE = ilse("compare", "a=results", "b=results", "--out", "other.html")
 PUSH = ilse("push", HEAD, "owner/name", "--dry-run")
 BOARD, RUNS, METRICS = "results/leaderboard.csv", "results/runs.csv", "results/metrics.json"
 CURVES, PREDICTED = "results/curves/weighted.csv", "results/predictions/majority.parquet"
+WHY = "results/why.json"
 
 
 def cases() -> Iterator[Case]:
@@ -144,6 +145,12 @@ CRAFTED: dict[str, list[tuple[str, Craft]]] = {
         ("an epoch twice", again(CURVES)),
         ("losses in words", cells(CURVES, val_loss="low")),
         ("half an epoch", cells(CURVES, epoch="0.5")),
+    ],
+    WHY: [
+        ("no JSON", written(WHY, PICKLE)),
+        ("JSON too deep", written(WHY, DEEP)),
+        ("a number of 5,000 digits", written(WHY, b'{"asked": ' + TOO_LONG_NUMBER + b"}")),
+        ("no examples", written(WHY, b'{"format_version": 1, "examples": []}')),
     ],
     "data/extract.json": [
         ("JSON cut short", cut("data/extract.json", 20)),

@@ -1,20 +1,30 @@
-"""What each token contributes to an answer, against differences of the head's own answers."""
+"""What each token contributes to an answer, against differences of the head's own answers; and what is made of it."""
 
 from __future__ import annotations
 
 import copy
+import json
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
+import inference.why_page
 from ilse.errors import UserError
 from inference import Predictor
+from inference.command import predict
+from inference.inputs import Fields
+from inference.predictions import LabelSetPrediction, in_words
+from inference.why_examples import SHOWN, chosen, explain_examples, missed
 from tests.inference.conftest import Project
 from trainer.ragged import Tokens
+from trainer.words_told import read_told
 
 Build = Callable[..., Project]
 TEXT = "the film wins new law"
@@ -96,3 +106,96 @@ def test_other_heads_are_refused_by_name(project: Build) -> None:
         predictor.why([TEXT])
     with pytest.raises(UserError, match=r"text 0\n +expected: at least one token"):
         predictor.why(" ")
+
+
+def test_words_sum_their_tokens_and_are_drawn(project: Build) -> None:
+    found = predictor_of(project(token_states={"rank": 8})).why(TEXT)
+    assert found.words == found.tokens, "this tokenizer has whole words"
+    np.testing.assert_array_equal(found.word_contributions, found.contributions)
+    joined = copy.copy(found)
+    object.__setattr__(joined, "words", ["the film", "rest"])
+    object.__setattr__(joined, "word_of", np.array([0, 0] + [1] * (len(found.tokens) - 2)))
+    expected = [found.contributions[:2].sum(0), found.contributions[2:].sum(0)]
+    np.testing.assert_allclose(joined.word_contributions, expected, atol=1e-6)
+    html = found._repr_html_()
+    assert html == found.html()
+    assert html.startswith('<figure class="why"><style>')
+    assert html.count("<g ") == len(found.words)
+    assert in_words(found.prediction) in html
+    assert "<style>" not in found.html(style=False)
+
+
+def test_a_page_explains_the_first_texts_of_an_input(
+    project: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference.why_page, "MOST_TEXTS", 3)
+    made = project(token_states={"rank": 8})
+    predictor = predictor_of(made)
+    texts = [TEXT, "", "the <film> " * 200, "law", "new law", "film"]
+    pl.DataFrame({"text": texts}).write_csv(tmp_path / "new.csv")
+    place, head = tmp_path / "why.html", made.folder / "models" / "weighted" / "seed-0"
+    given = (head, str(tmp_path / "new.csv"), tmp_path / "answers.csv", None, Fields(), 1, made.model)
+    predict(*given, tmp_path / "none.yaml", "cpu", 1, place)
+    found = place.read_text()
+    assert "The first 3 of 5 texts." in found
+    assert found.count("<figure") == 3
+    assert found.count("<style>") == 1
+    assert re.search(r"<h2>[^<]*the &lt;film&gt;[^<]*…</h2>", found)
+    assert predictor.why(TEXT).html(style=False) in found
+    assert len(pl.read_csv(tmp_path / "answers.csv")) == len(texts)
+    again = tmp_path / "again.html"
+    predict(*given, tmp_path / "none.yaml", "cpu", 1, again)
+    assert again.read_text() == found
+    pooled = project()
+    pooled.trained("mean")
+    with pytest.raises(UserError, match="one that reads pooled rows"):
+        predict(pooled.folder / "models" / "mean" / "seed-0", *given[1:6], pooled.model, place, "cpu", 1, place)
+
+
+@pytest.mark.parametrize("kind", ["labels", "label sets", "scores"])
+def test_validation_examples_are_explained_with_their_answers(project: Build, tmp_path: Path, kind: str) -> None:
+    made = project(kind, token_states={"rank": 8})
+    predictor = predictor_of(made)
+    tables = made.folder / "examples.parquet", made.folder / "texts.parquet"
+    head = made.folder / "models" / "weighted" / "seed-0"
+    place = explain_examples(head, *tables, tmp_path / "new", made.model, tmp_path / "none.yaml", "cpu", 1)
+    told, texts = read_told(tmp_path / "new"), made.texts()
+    assert told is not None
+    assert (told.head, told.seed, told.trained_on) == ("weighted", 0, False)
+    held = {row["text_id"]: row for row in pl.read_parquet(tables[0]).filter(split="validation").to_dicts()}
+    assert told.asked == len(held)
+    column = {"labels": "label", "label sets": "labels", "scores": "score"}[kind]
+    misses = {one: missed(predictor.predict(texts[one])[0], row[column]) for one, row in held.items()}
+    for example in told.examples:
+        why = predictor.why(texts[example.text_id])
+        assert (example.answer, example.words) == (in_words(why.prediction), why.words)
+        np.testing.assert_allclose(example.contributions, why.word_contributions, rtol=1e-3, atol=1e-6)
+        if kind != "scores":
+            assert example.right == (misses[example.text_id] == 0)
+    if kind == "scores":
+        assert told.answered_rightly is None
+        assert {example.text_id for example in told.examples if not example.right} == set(
+            sorted(misses, key=lambda one: misses[one])[-SHOWN:]
+        )
+    else:
+        assert told.answered_rightly == list(misses.values()).count(0)
+    assert json.loads(place.read_text())["format_version"] == 1
+
+
+def test_right_and_wrong_ones_are_taken_as_they_were_drawn() -> None:
+    assert chosen([1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0], scores=False) == ([1, 2, 4, 5, 0, 3], {1, 2, 4, 5})
+    assert chosen([0.5, 0.1, 3.0], scores=True) == ([1, 2], {1})
+    assert missed(LabelSetPrediction(("a", "b"), {}), ["b", "a"]) == 0
+    assert missed(LabelSetPrediction((), {}), ["b"]) == 1
+
+
+def test_examples_that_cannot_be_explained_are_refused(project: Build, tmp_path: Path) -> None:
+    made = project(token_states={"rank": 8})
+    head, texts = made.trained("weighted", weighted={"tokens": {"rank": 6}}), made.folder / "texts.parquet"
+    others, rest = project("scores").folder / "examples.parquet", (tmp_path, made.model, tmp_path / "none.yaml")
+    with pytest.raises(UserError, match=r"validation examples with art, law, war(.|\n)*scores"):
+        explain_examples(head, others, texts, *rest)
+    pl.read_parquet(texts).head(3).write_parquet(tmp_path / "few.parquet")
+    with pytest.raises(UserError, match=r"few.parquet\n(.|\n)*no text"):
+        explain_examples(head, made.folder / "examples.parquet", tmp_path / "few.parquet", *rest)
+    assert not (tmp_path / "why.json").exists()

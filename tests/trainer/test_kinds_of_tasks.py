@@ -198,7 +198,7 @@ def test_heads_of_two_objectives_are_not_compared(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"shots": 3}, r"train.shots(.|\n)*a column 'score'(.|\n)*train.share"),
-        ({"memory_budget": 1e-6}, r"train.memory_budget(.|\n)*pairs are not read as they are used"),
+        ({"memory_budget": 1e-6}, r"train.memory_budget(.|\n)*7 shards(.|\n)*raise it"),
         ({"objective": "multi_class"}, r"train.objective(.|\n)*regression or similarity"),
         ({"recipe": {"imbalance": "weights"}}, r"imbalance(.|\n)*none for the objective similarity"),
     ],

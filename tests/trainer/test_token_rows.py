@@ -183,8 +183,6 @@ def test_pairs_have_both_texts_one_after_the_other(tmp_path: Path) -> None:
     assert_same(one_by_one(x), told(made, [text for pair in pairs for text in pair]))
     x, y = rows.batch(torch.tensor([5, 2]))
     assert_same(one_by_one(x), told(made, [*pairs[5], *pairs[2]]))
-    with pytest.raises(UserError, match="pairs are not read as they are used"):
-        task_of(made).streamed_split("train", EVERY, TOKENS, memory_budget=10**9)
 
 
 def test_long_texts_make_small_pieces() -> None:

@@ -17,6 +17,7 @@ from trainer.report.page import render
 from trainer.report.pictures import as_pictures
 from trainer.report.reading import facts_of, named_results
 from trainer.report.results import BASELINE, read_results
+from trainer.report.why import why_of
 
 __all__ = ["as_markdown", "as_pictures", "compare", "report"]
 
@@ -28,7 +29,8 @@ def report(results: Path, facts: Mapping[str, Path], out: Path, texts: Path | No
     ----------
     results
         Folder of the stages train and evaluate. `leaderboard.csv`, `runs.csv`, `confusion.csv` and `metrics.json`
-        must be there; without the other tables their sections say why they are empty.
+        must be there; without the other tables their sections say why they are empty. `why.json` of
+        `ilse why` is shown where it is.
     facts
         JSON files of earlier stages' figures by the stage's name, such as `{"extract": data/extract.json}`. One that
         is missing is named on the page.
@@ -45,6 +47,7 @@ def report(results: Path, facts: Mapping[str, Path], out: Path, texts: Path | No
     read = read_results(results)
     figures = {stage: facts_of(path) for stage, path in facts.items()}
     with named_results(results):
-        page = render(read, figures, differing(results, texts, read.chosen["head"], BASELINE))
+        examples = differing(results, texts, read.chosen["head"], BASELINE)
+        page = render(read, figures, examples, why_of(results, read))
     write_text(out, page)
     return out

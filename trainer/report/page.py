@@ -40,20 +40,21 @@ from trainer.report.findings import (
 )
 from trainer.report.reading import Row
 from trainer.report.results import BASELINE, Results
+from trainer.report.why import STYLES, Why
 
 SCRIPTS = Path(__file__).parent / "scripts"
 SECTIONS = {
     "comparison": "How sure", "leaderboard": "Leaderboard", "heads": "On test", "cost": "Cost",
     "layers": "Single layers", "analysis": "What layers did", "weights": "Layer weights", "graph": "Graph",
     "calibration": "Calibration", "curves": "Training", "confusion": "Confusion", "examples": "Examples",
-    "run": "The run",
+    "why": "Why", "run": "The run",
 }  # fmt: skip
 """Templates of the page's parts, in order, and their names in its contents."""
 ONLY_WITH_CHARTS = {"graph", "confusion"}
 """Sections that make sense for some tasks alone."""
 
 
-def render(results: Results, facts: Mapping[str, Row | None], examples: Examples) -> str:
+def render(results: Results, facts: Mapping[str, Row | None], examples: Examples, why: Why | None = None) -> str:
     """The page of one evaluation. Equal inputs give equal text."""
     best, rows = results.chosen, results.rows
     drawn = drawing_of(results, facts)
@@ -69,10 +70,17 @@ def render(results: Results, facts: Mapping[str, Row | None], examples: Examples
         charts=drawn.charts, drawn=drawn, splits=SPLITS, labels=per_label(results), examples=examples,
         labels_known=len(label_order(results)), recalls=recalls(results),
         baseline=BASELINE, costs=total_costs(results, facts.get("extract") or {}),
-        sections={n: title for n, title in SECTIONS.items() if n not in ONLY_WITH_CHARTS or drawn.charts[n]},
+        sections={n: title for n, title in SECTIONS.items() if _is_shown(n, drawn, why)}, why=why, why_style=STYLES,
         facts={stage: None if figures is None else split_facts(figures) for stage, figures in facts.items()},
         extract=facts.get("extract") or {},
     )  # fmt: skip
+
+
+def _is_shown(section: str, drawn: Drawn, why: Why | None) -> bool:
+    """Whether a section makes sense for the task; that of words only where somebody asked for it."""
+    if section == "why":
+        return why is not None
+    return section not in ONLY_WITH_CHARTS or bool(drawn.charts[section])
 
 
 def drawing_of(results: Results, facts: Mapping[str, Row | None]) -> Drawn:

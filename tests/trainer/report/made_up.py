@@ -163,6 +163,22 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows([{k: str(v).lower() if isinstance(v, bool) else v for k, v in row.items()} for row in rows])
 
 
+WHY_EXAMPLE: dict[str, Any] = {
+    "text_id": "0" * 32, "right": True, "target": "sport", "answer": "sport, 0.93", "words": ["late", HOSTILE],
+    "places": [1, 4], "count": 6, "contributions": [[0.5, -0.25], [0.125, 1.0]],
+}  # fmt: skip
+
+
+def why_told(results: Path, **changes: Any) -> dict[str, Any]:
+    """What `ilse why` leaves for a head of these results."""
+    runs = pl.read_csv(results / "runs.csv").filter(head="cayley", seed=0)
+    wrong = WHY_EXAMPLE | {"right": False, "answer": "tech, 0.51"}
+    return {
+        "format_version": 1, "head": "cayley", "seed": 0, "val_score": runs["val_score"].item(), "trained_on": False,
+        "asked": 200, "answered_rightly": 171, "layers": ["embedding", "final"], "examples": [WHY_EXAMPLE, wrong],
+    } | changes  # fmt: skip
+
+
 CONTROLS: dict[str, tuple[str, float, int]] = {
     "words": ("bag of words, logistic regression", 0.801, 14_420),
     "majority": ("the most frequent label", 0.229, 0),

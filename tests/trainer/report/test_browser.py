@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.report.made_up import HOSTILE, write_everything
+from tests.trainer.report.made_up import HOSTILE, why_told, write_everything
 from trainer.report import compare, report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -34,6 +35,7 @@ def browser() -> Iterator[Any]:
 
 def full_page(folder: Path, **options: Any) -> Path:
     results, facts, texts = write_everything(folder, **options)
+    (results / "why.json").write_text(json.dumps(why_told(results)))
     return report(results, facts, folder / "report.html", texts)
 
 
