@@ -27,9 +27,9 @@ is made on validation; the test split is read once, afterwards.
 its encoder equals the published one to float32's precision (`tests/trainer/heads/parity/`), so it stands for it on the
 same seeds and splits. The line below it is what the published code itself reached on such activations, with its own
 split of validation and one seed. `tokens` is `bottleneck` on the state of every token in seven layers, and
-`tokens, rank 64 int8` the same on a basis of rank 64, in which every token counted alike. The first two tables are of
-linear heads trained in epochs (`optimizer: adamw`), the default when they were measured. Tasks that have not been run
-are left out.
+`tokens, wide` has a reader of rank 64 and half the learning rate; `tokens, rank 64 int8` and `tokens, rank 128 int4`
+are on a basis of that rank, in as many bytes. Those of pooled rows under SmolLM2 are of linear heads trained in epochs
+(`optimizer: adamw`), the default when they were measured. Tasks and heads that have not been run are left out.
 """
 
 

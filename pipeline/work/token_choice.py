@@ -47,7 +47,7 @@ def token_choice(params: ExtractParams, facts: ModelFacts) -> TokenSpec | bool:
             f"{WHERE}.rank",
             expected=f"at most the width of {facts.name}'s layers, {facts.dim}",
             found=f"{asked.rank}",
-            next_step="lower it; 64 is a good start, and without a rank whole states are kept",
+            next_step="lower it; 128 in int4 is a good start, and without a rank whole states are kept",
         )
     layers, kind = token_layers(params, facts), asked.storage_type or params.storage_type
     whole = asked.rank is None and layers == chosen_layers(params.layers, len(facts.layers))
