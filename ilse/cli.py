@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from ilse import __version__, ours
 from ilse.destinations import Destination, Kind, Source, require_writable
 from ilse.ending import Commands
+from ilse.errors import UserError
 from ilse.files import require_ours
 from ilse.memory import OF_BATCHES, keep_freed_memory
 from ilse.spinning import spin_briefly
@@ -558,7 +559,12 @@ def inspect(cache: str) -> None:
 @main.command()
 @_cache
 @click.option("--examples", type=Source(), help="A table of examples: separation and probes of its labels too.")
-@click.option("--out", help="The table, .csv, .jsonl or .parquet.", **_made("file", "results/layers.csv"))
+@click.option(
+    "--out",
+    type=Destination("file"),
+    help="The table, .csv, .jsonl or .parquet.",
+    show_default="results/layers.csv; of --compare results/drift.csv",
+)
 @click.option(
     "--variant",
     type=click.Choice(["ours", "published"]),
@@ -580,10 +586,23 @@ def inspect(cache: str) -> None:
 )
 @click.option("--memory-budget", type=float, help="GB for sums and samples; 0.27 without it.")
 @click.option("--suggest", is_flag=True, help="Say which layers to keep, as lines for params.yaml; with --examples.")
+@click.option(
+    "--compare",
+    type=(Source(str), Source(str)),
+    help="A B: in place of all that, how far two caches of the same texts are apart.",
+)
+@click.option("--neighbours", type=click.IntRange(1), help="Of --compare: how many of a text; 10 without it.")
+@click.option("--head", type=Source(), help="Of --compare: a head's folder, how many of its answers change.")
+@click.option(
+    "--tolerance",
+    type=float,
+    help="Of --compare, with --head and --examples: exit code 1 unless the change of the head's score is shown to be "
+    "within so many points, at an error rate of 5 %.",
+)
 def layers(
     cache: str,
     examples: Path | None,
-    out: Path,
+    out: Path | None,
     variant: Any,
     alpha: float,
     normalise: Any,
@@ -591,6 +610,10 @@ def layers(
     texts: int,
     memory_budget: float | None,
     suggest: bool,
+    compare: tuple[str, str] | None,
+    neighbours: int | None,
+    head: Path | None,
+    tolerance: float | None,
 ) -> None:
     """Say how good each layer's representation is, from the cache alone.
 
@@ -600,10 +623,39 @@ def layers(
     not hold: they are not here.
     """
     from trainer.layer_metrics.measuring import Options, budget_of
+
+    _require_belonging(compare is not None)
+    budget = budget_of(memory_budget)
+    if compare is not None:
+        from trainer.drift.apart import Options as Comparing
+        from trainer.layers import compared
+
+        out = _made_or(out, "results/drift.csv")
+        found = compared(*compare, Comparing(pooling, texts, neighbours or 10, budget), head, examples, tolerance, out)
+        tell(f"{found}\nall {len(found.table):,} figures: {out}")
+        if found.passed is False:
+            click.get_current_context().exit(1)
+        return
     from trainer.layers import layers as run
 
-    options = Options(variant, alpha, normalise, pooling, texts, budget_of(memory_budget))
-    tell("\n".join(run(cache, examples, out, options, suggest)))
+    options = Options(variant, alpha, normalise, pooling, texts, budget)
+    tell("\n".join(run(cache, examples, _made_or(out, "results/layers.csv"), options, suggest)))
+
+
+def _made_or(out: Path | None, default: str) -> Path:
+    """The file that is named, or the default one."""
+    if out is None:
+        require_writable(Path(default), "file", "--out")
+    return out or Path(default)
+
+
+def _require_belonging(comparing: bool) -> None:
+    """Refuses options of `ilse layers` that the other way to call it has."""
+    own = ("neighbours", "head", "tolerance")
+    for name in ("cache", "variant", "alpha", "normalise", "suggest") if comparing else own:
+        if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
+            expected = "options of --compare beside it" if comparing else f"--compare A B beside --{name}"
+            raise UserError("ilse layers", expected=expected, found=f"--{name}", next_step=f"leave --{name} out")
 
 
 @main.command()

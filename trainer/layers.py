@@ -10,6 +10,8 @@ from ilse.callable import make_callable
 from ilse.errors import UserError
 from ilse.files import replacing
 from pipeline.store import open_cache
+from trainer.drift.apart import Options as Comparing
+from trainer.drift.comparing import Drift, compare
 from trainer.layer_metrics.advice import LEAST_TEXTS, advise
 from trainer.layer_metrics.labels import read_labels
 from trainer.layer_metrics.measuring import Options
@@ -41,6 +43,15 @@ def layers(place: str, examples: Path | None, out: Path, options: Options, sugge
         told.append("no token states in this cache: prompt entropy, curvature and token anisotropy are left out")
     told.append(f"all {len(found.table):,} figures: {out}")
     return told + (_suggested(found, place, examples) if suggest else [])
+
+
+def compared(
+    a: str, b: str, options: Comparing, head: Path | None, examples: Path | None, tolerance: float | None, out: Path
+) -> Drift:
+    """How far two caches are apart; writes the table to `out`. Raises `UserError` as `compare` does."""
+    found = compare(a, b, options, head, examples, tolerance)
+    write(found.table, out)
+    return found
 
 
 def write(table: pl.DataFrame, out: Path) -> None:
