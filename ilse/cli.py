@@ -615,12 +615,15 @@ def layers(
     head: Path | None,
     tolerance: float | None,
 ) -> None:
-    """Say how good each layer's representation is, from the cache alone.
+    """Say how good each layer's representation is, from the cache alone; or how far two caches are apart.
 
     Entropy, effective ranks, anisotropy, mean cosine, norm, massive values, intrinsic dimension and CKA; with
     --examples how far labels lie apart and what a linear probe makes of each layer; of a cache with token states
     prompt entropy, curvature and token anisotropy. InfoNCE, LiDAR and DiME compare augmented texts, which a cache does
     not hold: they are not here.
+
+    With --compare A B, two caches of the same texts: CKA, shared neighbours and row errors by layer, and what a head
+    makes of them. Exit code 1 where --tolerance is given and the change is not shown to be within it.
     """
     from trainer.layer_metrics.measuring import Options, budget_of
 

@@ -65,23 +65,21 @@ class Change:
 
 def p_of_less(lost: int, won: int, rows: int, margin: float) -> float:
     """Of the hypothesis that the true loss is `margin` or more, exact."""
-    seen = float(_score(np.array(lost), np.array(won), rows, margin))
+    seen = float(score(np.array(lost), np.array(won), rows, margin))
     shares = np.concatenate([[0.0], np.geomspace(1e-3 / rows, (1 - margin) / 2, NUISANCE - 1)])
-    most = int(stats.binom.isf(TAILS / 2, rows, shares[-1]))
-    gains = np.arange(min(rows, most) + 1)
+    fewest, most = (stats.binom.ppf(tail, rows, shares).clip(0).astype(int) for tail in (TAILS / 2, 1 - TAILS / 2))
+    gains = np.arange(most.max() + 1)
     losses = _most_lost(gains, rows, margin, seen)
-    return float(max(_probability(share, gains, losses, rows, margin) for share in shares) + TAILS)
+    parts = zip(shares, fewest, most + 1, strict=True)
+    return max(_probability(s, gains[a:b], losses[a:b], rows, margin) for s, a, b in parts) + TAILS
 
 
 def _probability(share: float, gains: Array, losses: Array, rows: int, margin: float) -> float:
     """Of at most `losses` lost examples for each number of gains, where `share` gain and `share` + `margin` lose."""
-    first, last = (int(stats.binom.ppf(tail, rows, share)) for tail in (TAILS / 2, 1 - TAILS / 2))
-    part = slice(max(0, first), min(last, len(gains) - 1) + 1)
-    allowed = losses[part]
-    here = stats.binom.pmf(gains[part], rows, share)
-    among = min(1.0, (share + margin) / (1 - share))
-    below = special.bdtr(allowed.clip(min=0), rows - gains[part], among)
-    return float((here * np.where(allowed >= 0, below, 0.0)).sum())
+    ways = special.gammaln(rows + 1) - special.gammaln(gains + 1) - special.gammaln(rows - gains + 1)
+    here = np.exp(ways + special.xlogy(gains, share) + special.xlog1py(rows - gains, -share))
+    below = special.bdtr(losses.clip(min=0), rows - gains, min(1.0, (share + margin) / (1 - share)))
+    return float((here * np.where(losses >= 0, below, 0.0)).sum())
 
 
 def _most_lost(gains: Array, rows: int, margin: float, seen: float) -> Array:
@@ -89,12 +87,13 @@ def _most_lost(gains: Array, rows: int, margin: float, seen: float) -> Array:
     low, high = np.full(len(gains), -1), rows - gains
     while (low < high).any():
         middle = (low + high + 1) // 2
-        fits = _score(middle, gains, rows, margin) <= seen + 1e-9
+        fits = score(middle, gains, rows, margin) <= seen + 1e-9
         low, high = np.where(fits, middle, low), np.where(fits, high, middle - 1)
     return low
 
 
-def _score(lost: Array, won: Array, rows: int, margin: float) -> Array:
+def score(lost: Array, won: Array, rows: int, margin: float) -> Array:
+    """Tango's T of a supposed loss of `margin`, 0 to 1, for each number of lost and won examples."""
     a = 2 * rows
     b = -lost - won + (2 * rows - lost + won) * margin
     c = -won * margin * (1 - margin)
@@ -115,5 +114,5 @@ def _loss_at(lost: int, won: int, rows: int, quantile: float) -> float:
 def _score_of(loss: float, lost: int, won: int, rows: int) -> float:
     """A negative loss is a gain, of which the two change places."""
     if loss >= 0:
-        return float(_score(np.array(lost), np.array(won), rows, loss))
-    return -float(_score(np.array(won), np.array(lost), rows, -loss))
+        return float(score(np.array(lost), np.array(won), rows, loss))
+    return -float(score(np.array(won), np.array(lost), rows, -loss))
