@@ -585,6 +585,12 @@ def inspect(cache: str) -> None:
     "--texts", type=click.IntRange(1), default=1000, show_default=True, help="Of the sample, for what is no sum."
 )
 @click.option("--memory-budget", type=float, help="GB for sums and samples; 0.27 without it.")
+@click.option(
+    "--views",
+    multiple=True,
+    type=Source(str),
+    help="A cache of the same texts with noise (extract.noise), once for each, at least two: InfoNCE, LiDAR, DiME.",
+)
 @click.option("--suggest", is_flag=True, help="Say which layers to keep, as lines for params.yaml; with --examples.")
 @click.option(
     "--compare",
@@ -609,6 +615,7 @@ def layers(
     pooling: str,
     texts: int,
     memory_budget: float | None,
+    views: tuple[str, ...],
     suggest: bool,
     compare: tuple[str, str] | None,
     neighbours: int | None,
@@ -619,8 +626,7 @@ def layers(
 
     Entropy, effective ranks, anisotropy, mean cosine, norm, massive values, intrinsic dimension and CKA; with
     --examples how far labels lie apart and what a linear probe makes of each layer; of a cache with token states
-    prompt entropy, curvature and token anisotropy. InfoNCE, LiDAR and DiME compare augmented texts, which a cache does
-    not hold: they are not here.
+    prompt entropy, curvature and token anisotropy; with --views InfoNCE, LiDAR and DiME.
 
     With --compare A B, two caches of the same texts: CKA, shared neighbours and row errors by layer, and what a head
     makes of them. Exit code 1 where --tolerance is given and the change is not shown to be within it.
@@ -642,7 +648,7 @@ def layers(
     from trainer.layers import layers as run
 
     options = Options(variant, alpha, normalise, pooling, texts, budget)
-    tell("\n".join(run(cache, examples, _made_or(out, "results/layers.csv"), options, suggest)))
+    tell("\n".join(run(cache, examples, _made_or(out, "results/layers.csv"), options, suggest, views)))
 
 
 def _made_or(out: Path | None, default: str) -> Path:
@@ -655,7 +661,7 @@ def _made_or(out: Path | None, default: str) -> Path:
 def _require_belonging(comparing: bool) -> None:
     """Refuses options of `ilse layers` that the other way to call it has."""
     own = ("neighbours", "head", "tolerance")
-    for name in ("cache", "variant", "alpha", "normalise", "suggest") if comparing else own:
+    for name in ("cache", "variant", "alpha", "normalise", "suggest", "views") if comparing else own:
         if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
             expected = "options of --compare beside it" if comparing else f"--compare A B beside --{name}"
             raise UserError("ilse layers", expected=expected, found=f"--{name}", next_step=f"leave --{name} out")

@@ -166,6 +166,7 @@ def layers(
     pooling: str = "mean",
     texts: int = 1_000,
     memory_budget: int | float | None = None,
+    views: Sequence[str | Path] = (),
 ) -> pl.DataFrame:
     """How good each layer's representation is, from a cache alone, as `ilse layers` has it.
 
@@ -190,6 +191,8 @@ def layers(
         Of the sample, for figures that are no sums over all texts.
     memory_budget
         GB for sums and samples; 0.27 without it.
+    views
+        Caches of the same texts with another noise each (`extract.noise`), at least two: InfoNCE, LiDAR and DiME too.
 
     Returns
     -------
@@ -207,7 +210,8 @@ def layers(
     from trainer.layers import measure
 
     options = Options(variant, float(alpha), normalise, pooling, texts, budget_of(memory_budget))
-    return measure(str(cache), None if examples is None else Path(examples), options).table
+    places = [str(place) for place in views]
+    return measure(str(cache), None if examples is None else Path(examples), options, places).table
 
 
 def drift(
