@@ -563,7 +563,7 @@ def inspect(cache: str) -> None:
     "--out",
     type=Destination("file"),
     help="The table, .csv, .jsonl or .parquet.",
-    show_default="results/layers.csv; of --compare results/drift.csv",
+    show_default="results/layer_metrics.csv; of --compare results/drift.csv",
 )
 @click.option(
     "--variant",
@@ -648,7 +648,7 @@ def layers(
     from trainer.layers import layers as run
 
     options = Options(variant, alpha, normalise, pooling, texts, budget)
-    tell("\n".join(run(cache, examples, _made_or(out, "results/layers.csv"), options, suggest, views)))
+    tell("\n".join(run(cache, examples, _made_or(out, "results/layer_metrics.csv"), options, suggest, views)))
 
 
 def _made_or(out: Path | None, default: str) -> Path:

@@ -13,11 +13,11 @@ from ilse.files import replacing
 from pipeline.store import open_cache
 from trainer.drift.apart import Options as Comparing
 from trainer.drift.comparing import Drift, compare
-from trainer.layer_metrics.advice import LEAST_TEXTS, advise
+from trainer.layer_metrics.advice import LEAST_TEXTS, Advice, advise
 from trainer.layer_metrics.labels import read_labels
 from trainer.layer_metrics.measuring import Options
 from trainer.layer_metrics.survey import Survey, survey
-from trainer.layer_metrics.table import lines
+from trainer.layer_metrics.table import lines, with_suggested
 from trainer.layer_metrics.viewing import Viewed
 
 
@@ -42,14 +42,16 @@ def layers(
     if suggest and examples is None:
         raise _refused("option --suggest", "--examples: labels tell which layers to keep", "none", "name the examples")
     found = measure(place, examples, options, views)
-    write(found.table, out)
-    told = lines(found.table)
+    advice = _advice(found, examples) if suggest else None
+    table = found.table if advice is None else with_suggested(found.table, advice.layers)
+    write(table, out)
+    told = lines(table)
     if "prompt_entropy" not in found.table["metric"]:
         told.append("no token states in this cache: prompt entropy, curvature and token anisotropy are left out")
     if not views:
         told.append("no --views of the texts: InfoNCE, LiDAR and DiME are left out")
-    told.append(f"all {len(found.table):,} figures: {out}")
-    return told + (_suggested(found, place, examples) if suggest else [])
+    told.append(f"all {len(table):,} figures: {out}")
+    return told + ([] if advice is None else _suggested(found, place, advice))
 
 
 def compared(
@@ -72,12 +74,16 @@ def write(table: pl.DataFrame, out: Path) -> None:
             table.write_csv(file)
 
 
-def _suggested(found: Survey, place: str, examples: Path | None) -> list[str]:
+def _advice(found: Survey, examples: Path | None) -> Advice:
     advice = None if found.probed is None else advise(found.probed)
     if advice is None:
         texts = 0 if found.probed is None else len(found.probed.y)
         expected = f"at least {LEAST_TEXTS} validation texts with a label to choose by, and two labels in training"
         raise _refused(f"examples {examples}", expected, f"{texts} that were probed", "leave --suggest out")
+    return advice
+
+
+def _suggested(found: Survey, place: str, advice: Advice) -> list[str]:
     names = found.table.filter(pl.col("metric") == "probe")["name"].to_list()
     return ["", *advice.lines(names, place)]
 

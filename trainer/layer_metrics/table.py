@@ -78,6 +78,15 @@ def frame(figures: Iterable[Figure], names: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=COLUMNS)
 
 
+def with_suggested(table: pl.DataFrame, layers: Sequence[int]) -> pl.DataFrame:
+    """With a row `suggested` for each layer, 1 for those named and else 0, before pairs of layers."""
+    names = dict(table.select("layer", "name").iter_rows())
+    figures = [Figure(layer, "suggested", float(layer in layers), 0) for layer in sorted(names)]
+    rows = frame(figures, [names[layer] for layer in sorted(names)])
+    single = pl.col("other").is_null()
+    return pl.concat([table.filter(single), rows, table.filter(~single)])
+
+
 def lines(table: pl.DataFrame) -> list[str]:
     """A line a layer with what `SHOWN` names, then each note once; `-` where there is no figure."""
     single = table.filter(pl.col("other").is_null())

@@ -220,7 +220,10 @@ def test_the_command_writes_the_table_and_says_what_is_in_it(made: Made, tmp_pat
     done = ilse("--cache", made.cache, "--examples", made.examples, "--out", out, "--suggest")
     assert done.exit_code == 0, done.output
     table = layers(made.cache, examples=made.examples)
-    assert pl.read_csv(out)["value"].to_list() == pytest.approx(table["value"].to_list())
+    written = pl.read_csv(out)
+    assert figures_of(written, "suggested") == [float(layer == TELLING) for layer in range(len(LAYERS))]
+    of_layers = written.filter(pl.col("metric") != "suggested")
+    assert of_layers["value"].to_list() == pytest.approx(table["value"].to_list())
     assert "no token states in this cache" in done.stdout
     assert f"ilse subset {made.cache} OUT --layers {TELLING}\n" in done.stdout
     assert sum(line.split()[:1] == [str(TELLING)] for line in done.stdout.splitlines()) == 1
