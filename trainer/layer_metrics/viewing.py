@@ -30,8 +30,8 @@ class Viewed:
     Raises
     ------
     UserError
-        For fewer than two, for one of other layers or another width, of other texts, or of a capture that stands there
-        twice, and as `open_cache` does.
+        For fewer than two, for one of other layers, another width or another model, of other texts, or of a capture
+        that stands there twice, and as `open_cache` does.
     """
 
     def __init__(self, cache: Cache, places: Sequence[str]) -> None:
@@ -43,6 +43,9 @@ class Viewed:
             if (view.layers, view.dim) != (cache.layers, cache.dim):
                 shapes = [f"{len(one.layers)} layers of width {one.dim}" for one in (cache, view)]
                 raise _refused(f"view {view.path}", f"the cache's own layers, {shapes[0]}", shapes[1], _SAME)
+            if view.header.capture.model != cache.header.capture.model:
+                names = [one.header.model_name for one in (cache, view)]
+                raise _refused(f"view {view.path}", f"rows of the cache's own model, {names[0]}", names[1], _SAME)
         prints = [view.fingerprint for view in self._caches]
         if len(set(prints)) < len(prints):
             expected = "views that differ: another noise, or another seed of it, in each"

@@ -197,10 +197,12 @@ def test_views_that_are_none_are_refused(tmp_path: Path) -> None:
     other.mkdir()
     foreign, *fewer = write_views(other, texts=39)
     write_cache(tmp_path / "wide.zarr", ["0" * 32], np.ones((1, len(LAYERS), 3), np.float32), dim=3)
+    write_cache(tmp_path / "model.zarr", ["0" * 32], np.ones((1, len(LAYERS), DIM), np.float32), model={"sha256": "11"})
     for given, message in (
         (places[:1], "at least 2 caches of views"),
         ([places[0], places[0]], "the same capture twice"),
         ([places[0], fewer[1]], "the same texts in both"),
+        ([places[0], tmp_path / "model.zarr"], "rows of the cache's own model"),
         ([places[0], tmp_path / "wide.zarr"], f"4 layers of width {DIM}"),
     ):
         with pytest.raises(UserError, match=message):
