@@ -167,6 +167,7 @@ def _require_same(cache: Cache, frozen: FrozenModel, extract: ExtractParams) -> 
     for what, cached, found in (
         ("model", made.model, frozen.facts.identity),
         ("template", made.template, extract.template),
+        ("noise", made.noise_in_words or "none", "none"),
         ("max_tokens", made.max_tokens, extract.limit(frozen.facts.window)),
     ):
         if cached != found:

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from ilse import __version__, ours
 from ilse.destinations import Destination, Kind, Source, require_writable
 from ilse.ending import Commands
+from ilse.errors import UserError
 from ilse.files import require_ours
 from ilse.memory import OF_BATCHES, keep_freed_memory
 from ilse.spinning import spin_briefly
@@ -588,7 +589,12 @@ def inspect(cache: str) -> None:
 @main.command()
 @_cache
 @click.option("--examples", type=Source(), help="A table of examples: separation and probes of its labels too.")
-@click.option("--out", help="The table, .csv, .jsonl or .parquet.", **_made("file", "results/layers.csv"))
+@click.option(
+    "--out",
+    type=Destination("file"),
+    help="The table, .csv, .jsonl or .parquet.",
+    show_default="results/layer_metrics.csv; of --compare results/drift.csv",
+)
 @click.option(
     "--variant",
     type=click.Choice(["ours", "published"]),
@@ -609,31 +615,86 @@ def inspect(cache: str) -> None:
     "--texts", type=click.IntRange(1), default=1000, show_default=True, help="Of the sample, for what is no sum."
 )
 @click.option("--memory-budget", type=float, help="GB for sums and samples; 0.27 without it.")
+@click.option(
+    "--views",
+    multiple=True,
+    type=Source(str),
+    help="A cache of the same texts with noise (extract.noise), once for each, at least two: InfoNCE, LiDAR, DiME.",
+)
 @click.option("--suggest", is_flag=True, help="Say which layers to keep, as lines for params.yaml; with --examples.")
+@click.option(
+    "--compare",
+    type=(Source(str), Source(str)),
+    help="A B: in place of all that, how far two caches of the same texts are apart.",
+)
+@click.option("--neighbours", type=click.IntRange(1), help="Of --compare: how many of a text; 10 without it.")
+@click.option("--head", type=Source(), help="Of --compare: a head's folder, how many of its answers change.")
+@click.option(
+    "--tolerance",
+    type=float,
+    help="Of --compare, with --head and --examples: exit code 1 unless the change of the head's score is shown to be "
+    "within so many points, at an error rate of 5 %.",
+)
 def layers(
     cache: str,
     examples: Path | None,
-    out: Path,
+    out: Path | None,
     variant: Any,
     alpha: float,
     normalise: Any,
     pooling: str,
     texts: int,
     memory_budget: float | None,
+    views: tuple[str, ...],
     suggest: bool,
+    compare: tuple[str, str] | None,
+    neighbours: int | None,
+    head: Path | None,
+    tolerance: float | None,
 ) -> None:
-    """Say how good each layer's representation is, from the cache alone.
+    """Say how good each layer's representation is, from the cache alone; or how far two caches are apart.
 
     Entropy, effective ranks, anisotropy, mean cosine, norm, massive values, intrinsic dimension and CKA; with
     --examples how far labels lie apart and what a linear probe makes of each layer; of a cache with token states
-    prompt entropy, curvature and token anisotropy. InfoNCE, LiDAR and DiME compare augmented texts, which a cache does
-    not hold: they are not here.
+    prompt entropy, curvature and token anisotropy; with --views InfoNCE, LiDAR and DiME.
+
+    With --compare A B, two caches of the same texts: CKA, shared neighbours and row errors by layer, and what a head
+    makes of them. Exit code 1 where --tolerance is given and the change is not shown to be within it.
     """
     from trainer.layer_metrics.measuring import Options, budget_of
+
+    _require_belonging(compare is not None)
+    budget = budget_of(memory_budget)
+    if compare is not None:
+        from trainer.drift.apart import Options as Comparing
+        from trainer.layers import compared
+
+        out = _made_or(out, "results/drift.csv")
+        found = compared(*compare, Comparing(pooling, texts, neighbours or 10, budget), head, examples, tolerance, out)
+        tell(f"{found}\nall {len(found.table):,} figures: {out}")
+        if found.passed is False:
+            click.get_current_context().exit(1)
+        return
     from trainer.layers import layers as run
 
-    options = Options(variant, alpha, normalise, pooling, texts, budget_of(memory_budget))
-    tell("\n".join(run(cache, examples, out, options, suggest)))
+    options = Options(variant, alpha, normalise, pooling, texts, budget)
+    tell("\n".join(run(cache, examples, _made_or(out, "results/layer_metrics.csv"), options, suggest, views)))
+
+
+def _made_or(out: Path | None, default: str) -> Path:
+    """The file that is named, or the default one."""
+    if out is None:
+        require_writable(Path(default), "file", "--out")
+    return out or Path(default)
+
+
+def _require_belonging(comparing: bool) -> None:
+    """Refuses options of `ilse layers` that the other way to call it has."""
+    own = ("neighbours", "head", "tolerance")
+    for name in ("cache", "variant", "alpha", "normalise", "suggest", "views") if comparing else own:
+        if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
+            expected = "options of --compare beside it" if comparing else f"--compare A B beside --{name}"
+            raise UserError("ilse layers", expected=expected, found=f"--{name}", next_step=f"leave --{name} out")
 
 
 @main.command()

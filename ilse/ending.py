@@ -33,6 +33,7 @@ EXTRAS = {
     "evaluate": "train",
     "report": "train",
     "compare": "train",
+    "layers": "train",
     "tune": "tune",
     "predict": "predict",
     "push": "predict",

@@ -203,7 +203,7 @@ class Capture:
         return self._reader.frozen
 
     def _tokens(self, texts: list[str], names: list[str]) -> TokenIds:
-        spec, frozen = self.spec, self.frozen
+        spec, frozen = self.spec.without_noise, self.frozen
         try:
             tokens = tokens_of(spec, frozen.tokenizer, frozen.facts.vocabulary, texts, names)
         except NoTokens as error:

@@ -102,8 +102,9 @@ def _model(source: Source) -> str:
 def _capture(capture: CaptureSpec, of_tokens: bool) -> str:
     """How a model read the texts."""
     stored = capture.tokens.storage_type if of_tokens and capture.tokens else capture.storage_type
+    noise = f" for training with {capture.noise_in_words}," if capture.noise else ""
     return f"""capture `{capture.fingerprint[:16]}`: every text in the template
-  `{_plain(capture.template)}`, {capture.lengths_in_words}, computed in {capture.compute_type} and stored as
+  `{_plain(capture.template)}`, {capture.lengths_in_words},{noise} computed in {capture.compute_type} and stored as
   {stored}"""
 
 

@@ -122,6 +122,30 @@ class WindowParams(Section):
         return self
 
 
+class NoiseParams(Section):
+    """What is done to each text before the model reads it: typing mistakes, other ones for each text and seed.
+
+    Texts keep their ids, so caches of several seeds are views of the same texts (`ilse layers --views`), and heads can
+    be tried on noisier texts (`ilse layers --compare`). New texts are never changed.
+    """
+
+    characters: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of letters and digits left out, doubled, replaced or exchanged with the next.",
+    )
+    keyboard: float = Field(0.0, ge=0, le=1, description="Share that a neighbouring key takes the place of (QWERTY).")
+    splits: float = Field(0.0, ge=0, le=1, description="Share that a space is put before, within a word.")
+    seed: int = Field(0, ge=0, description="Of what happens to which character.")
+
+    @model_validator(mode="after")
+    def _something_happens(self) -> NoiseParams:
+        if not 0 < self.characters + self.keyboard + self.splits <= 1:
+            raise ValueError("shares of together more than 0 and at most 1")
+        return self
+
+
 def _token_form(given: Any) -> str:
     return "<kept>" if isinstance(given, dict | TokenParams) else "<switch>"
 
@@ -153,6 +177,9 @@ class ExtractParams(Section):
     )
     windows: WindowParams | None = Field(
         None, description="Read longer texts window by window instead of cutting them. Every text in one piece without."
+    )
+    noise: NoiseParams | None = Field(
+        None, description="Typing mistakes that are made in each text before the model reads it. None without."
     )
     template: str = Field("{text}", description="What the model reads; `{text}` stands for the text.")
     compute_type: ComputeType = Field(

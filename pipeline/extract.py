@@ -108,6 +108,7 @@ def header_of(params: ExtractParams, facts: ModelFacts, texts: int) -> store.Cac
         poolings=tuple(params.poolings),
         token_states=token_choice(params, facts),
         windows=window_choice(params, facts),
+        noise=None if params.noise is None else store.NoiseSpec(**params.noise.model_dump()),
     )
     return store.CacheHeader(capture, texts, params.shard_rows, facts.name, facts.parameters, facts.versions)
 

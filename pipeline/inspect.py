@@ -27,6 +27,7 @@ def _spec_lines(header: CacheHeader) -> list[str]:
         f"  model         {header.model_name} ({header.model_parameters:,} parameters; {pinned})",
         f"  tokenizer     sha256 {capture.tokenizer}",
         f"  template      {capture.template!r}, {capture.lengths_in_words}",
+        *([f"  noise         {capture.noise_in_words}"] if capture.noise else []),
         f"  types         computed in {capture.compute_type}, stored as {capture.storage_type}",
         f"  poolings      {', '.join(capture.poolings)}" + (", and token states" if capture.token_states else ""),
         *_token_lines(capture),

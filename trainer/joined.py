@@ -51,7 +51,7 @@ class JoinedCaches:
         self.sources = tuple(_source(cache) for cache in parts)
         _require_different(self.parts)
         first, *others = (cache.text_id_rows() for cache in parts)
-        self._rows = [_rows_in(first, ids, self.parts[0], cache) for ids, cache in zip(others, parts[1:], strict=True)]
+        self._rows = [rows_in(first, ids, self.parts[0], cache) for ids, cache in zip(others, parts[1:], strict=True)]
 
     @property
     def path(self) -> str:
@@ -255,7 +255,7 @@ def _require_different(parts: Sequence[Cache]) -> None:
             )
 
 
-def _rows_in(first: TextIds, ids: TextIds, one: Cache, other: Cache) -> NDArray[np.int64]:
+def rows_in(first: TextIds, ids: TextIds, one: Cache, other: Cache) -> NDArray[np.int64]:
     """The row in the other cache of each text of the first; `UserError` where they do not hold the same texts."""
     place = {text.tobytes(): row for row, text in enumerate(ids)}
     rows = [place.get(text.tobytes()) for text in first]

@@ -7,6 +7,9 @@ auto("data", minutes=5).head         # the best of many
 
 from trainer import layers
 layers("data/cache.zarr")            # how good each layer is, without a head
+
+from trainer import drift
+drift("a.zarr", "b.zarr").table      # how far two caches of the same texts are apart
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ if TYPE_CHECKING:  # Optuna is of the extra 'tune'
 
     from trainer.auto import Chosen
     from trainer.candidates import Candidate
+    from trainer.drift.comparing import Drift
 
 
 def fit(
@@ -162,6 +166,7 @@ def layers(
     pooling: str = "mean",
     texts: int = 1_000,
     memory_budget: int | float | None = None,
+    views: Sequence[str | Path] = (),
 ) -> pl.DataFrame:
     """How good each layer's representation is, from a cache alone, as `ilse layers` has it.
 
@@ -186,6 +191,8 @@ def layers(
         Of the sample, for figures that are no sums over all texts.
     memory_budget
         GB for sums and samples; 0.27 without it.
+    views
+        Caches of the same texts with another noise each (`extract.noise`), at least two: InfoNCE, LiDAR and DiME too.
 
     Returns
     -------
@@ -203,7 +210,68 @@ def layers(
     from trainer.layers import measure
 
     options = Options(variant, float(alpha), normalise, pooling, texts, budget_of(memory_budget))
-    return measure(str(cache), None if examples is None else Path(examples), options).table
+    places = [str(place) for place in views]
+    return measure(str(cache), None if examples is None else Path(examples), options, places).table
+
+
+def drift(
+    a: str | Path,
+    b: str | Path,
+    *,
+    head: str | Path | None = None,
+    examples: str | Path | None = None,
+    tolerance: int | float | None = None,
+    pooling: str = "mean",
+    neighbours: int = 10,
+    texts: int = 1_000,
+    memory_budget: int | float | None = None,
+) -> Drift:
+    """How far two caches of the same texts are apart, as `ilse layers --compare` has it.
+
+    found = drift("data/cache.zarr", "data/int8.zarr", head="models/last/seed-0",
+                  examples="data/examples.parquet", tolerance=1)
+    found.passed, found.score.change
+
+    Parameters
+    ----------
+    a, b
+        Finished caches, folders or URLs, with the same layers; texts are matched by their ids, and all texts of one of
+        them are in the other.
+    head
+        The folder of a head that was trained on one of them: how many of its answers change.
+    examples
+        A table of examples over both: of its validation examples, how the head's score changes.
+    tolerance
+        In points: whether the change is shown to be within ± this, at an error rate of 5 %.
+    pooling
+        Which rows are compared; a head reads its own.
+    neighbours
+        How many nearest ones of each text are compared.
+    texts
+        Most texts of the sample for CKA, and of those whose neighbours are sought among all.
+    memory_budget
+        GB for rows and samples; 0.27 without it.
+
+    Returns
+    -------
+    Drift
+        `table`, a row a layer and metric, with the standard `error` of what is of a sample; `score`, the head's on both
+        caches; `passed`, whether its change is shown to be within the tolerance. As a string it is what the command
+        prints.
+
+    Raises
+    ------
+    UserError
+        For no finished caches, other texts or layers, a head that was trained on neither, examples of other labels, and
+        options that mean nothing.
+    """
+    from trainer.drift.apart import Options
+    from trainer.drift.comparing import compare
+    from trainer.layer_metrics.measuring import budget_of
+
+    options = Options(pooling, texts, neighbours, budget_of(memory_budget))
+    folder, table = None if head is None else Path(head), None if examples is None else Path(examples)
+    return compare(str(a), str(b), options, folder, table, None if tolerance is None else float(tolerance))
 
 
 def _places(data: str | Path, params: TrainParams) -> Places:

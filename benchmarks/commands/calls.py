@@ -72,6 +72,10 @@ CALLS = (
     _call(f"why {TOKEN_HEAD} --model model"),
     _call("report --texts data/texts.parquet --markdown report.md --figures results/pictures"),
     _call("compare a=results b=results"),
+    _call(
+        f"layers --compare data/cache.zarr data/cache.zarr --head {HEAD} --examples data/examples.parquet",
+        name="layers --compare",
+    ),
     _call(f"predict {HEAD} --input new.txt --model model --out answers.csv"),
     _call(f"predict {HEAD} --input new.txt --model model", name="predict to the screen"),
     _call(f"predict {TOKEN_HEAD} --input new.txt --model model --out words.csv --why words.html", name="predict --why"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ilse.errors import UserError
+from pipeline.capture.noise import noised
 from pipeline.model.failures import panics_as_errors
 from pipeline.model.tokenizer import special_tokens
 from pipeline.store import CaptureSpec, WindowSpec
@@ -106,7 +107,9 @@ def tokenise(
 def tokens_of(
     capture: CaptureSpec, tokenizer: Any, vocabulary: int, texts: Sequence[str], text_ids: Sequence[str]
 ) -> Tokens:
-    """`tokenise` as a capture has it: with its template, its limit and its windows."""
+    """`tokenise` as a capture has it: with its noise, its template, its limit and its windows."""
+    if (noise := capture.noise) is not None:
+        texts = [noised(text, text_id, noise) for text, text_id in zip(texts, text_ids, strict=True)]
     return tokenise(
         tokenizer, texts, text_ids, capture.template, capture.max_tokens, vocabulary, windows=capture.windows
     )

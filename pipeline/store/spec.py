@@ -81,6 +81,27 @@ class WindowSpec:
 
 
 @dataclass(frozen=True)
+class NoiseSpec:
+    """What is done to a text before the model reads it, other for each text and seed: see `pipeline.capture.noise`."""
+
+    characters: float
+    """Share of letters and digits that are left out, doubled, replaced or exchanged with the next."""
+    keyboard: float
+    """Share that a neighbouring key takes the place of."""
+    splits: float
+    """Share that a space is put before, within a word."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        shares = {name: getattr(self, name) for name in ("characters", "keyboard", "splits")}
+        for name, share in shares.items():
+            _require(isinstance(share, float) and 0 <= share <= 1, f"noise.{name}", "a share, 0 to 1", share)
+        _require(0 < sum(shares.values()) <= 1, "noise", "shares of together more than 0 and at most 1", shares)
+        is_seed = isinstance(self.seed, int) and not isinstance(self.seed, bool) and self.seed >= 0
+        _require(is_seed, "noise.seed", "a whole number from 0", self.seed)
+
+
+@dataclass(frozen=True)
 class CaptureSpec:
     """Everything that a cached value depends on. Two caches with equal fingerprints hold comparable rows.
 
@@ -109,6 +130,8 @@ class CaptureSpec:
     storage type, or what is kept of them. `tokens` says the same without the short form."""
     windows: WindowSpec | None = None
     """How longer texts are read; None: every text in one piece."""
+    noise: NoiseSpec | None = None
+    """What is done to each text first; None: nothing."""
 
     def __post_init__(self) -> None:
         known = isinstance(self.model, Mapping) and all(isinstance(value, str) for value in self.model.values())
@@ -134,6 +157,8 @@ class CaptureSpec:
         _require(not whole, "storage_type", "a floating type, for token states that have none of their own", "int8")
         self._require_tokens()
         self._require_windows()
+        known = self.noise is None or isinstance(self.noise, NoiseSpec)
+        _require(known, "noise", "a NoiseSpec, or none", self.noise)
 
     def _require_windows(self) -> None:
         windows, limit = self.windows, self.max_tokens
@@ -179,6 +204,20 @@ class CaptureSpec:
         return replace(self, token_states=replace(self.token_states, basis=sha256))
 
     @property
+    def without_noise(self) -> CaptureSpec:
+        """The same of texts as they are: how new texts are read."""
+        return replace(self, noise=None)
+
+    @property
+    def noise_in_words(self) -> str:
+        """What is done to texts first: `5% of characters changed, seed 1`, for one; empty for nothing."""
+        if self.noise is None:
+            return ""
+        told = {"changed": self.noise.characters, "mistyped": self.noise.keyboard, "after a space": self.noise.splits}
+        parts = ", ".join(f"{share:.3g} {what}" for what, share in told.items() if share)
+        return f"shares of characters {parts}; seed {self.noise.seed}"
+
+    @property
     def lengths_in_words(self) -> str:
         """What becomes of long texts: `cut at 128 tokens`, for one."""
         windows = self.windows
@@ -191,8 +230,9 @@ class CaptureSpec:
     def document(self) -> dict[str, Any]:
         """The spec as plain values. What earlier releases do not know is left out where it is not set."""
         values = asdict(self)
-        if self.windows is None:
-            del values["windows"]
+        for name in ("windows", "noise"):
+            if getattr(self, name) is None:
+                del values[name]
         return values
 
     @property
@@ -207,6 +247,8 @@ class CaptureSpec:
         read: dict[str, Any] = {"layers": tuple(values["layers"]), "poolings": tuple(values["poolings"])}
         if values.get("windows") is not None:
             read["windows"] = WindowSpec(**values["windows"])
+        if values.get("noise") is not None:
+            read["noise"] = NoiseSpec(**values["noise"])
         return cls(**{**values, **read, _TOKENS: TokenSpec.from_attributes(values[_TOKENS])})
 
 

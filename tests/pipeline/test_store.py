@@ -343,6 +343,7 @@ def test_every_part_of_the_capture_is_in_the_fingerprint() -> None:
         "poolings": ("last",),
         "token_states": True,
         "windows": store.WindowSpec(8, 4),
+        "noise": store.NoiseSpec(0.1, 0.0, 0.0, 1),
     }
     prints = {dataclasses.replace(base, **{name: value}).fingerprint for name, value in changed.items()}
     assert len(prints | {base.fingerprint}) == len(changed) + 1

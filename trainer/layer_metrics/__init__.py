@@ -2,6 +2,7 @@
 
     spectra     entropy, effective ranks and anisotropy of eigenvalues
     moments     the Gram matrix of a layer's rows, in one pass
+    views       how far texts agree with noisier versions of themselves
     geometry    lengths, angles and massive values of rows
     dimension   how many directions rows vary in around each of them (TwoNN)
     separation  how far labels lie apart

@@ -59,7 +59,7 @@ class Advice:
         told = [
             f"suggested: {len(self.layers)} of {self.of} layers ({', '.join(names[layer] for layer in self.layers)})",
             f"  accuracy {self.accuracy:.1%} on {self.texts} validation texts that did not choose, "
-            f"{100 * self.lost:.1f} points (± {100 * self.error:.1f}) below the best set; "
+            f"{self._against_the_best()}; "
             f"all layers together {self.all_layers:.1%}, the last alone {self.last:.1%}",
             f"  {len(self.layers) / self.of:.0%} of the storage"
             + (f"; {deepest} of {self.of - 1} blocks are run" if is_numbered(names) else ""),
@@ -67,6 +67,14 @@ class Advice:
         if is_numbered(names):
             told += ["in params.yaml:", "extract:", f"  layers: [{numbers}]"]
         return [*told, f"or from this cache: ilse subset {cache} OUT --layers {numbers.replace(' ', '')}"]
+
+    def _against_the_best(self) -> str:
+        """The best set of the half that chose may be the worse one on the half that judges."""
+        points = f"{abs(100 * self.lost):.1f}"
+        if points == "0.0":
+            return f"as good as the best set (± {100 * self.error:.1f} points)"
+        side = "below" if self.lost > 0 else "above"
+        return f"{points} points (± {100 * self.error:.1f}) {side} the best set"
 
 
 def is_numbered(names: Sequence[str]) -> bool:

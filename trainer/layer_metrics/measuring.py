@@ -143,7 +143,7 @@ def _pass(
         room.read(0, shard)
         inside = torch.arange(rows.stop - rows.start)
         x = room.rows(room.starts(torch.zeros_like(inside), inside))
-        _require_finite(cache, x, layers)
+        require_finite(cache, x, layers)
         first, last = np.searchsorted(sampled, [rows.start, rows.stop])
         kept[first:last] = x[sampled[first:last] - rows.start]
         y = None if labels is None else torch.from_numpy(labels.of_row[rows])
@@ -152,7 +152,8 @@ def _pass(
     return kept
 
 
-def _require_finite(cache: Cache, x: Float[Tensor, "rows layers dim"], layers: tuple[int, ...]) -> None:
+def require_finite(cache: Cache, x: Float[Tensor, "rows layers dim"], layers: tuple[int, ...]) -> None:
+    """Raises `UserError` for rows of these layers of the cache that hold NaN or infinities."""
     known = x.sum((0, 2), dtype=torch.float64).isfinite()
     if not known.all():
         raise UserError(

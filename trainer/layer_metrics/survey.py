@@ -20,6 +20,7 @@ from trainer.layer_metrics.labels import Labels
 from trainer.layer_metrics.measuring import NOTHING_DIFFERS, Options, measure_rows
 from trainer.layer_metrics.probes import Probed, probe
 from trainer.layer_metrics.table import Figure, frame
+from trainer.layer_metrics.viewing import Viewed, measure_views
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,18 @@ class Survey:
     probed: Probed | None
 
 
-def survey(cache: Cache, labels: Labels | None, options: Options) -> Survey:
-    """All of it. Raises `UserError` for a pooling that the cache does not hold, and for what is damaged."""
+def survey(cache: Cache, labels: Labels | None, options: Options, viewed: Viewed | None = None) -> Survey:
+    """All of it; of views where there are some.
+
+    Raises `UserError` for a pooling that the cache does not hold, and for what is damaged.
+    """
     figures, sample = measure_rows(cache, labels, options, _alike_texts(cache, options))
     figures += _alike(sample, cache)
     del sample  # some 100 MB
     if cache.token_layers:
         figures += _of_tokens(cache, options)
+    if viewed is not None:
+        figures += measure_views(cache, viewed, options)
     probed = None
     if labels is not None:
         probed, why = probe(cache, labels, options.pooling, options.texts, options.budget)

@@ -28,6 +28,9 @@ SHOWN = {
     "massive": "massive",
     "dimension": "dimension",
     "cka_last": "CKA last",
+    "infonce": "InfoNCE",
+    "lidar": "LiDAR",
+    "dime": "DiME",
     "prompt_entropy": "prompt",
     "curvature": "curvature",
     "fisher": "Fisher",
@@ -73,6 +76,15 @@ def frame(figures: Iterable[Figure], names: Sequence[str]) -> pl.DataFrame:
     """A row a figure, in the order given."""
     rows = [{**asdict(figure), "name": names[figure.layer]} for figure in figures]
     return pl.DataFrame(rows, schema=COLUMNS)
+
+
+def with_suggested(table: pl.DataFrame, layers: Sequence[int]) -> pl.DataFrame:
+    """With a row `suggested` for each layer, 1 for those named and else 0, before pairs of layers."""
+    names = dict(table.select("layer", "name").iter_rows())
+    figures = [Figure(layer, "suggested", float(layer in layers), 0) for layer in sorted(names)]
+    rows = frame(figures, [names[layer] for layer in sorted(names)])
+    single = pl.col("other").is_null()
+    return pl.concat([table.filter(single), rows, table.filter(~single)])
 
 
 def lines(table: pl.DataFrame) -> list[str]:

@@ -19,6 +19,7 @@ from trainer.report.charts.heads import heads_chart
 from trainer.report.charts.layers import layers_chart, weights_charts
 from trainer.report.charts.parts import Chart
 from trainer.report.findings import against_baseline, far_off, label_order, of_head, shown_labels
+from trainer.report.metrics import panels
 from trainer.report.results import Results
 
 GRAPH_HEAD = "cayley"
@@ -51,6 +52,7 @@ def draw(results: Results, sure: Interval | None, layers: int | None) -> Drawn:
         "cost": [cost_chart(board, cost, best["head"], figure) for cost in COSTS],
         "layers": [] if results.layers is None
         else [layers_chart(results.layers, best["head"], best["val_score"], figure)],
+        "metrics": [panel.chart for panel in panels(results)],
         "weights": [] if results.weights is None else weights_charts(results.weights),
         "cka": [cka_chart(table) for table in _tables(results, "cka")],
         "classes": [classes_chart(table) for table in _tables(results, "classes")],

@@ -38,6 +38,7 @@ from trainer.report.findings import (
     told_apart,
     total_costs,
 )
+from trainer.report.metrics import marked_layers, panels, single_metrics
 from trainer.report.reading import Row
 from trainer.report.results import BASELINE, Results
 from trainer.report.why import STYLES, Why
@@ -45,12 +46,12 @@ from trainer.report.why import STYLES, Why
 SCRIPTS = Path(__file__).parent / "scripts"
 SECTIONS = {
     "comparison": "How sure", "leaderboard": "Leaderboard", "heads": "On test", "cost": "Cost",
-    "layers": "Single layers", "analysis": "What layers did", "weights": "Layer weights", "graph": "Graph",
-    "calibration": "Calibration", "curves": "Training", "confusion": "Confusion", "examples": "Examples",
-    "why": "Why", "run": "The run",
+    "layers": "Single layers", "metrics": "Layer metrics", "analysis": "What layers did", "weights": "Layer weights",
+    "graph": "Graph", "calibration": "Calibration", "curves": "Training", "confusion": "Confusion",
+    "examples": "Examples", "why": "Why", "run": "The run",
 }  # fmt: skip
 """Templates of the page's parts, in order, and their names in its contents."""
-ONLY_WITH_CHARTS = {"graph", "confusion"}
+ONLY_WITH_CHARTS = {"graph", "confusion", "metrics"}
 """Sections that make sense for some tasks alone."""
 
 
@@ -68,6 +69,8 @@ def render(results: Results, facts: Mapping[str, Row | None], examples: Examples
         above=[r for r in rows if r["test_score"] > best["test_score"] and not r["control"]],
         compared=against_baseline(results), difference=difference(results), contains_zero=contains_zero,
         charts=drawn.charts, drawn=drawn, splits=SPLITS, labels=per_label(results), examples=examples,
+        metric_panels=panels(results), metric_rows=single_metrics(results),
+        marked=str(marked_layers(results)),
         labels_known=len(label_order(results)), recalls=recalls(results),
         baseline=BASELINE, costs=total_costs(results, facts.get("extract") or {}),
         sections={n: title for n, title in SECTIONS.items() if _is_shown(n, drawn, why)}, why=why, why_style=STYLES,

@@ -51,6 +51,11 @@ LAYERS = Table(
     LAYER | {"val_score": KNOWN, "val_low": KNOWN, "val_high": KNOWN},
     keys=(("layer",),), ordered=(("val_low", "val_score", "val_high"),),
 )  # fmt: skip
+LAYER_METRICS = Table(
+    LAYER | {"metric": TEXT, "other": MAYBE_COUNT, "value": NUMBER, "error": NUMBER, "note": TEXT},
+    keys=(("layer", "metric", "other"),),
+)
+"""Of `ilse layers`, which belongs to no evaluation."""
 WEIGHTS = Table({"head": TEXT} | LAYER | {"weight": NUMBER} | RANGE, **OF_LAYER)
 CURVES = Table(
     {"head": TEXT, "seed": COUNT, "epoch": COUNT, "train_loss": NUMBER, "val_loss": NUMBER, "val_score": NUMBER},
@@ -116,6 +121,7 @@ class Results:
     metrics: Metrics
     confusion: pl.DataFrame | None
     layers: pl.DataFrame | None
+    layer_metrics: pl.DataFrame | None
     weights: pl.DataFrame | None
     curves: pl.DataFrame | None
     comparison: pl.DataFrame | None
@@ -150,6 +156,7 @@ def read_results(folder: Path) -> Results:
         metrics,
         _confusion(required(folder / "confusion.csv"), metrics, board),
         optional([folder / "layers.csv"], LAYERS),
+        optional([folder / "layer_metrics.csv"], LAYER_METRICS),
         optional([folder / "weights.csv"], WEIGHTS),
         optional(sorted((folder / "curves").glob("*.csv")), CURVES),
         optional([folder / "comparison.csv"], COMPARISON),

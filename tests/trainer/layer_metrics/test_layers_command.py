@@ -21,7 +21,7 @@ from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING, Made, write_cac
 from trainer import layers
 from trainer.analysis.cka import cka
 from trainer.layer_metrics import measuring, spectra
-from trainer.layer_metrics.advice import advise, is_numbered
+from trainer.layer_metrics.advice import Advice, advise, is_numbered
 from trainer.layer_metrics.dimension import two_nn
 from trainer.layer_metrics.drawing import drawn
 from trainer.layer_metrics.probes import Probed
@@ -220,7 +220,10 @@ def test_the_command_writes_the_table_and_says_what_is_in_it(made: Made, tmp_pat
     done = ilse("--cache", made.cache, "--examples", made.examples, "--out", out, "--suggest")
     assert done.exit_code == 0, done.output
     table = layers(made.cache, examples=made.examples)
-    assert pl.read_csv(out)["value"].to_list() == pytest.approx(table["value"].to_list())
+    written = pl.read_csv(out)
+    assert figures_of(written, "suggested") == [float(layer == TELLING) for layer in range(len(LAYERS))]
+    of_layers = written.filter(pl.col("metric") != "suggested")
+    assert of_layers["value"].to_list() == pytest.approx(table["value"].to_list())
     assert "no token states in this cache" in done.stdout
     assert f"ilse subset {made.cache} OUT --layers {TELLING}\n" in done.stdout
     assert sum(line.split()[:1] == [str(TELLING)] for line in done.stdout.splitlines()) == 1
@@ -257,6 +260,20 @@ def test_the_cheapest_set_near_the_best_is_suggested() -> None:
     told = "\n".join(found.lines(("embedding", *(f"block {i}" for i in range(1, 5)), "final"), "cache.zarr"))
     assert "extract:\n  layers: [1]" in told
     assert "1 of 5 blocks are run" in told
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (0.02, "2.0 points (± 4.0) below the best set;"),
+        (-0.01, "1.0 points (± 4.0) above the best set;"),
+        (-0.0004, "as good as the best set (± 4.0 points);"),
+    ],
+)
+def test_what_is_suggested_stands_below_or_above_the_best_set(lost: float, said: str) -> None:
+    """The best set was best on the texts that chose, which are not those that judge."""
+    found = Advice((1,), 3, accuracy=0.8, lost=lost, error=0.04, all_layers=0.8, last=0.7, texts=100)
+    assert said in found.lines(("embedding", "block 1", "final"), "cache.zarr")[1]
 
 
 def test_layers_that_complete_one_another_are_kept_together() -> None:
