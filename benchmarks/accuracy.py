@@ -291,7 +291,7 @@ def summary(figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
     ahead = [
         f"{name} on {task}"
         for task, figure in figures.items()
-        for name, one in figure["controls"].items()
+        for name, one in figure.get("controls", {}).items()
         if one.get("interval", [0])[0] > 0
     ]
     return found | {"controls_ahead": ahead, "tasks": figures}
