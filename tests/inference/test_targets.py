@@ -57,6 +57,9 @@ TARGETS = {
     "analyse --results": Target("analyse --results {}", ours.ANALYSIS, "analysis", runs=False),
     "evaluate --results": Target("evaluate --results {}", ours.PREDICTIONS, "predictions"),
     "predict --out": Target("predict models/mean/seed-0 --model model --input source.csv --out {}", None),
+    "predict --why": Target(
+        "predict models/mean/seed-0 --model model --input source.csv --out answers.csv --why {}", None, runs=False
+    ),
     "pull out": Target("pull owner/name {}", ours.PULLED, runs=False),
     "export --out": Target("export models/mean/seed-0 --to torch --out {}", ours.EXPORT, runs=False),
     "report --out": Target("report --out {}", None, runs=False),
@@ -66,7 +69,7 @@ TARGETS = {
     "compare --out": Target("compare a=results b=results --out {}", None, runs=False),
 }
 KEPT_AS_FOLDERS = {"prepare --out", "extract --scratch", "prepare --scratch"} | {
-    f"{command} {option}" for command in ("train", "control", "lora", "tune") for option in ("--results",)
+    f"{command} {option}" for command in ("train", "control", "lora", "tune", "why") for option in ("--results",)
 }
 """Folders in which single files of ours are replaced, by names that are ours."""
 
