@@ -72,7 +72,7 @@ def predict(
     answers = Answers(Predictor.load(head, chosen, device=device, threads=threads or cores()), top_k)
     parts, explained = chain([first], parts), None
     if why is not None:
-        explained = WhyPage(answers.predictor, f"Why {head} answers so")
+        explained = WhyPage(answers.predictor, f"Why {'/'.join(head.resolve().parts[-2:])} answers so")
         parts = explained.watch(parts)
     _answer(answers, parts, source, kind, out, write_as, head, asked)
     if why is not None and explained is not None:

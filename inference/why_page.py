@@ -11,7 +11,7 @@ import polars as pl
 from ilse.files import write_text
 from ilse.tables import TEXT
 from ilse.terminal import in_line
-from inference.inputs import ID, WHERE
+from inference.inputs import ID
 from inference.predictor import Predictor
 from trainer.word_picture import page
 
@@ -34,7 +34,9 @@ class WhyPage:
             given = part.filter(pl.col(TEXT) != "")
             self._texts += given.height
             for row in given.head(MOST_TEXTS - len(self._pictures)).iter_rows(named=True):
-                self._pictures.append(self._explained(str(row.get(ID) or row[WHERE]), row[TEXT]))
+                # Not by its file, whose path is nobody's business who is shown the page.
+                name = str(row.get(ID) or f"text {len(self._pictures) + 1}")
+                self._pictures.append(self._explained(name, row[TEXT]))
 
     def write(self, place: Path) -> None:
         """Puts the page there."""
