@@ -23,6 +23,7 @@ from pipeline.store import Cache, TextIds, open_cache
 from trainer.poolings import Poolings, pooling_names, row_width
 from trainer.sources import Source, fingerprint_of, layer_names_of
 from trainer.stored import Room, gather, shard_room
+from trainer.text_rows import matched_rows
 
 Places = str | Path | Sequence[str | Path]
 """Where a cache is, or several."""
@@ -257,10 +258,9 @@ def _require_different(parts: Sequence[Cache]) -> None:
 
 def rows_in(first: TextIds, ids: TextIds, one: Cache, other: Cache) -> NDArray[np.int64]:
     """The row in the other cache of each text of the first; `UserError` where they do not hold the same texts."""
-    place = {text.tobytes(): row for row, text in enumerate(ids)}
-    rows = [place.get(text.tobytes()) for text in first]
-    found = [row for row in rows if row is not None]
-    missing, further = len(rows) - len(found), len(ids) - len(found)
+    rows = matched_rows(ids, first)
+    missing = int((rows < 0).sum())
+    further = len(ids) - (len(rows) - missing)
     if missing or further:
         raise UserError(
             f"caches {one.path} and {other.path}",
@@ -270,4 +270,4 @@ def rows_in(first: TextIds, ids: TextIds, one: Cache, other: Cache) -> NDArray[n
             next_step="run 'ilse extract' with both models on one table of texts, or 'ilse subset --texts' on the "
             "larger cache",
         )
-    return np.array(found, np.int64)
+    return rows

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ilse.errors import UserError
-from pipeline.store import Cache
+from pipeline.store import Cache, TextIds
 
 
 def places_of(cache: Cache, text_ids: Iterable[str]) -> NDArray[np.int64]:
@@ -24,3 +24,9 @@ def places_of(cache: Cache, text_ids: Iterable[str]) -> NDArray[np.int64]:
             next_step="give ids of its texts.parquet, or extract these texts too",
         )
     return np.array([place[text] for text in asked], np.int64)
+
+
+def matched_rows(held: TextIds, wanted: TextIds) -> NDArray[np.int64]:
+    """Where each wanted text is in a list of distinct ids, −1 for one that is not in it."""
+    place = {text.tobytes(): row for row, text in enumerate(held)}
+    return np.array([place.get(text.tobytes(), -1) for text in wanted], np.int64)

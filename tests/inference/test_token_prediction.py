@@ -120,8 +120,18 @@ def test_of_int8_the_steps_are_a_shards_own(project: Build, model: str, tokens: 
     Rounded in the steps of its shard they are the cache's, and so is the answer; unrounded, it differs by 0.002.
     """
     made = project(model=model, token_states=tokens)
+    compare(made, predictor_of(made), "weighted", 5e-3)
+    rounded_as_the_shard_holds_it(made, 127)
+
+
+@pytest.mark.parametrize("tokens", [{"storage_type": "int4"}, {"rank": 7, "storage_type": "int4"}])
+def test_of_int4_too_and_what_lies_beyond_its_levels_is_cut(project: Build, tokens: dict[str, Any]) -> None:
+    rounded_as_the_shard_holds_it(project(token_states=tokens), 7)
+
+
+def rounded_as_the_shard_holds_it(made: Any, levels: int) -> None:
+    """What the predictor makes of the examples' texts is the cache's once it is rounded to so many levels."""
     predictor, cache = predictor_of(made), store.open_cache(made.cache)
-    compare(made, predictor, "weighted", 5e-3)
     task = open_task(cache, made.folder / "examples.parquet")
     places, texts = {text_id: place for place, text_id in enumerate(cache.text_ids())}, made.texts()
     ids = task.unlabelled_ids()["text_id"].to_list()
@@ -130,8 +140,8 @@ def test_of_int8_the_steps_are_a_shards_own(project: Build, model: str, tokens: 
         shard = cache.shard_tokens(places[text_id] // cache.header.shard_rows)
         assert shard.scales is not None
         kept = cache.token_states(places[text_id])
-        assert (np.abs(found - kept) <= shard.scales * 0.5001).all()
-        rounded = np.rint(found / shard.scales).astype(np.float32) * shard.scales
+        assert (np.abs(found.clip(-levels * shard.scales, levels * shard.scales) - kept) <= shard.scales * 0.5001).all()
+        rounded = np.rint(found / shard.scales).clip(-levels, levels).astype(np.float32) * shard.scales
         exact.append(rounded == kept)
         with torch.inference_mode():
             asked = [predictor.trained(Tokens(torch.from_numpy(x), torch.tensor([len(x)]))) for x in (rounded, kept)]

@@ -18,8 +18,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-LEAST_TEXTS = 4
-"""HSIC₁ divides by n − 3."""
+from trainer.analysis.cka import LEAST_TEXTS
+
+__all__ = ["LEAST_TEXTS", "Alikeness", "alikeness"]
+
 GROUPS = 20
 """Of the jackknife, where there are texts for them: they know the error to 1/√38 = 16 %."""
 

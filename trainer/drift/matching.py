@@ -14,6 +14,7 @@ from ilse.errors import UserError
 from pipeline.store import Cache, TextIds, open_cache
 from trainer.layer_metrics.measuring import require_finite
 from trainer.stored import gather
+from trainer.text_rows import matched_rows
 
 Rows = Float[Tensor, "texts layers width"]
 Both = tuple[Rows, Float[Tensor, "texts layers others"]]
@@ -77,7 +78,7 @@ def matched(a: str, b: str) -> Matched:
     """
     first, second = open_cache(a), open_cache(b)
     _require_same_layers(first, second)
-    in_b = _places(second.text_id_rows(), first.text_id_rows())
+    in_b = matched_rows(second.text_id_rows(), first.text_id_rows())
     known = in_b >= 0
     lacking, further = int((~known).sum()), second.header.texts - int(known.sum())
     if lacking and further:
@@ -108,9 +109,3 @@ def _require_same_layers(a: Cache, b: Cache) -> None:
         found=f"{found}, of which {differing[0]} differ first" if differing else found,
         next_step="bring both to the same ones with 'ilse subset --layers'",
     )
-
-
-def _places(held: TextIds, wanted: TextIds) -> NDArray[np.int64]:
-    """Where each wanted text is in a list of distinct ids, −1 for one that is not in it."""
-    place = {text.tobytes(): row for row, text in enumerate(held)}
-    return np.array([place.get(text.tobytes(), -1) for text in wanted], np.int64)
