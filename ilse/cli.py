@@ -448,7 +448,8 @@ def evaluate(params: Path, caches: tuple[str, ...], examples: Path, models: Path
 @click.option(
     "--why",
     type=Destination("file"),
-    help="An HTML page too: what each word of the first 100 texts does in each layer, of a head that reads tokens.",
+    help="Also write an HTML page that shows what each word adds in each layer, for the first 100 texts. The head has "
+    "to read tokens.",
 )
 @_params
 def predict(
@@ -489,9 +490,10 @@ def predict(
 def why(
     head: Path, examples: Path, texts: Path, results: Path, model: Path | None, params: Path, device: str, threads: int
 ) -> None:
-    """Explain validation examples by their words in each layer, for the report, with HEAD, which reads tokens.
+    """Show what each word adds to a head's answers in each layer, for some validation examples.
 
-    HEAD is a folder such as models/weighted/seed-0. 'ilse report' shows the file why.json that it writes.
+    HEAD is a folder such as models/weighted/seed-0, of a head that reads tokens. Writes why.json to the results, which
+    'ilse report' then shows.
     """
     from inference.why_examples import explain_examples as run
 
@@ -593,7 +595,7 @@ def inspect(cache: str) -> None:
     "--out",
     type=Destination("file"),
     help="The table, .csv, .jsonl or .parquet.",
-    show_default="results/layer_metrics.csv; of --compare results/drift.csv",
+    show_default="results/layer_metrics.csv; with --compare results/drift.csv",
 )
 @click.option(
     "--variant",
@@ -625,15 +627,17 @@ def inspect(cache: str) -> None:
 @click.option(
     "--compare",
     type=(Source(str), Source(str)),
-    help="A B: in place of all that, how far two caches of the same texts are apart.",
+    help="Compare two caches of the same texts instead, A and B.",
 )
-@click.option("--neighbours", type=click.IntRange(1), help="Of --compare: how many of a text; 10 without it.")
-@click.option("--head", type=Source(), help="Of --compare: a head's folder, how many of its answers change.")
+@click.option("--neighbours", type=click.IntRange(1), help="With --compare: neighbours of each text; 10 by default.")
+@click.option(
+    "--head", type=Source(), help="With --compare: the folder of a head, to see how many of its answers change."
+)
 @click.option(
     "--tolerance",
     type=float,
-    help="Of --compare, with --head and --examples: exit code 1 unless the change of the head's score is shown to be "
-    "within so many points, at an error rate of 5 %.",
+    help="With --compare, --head and --examples: exit with 1 unless the head's score is shown to change by less than "
+    "this many points, at an error rate of 5 %.",
 )
 def layers(
     cache: str,

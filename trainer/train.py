@@ -94,7 +94,7 @@ class HeadTrainer:
     def _best_run(self, seed: int, unfinished: Path | None, watch: Watch | None) -> tuple[Recipe, Treatment, Fit]:
         """Of the learning rates that are left to try the best run."""
         if self._undrawn is not None:
-            self._say(f"{self._name} seed {seed}: as before, since no part of it is drawn")
+            self._say(f"{self._name} seed {seed}: the same head, since nothing in its training is random")
             return self._undrawn
         tried = []
         for recipe in self._recipes:

@@ -267,7 +267,7 @@ def test_a_head_of_which_no_part_is_drawn_is_solved_once(made: Made, quick: Para
     (first, _), (second, saved) = trainer.of_seed(0), trainer.of_seed(1)
     _, apart = HeadTrainer(task, params, name).of_seed(1)
     assert (second is first) is alike
-    assert (lines[-1] == f"{name} seed 1: as before, since no part of it is drawn") is alike
+    assert (lines[-1] == f"{name} seed 1: the same head, since nothing in its training is random") is alike
     assert saved.facts.seed == apart.facts.seed == 1
     torch.testing.assert_close(saved.head.state_dict(), apart.head.state_dict(), rtol=0, atol=0)
 
