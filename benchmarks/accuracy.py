@@ -33,22 +33,22 @@ import polars as pl
 
 from benchmarks.contenders import Contender
 from benchmarks.demo import RAW, demo_params, plain_copy
-from ilse.files import write_json
-from ilse.params import load_section, validate
-from ilse.reading import read_json
-from ilse.table_files import read_csv, read_parquet
-from ilse.tables import EXAMPLES_FILE, SPLITS, TEXTS_FILE
+from ilse.core.files.atomic import write_json
+from ilse.core.files.json_files import read_json
+from ilse.core.files.table_files import read_csv, read_parquet
+from ilse.core.params import load_section, validate
+from ilse.core.tables import EXAMPLES_FILE, SPLITS, TEXTS_FILE
 from pipeline.config import ExtractParams, ModelParams, TokenParams
-from pipeline.extract import extract
-from pipeline.fetch import FetchParams, fetch
-from pipeline.prepare import PrepareParams, prepare
+from pipeline.stages.extract import extract
+from pipeline.stages.fetch import FetchParams, fetch
+from pipeline.stages.prepare import PrepareParams, prepare
 from pipeline.store import open_cache
-from trainer.answers import load_answers
+from trainer.artifacts.answers import load_answers
 from trainer.config import AUTO, TrainParams
-from trainer.control import control
 from trainer.controls.config import ControlParams
+from trainer.data.task import open_task
+from trainer.stages.control import control
 from trainer.statistics import Difference, difference, of_rows
-from trainer.task import open_task
 
 TASKS = ("banking77", "emotion", "mtop_domain", "mtop_intent", "poem_sentiment")
 SAME_TEXTS = {"mtop_domain": "mtop_intent"}

@@ -8,12 +8,12 @@ from typing import Any
 
 import polars as pl
 
-from ilse.params import validate
-from ilse.table_files import read_csv, read_parquet
-from trainer.auto import train_auto
+from ilse.core.files.table_files import read_csv, read_parquet
+from ilse.core.params import validate
 from trainer.config import AUTO, TrainParams
-from trainer.evaluate import evaluate
-from trainer.train import train
+from trainer.stages.auto import train_auto
+from trainer.stages.evaluate import evaluate
+from trainer.stages.train import train
 
 
 @dataclass(frozen=True)

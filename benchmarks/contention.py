@@ -35,9 +35,9 @@ import yaml
 
 from benchmarks.demo import RAW, demo_texts, first_texts
 from benchmarks.steady import ENOUGH, QUICK_ENOUGH, report, rounds_until_steady
-from ilse.params import load_section
-from ilse.spinning import COUNT, POLICY
-from pipeline.fetch import FetchParams, fetch
+from ilse.core.machine.spinning import COUNT, POLICY
+from ilse.core.params import load_section
+from pipeline.stages.fetch import FetchParams, fetch
 
 HEADS = ("weighted", "mlp", "cayley")
 ON_THREADS = (COUNT, POLICY, "OMP_NUM_THREADS", "MKL_NUM_THREADS")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ilse.params import load_section
-from ilse.table_files import read_parquet
-from ilse.tables import TEXT, TEXTS_FILE
+from ilse.core.files.table_files import read_parquet
+from ilse.core.params import load_section
+from ilse.core.tables import TEXT, TEXTS_FILE
 from pipeline.config import ExtractParams, ModelParams
-from pipeline.fetch import FetchParams, fetch
-from pipeline.prepare import PrepareParams, prepare
+from pipeline.stages.fetch import FetchParams, fetch
+from pipeline.stages.prepare import PrepareParams, prepare
 
 RAW = Path("data/raw")
 

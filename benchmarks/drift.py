@@ -28,8 +28,8 @@ import torch
 
 from pipeline import store
 from trainer import drift, fit
-from trainer.artifact import TrainedHead
-from trainer.drift.gate import LEVEL
+from trainer.artifacts.artifact import TrainedHead
+from trainer.cache_drift.gate import LEVEL
 from trainer.statistics import Change
 from trainer.statistics.equivalence import score
 

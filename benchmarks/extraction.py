@@ -194,7 +194,7 @@ def _ours(way: str, setting: Setting) -> tuple[Callable[[str], float], dict[str,
     """The worker's function, from the table to the shards on disk."""
     from pipeline import store
     from pipeline.config import ExtractParams
-    from pipeline.extract import compute_of, header_of, read_text_ids, request_of
+    from pipeline.stages.extract import compute_of, header_of, read_text_ids, request_of
     from pipeline.work.scratch import Scratch
     from pipeline.work.shard import Job, compute_shards, prepare_worker
 
@@ -238,7 +238,7 @@ def _peak(compute_type: str, onednn: bool) -> float:
     a, b = (torch.randn(size, size).to(getattr(torch, compute_type)) for _ in range(2))
     product = torch.nn.functional.linear
     if onednn:
-        from ilse.linear import linear as product
+        from ilse.core.machine.linear import linear as product
     times = []
     with torch.inference_mode():
         for _ in range(9):

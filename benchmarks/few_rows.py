@@ -33,15 +33,15 @@ from numpy.typing import NDArray
 
 from benchmarks.accuracy import HELD_OUT, interval, points
 from benchmarks.demo import RAW
-from ilse.files import write_json
-from ilse.params import load_section, validate
-from ilse.reading import read_json
-from ilse.table_files import read_parquet
-from ilse.tables import EXAMPLES_FILE, LABEL, SPLIT, TEST, TEXT_ID, TEXTS_FILE, TRAIN
+from ilse.core.files.atomic import write_json
+from ilse.core.files.json_files import read_json
+from ilse.core.files.table_files import read_parquet
+from ilse.core.params import load_section, validate
+from ilse.core.tables import EXAMPLES_FILE, LABEL, SPLIT, TEST, TEXT_ID, TEXTS_FILE, TRAIN
 from pipeline.config import ExtractParams, ModelParams
-from pipeline.extract import extract
-from pipeline.fetch import FetchParams, fetch
-from pipeline.prepare import PrepareParams, prepare
+from pipeline.stages.extract import extract
+from pipeline.stages.fetch import FetchParams, fetch
+from pipeline.stages.prepare import PrepareParams, prepare
 from trainer.estimator import HeadClassifier, rows_of
 from trainer.statistics import difference, of_rows
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.accuracy import CONTENDERS, Ran, interval, made, points, ran
-from ilse.files import write_json
+from ilse.core.files.atomic import write_json
 from trainer.statistics import difference, of_rows
 
 TASKS = ("emotion", "mtop_domain")

@@ -26,8 +26,8 @@ import numpy as np
 
 from benchmarks.accuracy import SAME_TEXTS, TASKS, Ran, interval, points, ran
 from benchmarks.contenders import Contender
-from ilse.files import write_json
-from ilse.tables import EXAMPLES_FILE
+from ilse.core.files.atomic import write_json
+from ilse.core.tables import EXAMPLES_FILE
 from trainer.statistics import difference, of_rows
 
 DEFAULT_TASKS = ("poem_sentiment", "banking77", "emotion")

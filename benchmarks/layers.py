@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ilse.memory import peak_resident
+from ilse.core.machine.memory import peak_resident
 from pipeline import store
 
 SIZES = (1_000, 10_000, 100_000)

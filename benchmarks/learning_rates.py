@@ -17,15 +17,15 @@ from statistics import median
 
 import torch
 
-from ilse.params import load_section
-from ilse.tables import TRAIN, VALIDATION
+from ilse.core.params import load_section
+from ilse.core.tables import TRAIN, VALIDATION
 from pipeline.store import open_cache
 from trainer.config import TrainParams
-from trainer.fit import Epoch, fit
+from trainer.data.task import Task, open_task
+from trainer.fitting.fit import Epoch, fit
 from trainer.heads import build_head
 from trainer.objectives import MultiClass
-from trainer.rows import Rows
-from trainer.task import Task, open_task
+from trainer.rows.in_memory import Rows
 from trainer.treatment import Standardise
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)

@@ -62,9 +62,9 @@ def predict_headlines(folder: Path, size: int) -> float:
     import resource
 
     from benchmarks.tiny import tiny_model, tiny_texts
-    from ilse.table_files import scan_parquet
-    from inference.command import predict
-    from inference.inputs import Fields
+    from ilse.core.files.table_files import scan_parquet
+    from ilse.predict.command import predict
+    from ilse.predict.inputs import Fields
 
     model = tiny_model(folder / "tiny")
     head = save(folder / "tiny head", model, range(3), "weighted", {})
@@ -133,7 +133,7 @@ class _Here:
 def prepare(folder: Path, model: Path, layers: range, head: str, options: dict[str, Any], table: Path) -> None:
     """Loads model and head into this process, and predicts once: the first batch of each shape is slow."""
     from benchmarks.demo import read_texts
-    from inference import Predictor
+    from ilse.predict import Predictor
 
     _Here.predictor = Predictor.load(save(folder, model, layers, head, options), model, threads=1)
     if folder.name == "never leaving":
@@ -164,10 +164,10 @@ def save(folder: Path, model: Path, layers: range, name: str, options: dict[str,
     import torch
 
     from pipeline.config import ExtractParams, ModelParams
-    from pipeline.extract import header_of
     from pipeline.model.load import Compute
+    from pipeline.stages.extract import header_of
     from pipeline.work.shard import load_here
-    from trainer.artifact import HeadFacts, TrainedHead, save_head
+    from trainer.artifacts.artifact import HeadFacts, TrainedHead, save_head
     from trainer.heads import build_head
     from trainer.treatment import Treatment, TreatmentOptions
 

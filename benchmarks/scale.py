@@ -59,7 +59,7 @@ def _child(folder: Path, size: int) -> dict[str, Any]:
 
 def extract_one(folder: Path, size: int) -> dict[str, Any]:
     """One extraction of `size` texts; figures of this process and of its worker."""
-    import pipeline.extract as stage
+    import pipeline.stages.extract as stage
     from pipeline.cluster.executor import DaskExecutor
     from pipeline.config import ExtractParams
 

@@ -29,8 +29,8 @@ import yaml
 from benchmarks.demo import demo_params, demo_texts, plain_copy
 from benchmarks.faults.bucket import BUCKET, Server
 from benchmarks.faults.judge import differences, files_of
-from ilse.table_files import read_csv, read_parquet
-from ilse.tables import EXAMPLES_FILE, TEXTS_FILE
+from ilse.core.files.table_files import read_csv, read_parquet
+from ilse.core.tables import EXAMPLES_FILE, TEXTS_FILE
 from pipeline import store
 from pipeline.config import ModelParams
 

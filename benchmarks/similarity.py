@@ -30,18 +30,18 @@ from torch import Tensor
 from benchmarks.accuracy import interval, points, smollm2
 from benchmarks.contenders import Contender
 from benchmarks.demo import demo_params
-from ilse.files import write_json
-from ilse.params import validate
-from ilse.table_files import read_parquet
-from ilse.tables import EXAMPLES_FILE, TEXTS_FILE, VALIDATION
+from ilse.core.files.atomic import write_json
+from ilse.core.files.table_files import read_parquet
+from ilse.core.params import validate
+from ilse.core.tables import EXAMPLES_FILE, TEXTS_FILE, VALIDATION
 from pipeline.config import ExtractParams, ModelParams
-from pipeline.extract import extract
-from pipeline.prepare import PrepareParams, prepare
+from pipeline.stages.extract import extract
+from pipeline.stages.prepare import PrepareParams, prepare
 from pipeline.store import open_cache
+from trainer.data.task import Task, open_task
 from trainer.objectives.similarity import Similarity
-from trainer.rows import PairRows
+from trainer.rows.in_memory import PairRows
 from trainer.statistics import difference, of_figure
-from trainer.task import Task, open_task
 
 TASK = "stsbenchmark"
 RESULTS = Path("benchmarks/results/similarity.json")

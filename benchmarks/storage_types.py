@@ -23,15 +23,15 @@ import numpy as np
 
 from benchmarks.demo import demo_params, plain_copy
 from benchmarks.steady import ENOUGH, QUICK_ENOUGH, Rounds, report, rounds_until_steady
-from ilse.params import load_section, validate
-from ilse.tables import EXAMPLES_FILE, TEXTS_FILE
+from ilse.core.params import load_section, validate
+from ilse.core.tables import EXAMPLES_FILE, TEXTS_FILE
 from pipeline import store
 from pipeline.config import ExtractParams
-from pipeline.extract import extract
-from pipeline.prepare import PrepareParams, prepare
+from pipeline.stages.extract import extract
+from pipeline.stages.prepare import PrepareParams, prepare
 from trainer.config import TrainParams
-from trainer.evaluate import evaluate
-from trainer.train import train
+from trainer.stages.evaluate import evaluate
+from trainer.stages.train import train
 
 HEADS = ("last", "weighted")
 TYPES = ("float32", "bfloat16", "float16", "int8")

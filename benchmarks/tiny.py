@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ilse.tables import TEXT, TEXT_ID
+from ilse.core.tables import TEXT, TEXT_ID
 
 WORDS = ("tiny", "the", "of", "market", "film", "game", "vote", "wins", "falls", "rises", "new", "law", "cup")
 ROW_GROUP = 8_192

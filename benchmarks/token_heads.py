@@ -21,16 +21,16 @@ from typing import Any
 import torch
 
 from benchmarks.steady import ENOUGH, QUICK_ENOUGH, report, rounds_until_steady
-from ilse.hardware import native_bfloat16
-from ilse.memory import OF_BATCHES, keep_freed_memory
+from ilse.core.machine.hardware import native_bfloat16
+from ilse.core.machine.memory import OF_BATCHES, keep_freed_memory
 from trainer.config import OF_TOKENS, Recipe
-from trainer.fit import fit
-from trainer.flat import FlatParameters
+from trainer.fitting.fit import fit
+from trainer.fitting.flat import FlatParameters
+from trainer.fitting.losses import training_losses
 from trainer.heads import build_head
-from trainer.losses import training_losses
 from trainer.objectives import MultiClass
-from trainer.token_rows import TokenRows
-from trainer.token_shelf import TokenShelf
+from trainer.rows.token_rows import TokenRows
+from trainer.rows.token_shelf import TokenShelf
 from trainer.treatment import Treatment, TreatmentOptions
 
 TEXTS, QUICK_TEXTS, TOKENS, LAYERS, BATCH = 16_000, 512, 22, 7, 64

@@ -33,11 +33,11 @@ import numpy as np
 
 from benchmarks.demo import RAW, demo_texts
 from benchmarks.steady import QUICK_ENOUGH, report, rounds_until_steady
-from ilse.params import load_section
+from ilse.core.params import load_section
 from pipeline import store
 from pipeline.config import ExtractParams
-from pipeline.extract import compute_of, header_of, read_text_ids, request_of
-from pipeline.fetch import FetchParams, fetch
+from pipeline.stages.extract import compute_of, header_of, read_text_ids, request_of
+from pipeline.stages.fetch import FetchParams, fetch
 from pipeline.work.bases import make_basis_here, read_sample, sample_rows
 from pipeline.work.scratch import Scratch
 from pipeline.work.shard import Job, compute_shards, prepare_worker, reader_here

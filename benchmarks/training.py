@@ -44,18 +44,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.steady import ENOUGH, QUICK_ENOUGH, Rounds, report, rounds_until_steady
-from ilse.memory import OF_BATCHES, keep_freed_memory
+from ilse.core.machine.memory import OF_BATCHES, keep_freed_memory
 from pipeline import store
 from trainer.config import Recipe
-from trainer.fit import fit
-from trainer.flat import FlatParameters
+from trainer.fitting.fit import fit
+from trainer.fitting.flat import FlatParameters
 from trainer.heads import EncoderHead, Head, build_head
-from trainer.heads.cayley import cayley_adjacency, smallest_modulus
-from trainer.heads.graph import GraphEncoder
+from trainer.heads.graphs.cayley import cayley_adjacency, smallest_modulus
+from trainer.heads.graphs.encoder import GraphEncoder
 from trainer.objectives import MultiClass
-from trainer.rows import IndexBatches, Rows
-from trainer.stored import gather
-from trainer.stream import StreamedRows, shards_in
+from trainer.rows.in_memory import IndexBatches, Rows
+from trainer.rows.stored import gather
+from trainer.rows.stream import StreamedRows, shards_in
 from trainer.treatment import Treatment, TreatmentOptions
 
 LAYERS, DIM, CLASSES, BATCH = 31, 576, 77, 64
@@ -358,7 +358,7 @@ def _products() -> float:
 
 
 def _node_counts(head: Head) -> list[int]:
-    from trainer.heads.graph import needed_nodes
+    from trainer.heads.graphs.encoder import needed_nodes
 
     return needed_nodes(cayley_adjacency(smallest_modulus(head.spec.layers)), head.spec.layers, BLOCKS)
 

@@ -27,8 +27,8 @@ import yaml
 from benchmarks.demo import demo_params, demo_texts
 from benchmarks.faults.judge import Files, differences, files_of
 from benchmarks.tiny import tiny_model
-from ilse.table_files import read_parquet
-from ilse.tables import EXAMPLES_FILE, LABEL, SOURCE_ROW, SPLIT, TEXT, TEXT_ID
+from ilse.core.files.table_files import read_parquet
+from ilse.core.tables import EXAMPLES_FILE, LABEL, SOURCE_ROW, SPLIT, TEXT, TEXT_ID
 from pipeline import store
 
 A_LABEL = 40  # new rows of each of the five labels

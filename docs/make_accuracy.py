@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.markdown import table
-from ilse.files import write_text
+from ilse.core.files.atomic import write_text
 
 OUT = Path(__file__).with_name("accuracy.md")
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"

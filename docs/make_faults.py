@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.markdown import table
-from ilse.files import write_text
+from ilse.core.files.atomic import write_text
 
 OUT = Path(__file__).with_name("faults.md")
 RESULTS = OUT.parent.parent / "benchmarks" / "results" / "commands.json"

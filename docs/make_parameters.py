@@ -9,14 +9,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from finetune.config import LoraParams
-from ilse.files import write_text
+from ilse.core.files.atomic import write_text
+from ilse.finetune.config import LoraParams
 from pipeline.config import ExtractParams
-from pipeline.fetch import HubArtifact, PathArtifact, WheelArtifact
-from pipeline.prepare import PrepareParams
+from pipeline.stages.fetch import HubArtifact, PathArtifact, WheelArtifact
+from pipeline.stages.prepare import PrepareParams
 from trainer.config import TrainParams
 from trainer.controls.config import ControlParams
-from trainer.space import TuneParams
+from trainer.search.space import TuneParams
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "fetch.NAME, kind: wheel": WheelArtifact,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ilse.files import write_text
-from pipeline.presets import Preset, presets
+from ilse.core.files.atomic import write_text
+from pipeline.stages.presets import Preset, presets
 
 OUT = Path(__file__).parent / "presets.md"
 TOP = """# Presets

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ilse.files import write_text
+from ilse.core.files.atomic import write_text
 from pipeline.forecast.costs import Workload, disk_bytes, flops
 from pipeline.forecast.elsewhere import workload_of
 from pipeline.forecast.machines import MACHINES, Machine, dollars, fits, times

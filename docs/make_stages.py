@@ -20,34 +20,33 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from ilse.files import write_text
+from ilse.core.files.atomic import write_text
 
 ROOT = Path(__file__).parent.parent
 STAGES = ROOT / "dvc.yaml"
 TEMPLATE = ROOT / "pipeline" / "templates" / "dvc.yaml"
-SOURCES = ("finetune", "ilse", "inference", "pipeline", "trainer")
+SOURCES = ("ilse", "pipeline", "trainer")
 HOW_NOT_WHAT = {
     "ilse/__init__.py": "the version, which is written down and computes nothing",
-    "ilse/callable.py": "calls as a library",
-    "ilse/children.py": "which folders the Pythons that we start import from",
-    "ilse/destinations.py": "whether an output can be written",
-    "ilse/disk.py": "what messages say",
-    "ilse/errors.py": "what messages say",
-    "ilse/holding.py": "that two runs keep apart",
-    "ilse/memory.py": "what the process does with memory that it frees",
-    "ilse/ours.py": "which folders may be replaced",
-    "ilse/partials.py": "where half-made files wait",
-    "ilse/places.py": "where links lead",
-    "ilse/secrets.py": "what messages hide",
-    "ilse/spinning.py": "how threads wait for one another",
-    "ilse/terminal.py": "what messages show",
-    "pipeline/capture/unknown.py": "whether the tokenizer knows the texts' words, or the run is refused",
+    "ilse/core/machine/children.py": "which folders the Pythons that we start import from",
+    "ilse/core/files/destinations.py": "whether an output can be written",
+    "ilse/core/files/full_disk.py": "what messages say",
+    "ilse/core/errors.py": "what messages say",
+    "ilse/core/files/folder_lock.py": "that two runs keep apart",
+    "ilse/core/machine/memory.py": "what the process does with memory that it frees",
+    "ilse/core/files/ownership.py": "which folders may be replaced",
+    "ilse/core/files/partials.py": "where half-made files wait",
+    "ilse/core/files/places.py": "where links lead",
+    "ilse/core/secrets.py": "what messages hide",
+    "ilse/core/machine/spinning.py": "how threads wait for one another",
+    "ilse/core/terminal.py": "what messages show",
+    "pipeline/tokenizer/unknown.py": "whether the tokenizer knows the texts' words, or the run is refused",
     "pipeline/cluster": "where the work runs: a serial run gives the same bytes",
     "pipeline/forecast": "what it will cost",
     "pipeline/work/lock.py": "that two runs keep apart",
     "pipeline/work/scratch.py": "where unfinished work waits",
-    "trainer/memory.py": "whether rows are held or streamed: the same batches",
-    "trainer/progress.py": "how a fit that was killed goes on: to the same bytes",
+    "trainer/data/memory.py": "whether rows are held or streamed: the same batches",
+    "trainer/fitting/progress.py": "how a fit that was killed goes on: to the same bytes",
 }
 """Module or folder → what it decides instead of the output: a change of it reruns nothing, nor does what it imports."""
 AHEAD = {"identify": "extract"}
@@ -62,7 +61,8 @@ TOP = """# The stages of a project, made by 'ilse init': each is one subcommand.
 @cache
 def sources(command: str) -> list[str]:
     """The dependencies of a subcommand of `ilse` among our modules: files, and folders of which every module counts."""
-    body = {node.name: node for node in _parsed(ROOT / "ilse" / "cli.py").body if isinstance(node, ast.FunctionDef)}
+    nodes = (node for file in (ROOT / "ilse" / "cli").glob("*_commands.py") for node in _parsed(file).body)
+    body = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
     entries = [body[name] for name in (command, AHEAD.get(command)) if name]
     found: set[Path] = set()
     waiting = {file for entry in entries for file in _imported(entry)}

@@ -12,8 +12,8 @@ import polars as pl
 import yaml
 
 from docs.markdown import table
-from ilse.files import write_text
-from ilse.table_files import read_csv
+from ilse.core.files.atomic import write_text
+from ilse.core.files.table_files import read_csv
 
 OUT = Path(__file__).with_name("study.md")
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "study"

@@ -1,9 +1,19 @@
-"""Makes the cache: fetch a model and texts, prepare them, extract every layer. `store` owns the format.
+"""Makes the cache: fetch a model and texts, prepare them, extract every layer. `pipeline.store` owns the format.
 
-`from pipeline import extract` is for use as a library: texts in memory to tables and a cache (`pipeline.library`).
+`pipeline.extract` does it from Python, with texts in memory (`pipeline.library`).
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # it is the module `extract`, which is callable; see `ilse.callable`
+if TYPE_CHECKING:
     from pipeline.library import extract as extract
+
+__all__ = ["extract"]
+
+
+def __getattr__(name: str) -> Any:  # nothing heavy is imported before it is asked for
+    if name == "extract":
+        from pipeline.library import extract
+
+        return extract
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

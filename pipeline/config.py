@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from ilse.params import Section
-from ilse.secrets import holds_secrets
+from ilse.core.params import Section
+from ilse.core.secrets import holds_secrets
 from pipeline.store import Pooling
 
 ComputeType = Literal["auto", "float32", "bfloat16", "float16"]

@@ -12,17 +12,17 @@ from typing import Any
 
 import polars as pl
 
-from ilse.destinations import require_writable
-from ilse.params import validate
-from ilse.tables import CACHE_FOLDER, SOURCE_ROW, SPLIT, TEXT, TEXTS_FILE
+from ilse.core.files.destinations import require_writable
+from ilse.core.params import validate
+from ilse.core.tables import CACHE_FOLDER, SOURCE_ROW, SPLIT, TEXT, TEXTS_FILE
 from pipeline.config import ExtractParams
 from pipeline.dataset.columns import PAIR_TEXT, TARGET
 from pipeline.dataset.in_memory import as_column, listed, refused, strings
 from pipeline.dataset.sources import with_split_names
 from pipeline.dataset.texts import require_short
-from pipeline.extract import extract as extract_stage
 from pipeline.model.quiet import quietly
-from pipeline.prepare import PrepareParams, as_target, prepare_rows
+from pipeline.stages.extract import extract as extract_stage
+from pipeline.stages.prepare import PrepareParams, as_target, prepare_rows
 
 SOURCE = "in memory"
 """What messages call the data set."""

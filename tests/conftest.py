@@ -11,8 +11,8 @@ import os
 import pytest
 from hypothesis import settings
 
-from ilse import secrets
-from ilse.spinning import spin_briefly
+from ilse.core import secrets
+from ilse.core.machine.spinning import spin_briefly
 
 spin_briefly()
 os.environ.setdefault("OMP_NUM_THREADS", "1")

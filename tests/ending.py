@@ -21,9 +21,9 @@ import traceback
 from pathlib import Path
 
 MODULES = (
-    "polars", "torch", "transformers", "lightning.pytorch", "trainer.train", "trainer.control", "trainer.evaluate",
-    "trainer.analyse", "trainer.report", "trainer.export", "inference.command", "pipeline.prepare", "pipeline.extract",
-    "finetune.lora", "trainer.tune",
+    "polars", "torch", "transformers", "lightning.pytorch", "trainer.stages.train", "trainer.stages.control",
+    "trainer.stages.evaluate", "trainer.stages.analyse", "trainer.report", "trainer.export", "ilse.predict.command",
+    "pipeline.stages.prepare", "pipeline.stages.extract", "ilse.finetune.lora", "trainer.stages.tune",
 )  # fmt: skip
 
 

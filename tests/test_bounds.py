@@ -12,16 +12,16 @@ import pytest
 from benchmarks.hostile import bombs
 from benchmarks.hostile.given import DOUBLES, LAUGHS, MERGES
 from benchmarks.hostile.models import TOKENIZERS
-from ilse.errors import UserError
-from ilse.params import load_document
-from ilse.reading import MOST_JSON, parse_json
-from ilse.table_files import read_csv, read_parquet, scan_parquet
-from ilse.yaml_bounds import BYTES, VALUES, plain_values
-from inference.inputs import Fields, format_of, pieces
+from ilse.core.errors import UserError
+from ilse.core.files.json_files import MOST_JSON, parse_json
+from ilse.core.files.table_files import read_csv, read_parquet, scan_parquet
+from ilse.core.files.yaml_bounds import BYTES, VALUES, plain_values
+from ilse.core.params import load_document
+from ilse.predict.inputs import Fields, format_of, pieces
 from pipeline.capture.tokens import tokenise
 from pipeline.dataset.texts import LONGEST
-from pipeline.model.tokenizer_bounds import require_bounded, runs_away
-from pipeline.prepare import PrepareParams, prepare
+from pipeline.stages.prepare import PrepareParams, prepare
+from pipeline.tokenizer.bounds import require_bounded, runs_away
 
 SOON = 20.0
 """Seconds: what takes longer hangs."""
@@ -100,7 +100,7 @@ def test_a_source_that_unfolds_is_refused_before_memory_is_taken(tmp_path: Path,
 
 
 def test_a_line_or_a_row_without_an_end_is_not_read_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inference.inputs.LONGEST_ROW", 1000)
+    monkeypatch.setattr("ilse.predict.inputs.LONGEST_ROW", 1000)
     (tmp_path / "a.txt").write_bytes(b"a\n" + b"a" * 1001)
     with pytest.raises(UserError, match=r"line 2\n +expected: at most 1,000 characters"):
         list(pieces(str(tmp_path / "a.txt"), "lines", Fields(), 100))

@@ -134,9 +134,9 @@ def test_no_time_for_auto_is_refused_before_anything_is_read(tmp_path: Path, min
 
 def test_a_full_disk_is_one_message(tmp_path: Path) -> None:
     code = (
-        "import pipeline.inspect, errno\n"
+        "import pipeline.stages.inspect, errno\n"
         "def full(path): raise OSError(errno.ENOSPC, 'No space left on device', 'x.json')\n"
-        "pipeline.inspect.describe = full"
+        "pipeline.stages.inspect.describe = full"
     )
     result = run_with(code, "inspect", cwd=tmp_path)
     assert_clear_error(result, "writing x.json", "No space left on device", "free space and run the same command")
@@ -144,7 +144,9 @@ def test_a_full_disk_is_one_message(tmp_path: Path) -> None:
 
 def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
     code = (
-        "import pipeline.inspect\ndef interrupt(path): raise KeyboardInterrupt\npipeline.inspect.describe = interrupt"
+        "import pipeline.stages.inspect\n"
+        "def interrupt(path): raise KeyboardInterrupt\n"
+        "pipeline.stages.inspect.describe = interrupt"
     )
     result = run_with(code, "inspect", cwd=tmp_path)
     assert result.returncode == 130
@@ -153,10 +155,10 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
 
 
 WAITS = """
-import pipeline.inspect, pathlib, sys, time
+import pipeline.stages.inspect, pathlib, sys, time
 def wait(path):
     {block}
-pipeline.inspect.describe = wait
+pipeline.stages.inspect.describe = wait
 from ilse.cli import main
 main()
 """
@@ -208,7 +210,7 @@ def test_a_command_leaves_a_caller_s_signals_as_they_were() -> None:
 
 @pytest.mark.parametrize("said", ["click.echo('x')", "print('x')"])
 def test_standard_output_on_a_full_disk_is_said(said: str, tmp_path: Path) -> None:
-    code = f"import click, pipeline.inspect\npipeline.inspect.describe = lambda path: {said} or ''"
+    code = f"import click, pipeline.stages.inspect\npipeline.stages.inspect.describe = lambda path: {said} or ''"
     command = [sys.executable, "-c", f"{code}\nfrom ilse.cli import main\nmain()", "inspect"]
     with open("/dev/full", "w") as full:
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
@@ -227,7 +229,7 @@ def test_standard_output_on_a_full_disk_is_said(said: str, tmp_path: Path) -> No
 )
 def test_what_a_library_says_of_a_disk_is_a_message(raised: str, parts: list[str], tmp_path: Path) -> None:
     code = f"import errno, os, polars as pl\ndef full(path): raise {raised}\n"
-    code += "import pipeline.inspect; pipeline.inspect.describe = full"
+    code += "import pipeline.stages.inspect; pipeline.stages.inspect.describe = full"
     assert_clear_error(run_with(code, "inspect", cwd=tmp_path), *parts)
 
 

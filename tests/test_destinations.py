@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from ilse.cli import main
-from ilse.destinations import Destination, Kind, require_writable
-from ilse.errors import UserError
-from ilse.ours import CACHE
+from ilse.core.errors import UserError
+from ilse.core.files.destinations import Destination, Kind, require_writable
+from ilse.core.files.ownership import CACHE
 
 WRITES_NOTHING = {"plan", "inspect", "verify", "push"}
 WRITES_AT_ONCE = {"init", "preset"}
@@ -168,7 +168,7 @@ def test_no_output_is_an_input_or_holds_one(
 
 @pytest.mark.parametrize("path", ["out", "out/texts.parquet", {"train": "a.csv", "test": "out/examples.parquet"}])
 def test_no_table_is_written_over_the_data_set(path: str | dict[str, str], tmp_path: Path) -> None:
-    from pipeline.prepare import PrepareParams, prepare
+    from pipeline.stages.prepare import PrepareParams, prepare
 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "texts.parquet").write_bytes(b"mine")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ilse.edit import set_values
+from ilse.core.yaml_edit import set_values
 
 
 def test_a_mapping_takes_the_place_of_a_value_and_the_rest_stays(tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ for package in ("transformers", "peft", "lightning", "onnxscript"):
 
 import yaml  # noqa: E402
 
-from ilse.errors import UserError  # noqa: E402
+from ilse.core.errors import UserError  # noqa: E402
 from tests.ending import tree  # noqa: E402
-from tests.inference.conftest import source  # noqa: E402
 from tests.pipeline.conftest import tiny_model  # noqa: E402, F401
+from tests.predict.conftest import source  # noqa: E402
 from tests.test_cli import AT_A_TERMINAL  # noqa: E402
-from trainer.progress import unfinished  # noqa: E402
+from trainer.fitting.progress import unfinished  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]

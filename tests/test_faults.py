@@ -26,7 +26,7 @@ from benchmarks.faults.proxy import Proxy
 from benchmarks.faults.stage import SECRET, Call
 from benchmarks.faults.starting import Ended
 from benchmarks.faults.work import Work
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline import store
 
 DONE = Ended(0, "")

@@ -21,10 +21,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilse import files
-from ilse.errors import UserError
-from ilse.files import replacing, write_json, write_text
-from ilse.ours import Made
+from ilse.core.errors import UserError
+from ilse.core.files import atomic as files
+from ilse.core.files.atomic import replacing, write_json, write_text
+from ilse.core.files.ownership import Made
 
 Replacing = Callable[[Path], AbstractContextManager[Path]]
 Tree = dict[str, bytes]
@@ -205,7 +205,7 @@ def test_open_files_are_written_to_in_their_order(tmp_path: Path, name: str) -> 
     """A shell's `> file` stays the file that the shell opened."""
     (tmp_path / "link").symlink_to("/dev/stdout")
     script = (
-        "import sys; from pathlib import Path; from ilse.files import write_text\n"
+        "import sys; from pathlib import Path; from ilse.core.files.atomic import write_text\n"
         "print('before'); write_text(Path(sys.argv[1]), 'text\\n'); print('after')"
     )
     place = name if name.startswith("/") else tmp_path / name
@@ -284,8 +284,8 @@ def test_a_killed_writer_leaves_the_old_folder(tmp_path: Path) -> None:
 HOLDS = """
 import re, sys
 from pathlib import Path
-from ilse.files import replacing_folder
-from ilse.ours import Made
+from ilse.core.files.atomic import replacing_folder
+from ilse.core.files.ownership import Made
 with replacing_folder(Path(sys.argv[1]), Made("", re.compile(".+"), re.compile(".+"))) as folder:
     (folder / "new").touch()
     if sys.argv[2] == "between":

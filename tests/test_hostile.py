@@ -12,7 +12,7 @@ from benchmarks.hostile.judge import ACCEPTED, REFUSED, TRACEBACK, Case, judged
 from benchmarks.hostile.opening import Ended, call
 from benchmarks.hostile.project import make_project
 from benchmarks.hostile.spoiling import PICKLE, written
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 
 AT_LEAST = 60
 EACH = 6

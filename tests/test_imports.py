@@ -1,4 +1,4 @@
-"""The border between the halves, read from the import statements (style: a `sys.modules` check would prove nothing)."""
+"""The parts and their borders, read from the import statements: a `sys.modules` check would prove nothing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,25 @@ STORE_MAY_IMPORT = {
     "zarr",
     "obstore",
     "tenacity",
-    "ilse.errors",
-    "ilse.reading",
-    "ilse.secrets",
+    "ilse.core.errors",
+    "ilse.core.files.json_files",
+    "ilse.core.secrets",
     "pipeline.store",
 }
 TRAINER_MUST_NOT_IMPORT = {"transformers", "tokenizers", "dask", "distributed", "gguf", "accelerate", "huggingface_hub"}
+
+
+ORDER = {
+    "ilse.core": 0,
+    "pipeline": 1,
+    "trainer": 2,
+    "ilse.predict": 3,
+    "ilse.finetune": 3,
+    "ilse": 4,
+    "ilse.cli": 5,
+}
+"""Part → its level: it imports parts of lower levels alone."""
+ROOTS = ("ilse", "pipeline", "trainer")
 
 
 def imported(path: Path) -> set[str]:
@@ -56,42 +69,55 @@ def test_the_store_imports_numpy_and_zarr_and_little_more(path: Path) -> None:
     assert all(any(name == ok or name.startswith(f"{ok}.") for ok in STORE_MAY_IMPORT) for name in third_party)
 
 
-@pytest.mark.parametrize("path", python_files("pipeline"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_pipeline_does_not_know_the_trainer(path: Path) -> None:
-    assert not {name for name in imported(path) if name.split(".")[0] == "trainer"}
+def part_of(module: str) -> str | None:
+    """Which of the parts in `ORDER` a module belongs to, if any: the most specific one."""
+    return max((part for part in ORDER if module == part or module.startswith(f"{part}.")), key=len, default=None)
 
 
-@pytest.mark.parametrize("package", ["pipeline", "trainer"])
-def test_neither_half_knows_what_puts_them_together(package: str) -> None:
-    names = {name for path in python_files(package) for name in imported(path)}
-    assert names
-    assert not {name for name in names if name.split(".")[0] == "inference"}
+@pytest.mark.parametrize(
+    "path", [path for root in ROOTS for path in python_files(root)], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_every_part_imports_only_those_below_it(path: Path) -> None:
+    own = part_of(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    assert own
+    below = {part for name in imported(path) if (part := part_of(name)) not in (None, own)}
+    allowed = {part for part, level in ORDER.items() if level < ORDER[own]}
+    if own != "ilse":  # its file has the version, and imports nothing before it is asked to
+        allowed |= {"ilse"}
+    assert below <= allowed
 
 
-@pytest.mark.parametrize("package", ["ilse", "pipeline", "trainer"])
-def test_nothing_but_the_command_line_knows_fine_tuning(package: str) -> None:
-    knowing = [path for path in python_files(package) if any(name.startswith("finetune") for name in imported(path))]
-    assert knowing == ([ROOT / "ilse" / "cli.py"] if package == "ilse" else [])
+@pytest.mark.parametrize("root", ROOTS)
+def test_no_two_modules_of_a_root_share_a_name_that_puzzles(root: str) -> None:
+    names = [path.stem for path in python_files(root) if path.stem != "__init__"]
+    assert sorted({name for name in names if names.count(name) > 1} - {"base", "config"}) == []
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_no_folder_holds_more_modules_than_one_can_survey(root: str) -> None:
+    folders = {path.parent for path in python_files(root)}
+    modules = {folder: [path for path in folder.glob("*.py") if path.stem != "__init__"] for folder in folders}
+    assert {folder.name: len(found) for folder, found in modules.items() if len(found) > 18} == {}
 
 
 def test_the_parameters_of_fine_tuning_are_read_without_its_packages() -> None:
     """`ilse evaluate` reads them where the extra 'train' alone is installed."""
-    third_party = {name.split(".")[0] for name in imported(ROOT / "finetune" / "config.py")}
+    third_party = {name.split(".")[0] for name in imported(ROOT / "ilse" / "finetune" / "config.py")}
     assert third_party == {"__future__", "typing", "pydantic", "ilse"}
 
 
 def test_only_evaluation_opens_the_test_split() -> None:
-    assert callers_of(".held_out") == ["trainer/evaluate.py"]
+    assert callers_of(".held_out") == ["trainer/stages/evaluate.py"]
 
 
 def test_what_is_to_be_answered_is_asked_for_where_it_is_answered() -> None:
     """The door without targets: those who answer, and those who check that the answers are to these examples."""
-    who_answers = ["control", "controls/majority", "controls/probe", "controls/words"]
-    asked = [f"trainer/{name}.py" for name in ("answers", *who_answers, "evaluate")]
-    assert callers_of(".unlabelled") == [*asked, "finetune/examples.py", "finetune/lora.py"]
+    controls = [f"controls/{name}" for name in ("majority", "probe", "words")]
+    asked = [f"trainer/{name}.py" for name in ("artifacts/answers", *controls, "stages/control", "stages/evaluate")]
+    assert callers_of(".unlabelled") == [*asked, "ilse/finetune/examples.py", "ilse/finetune/lora.py"]
 
 
 def callers_of(door: str) -> list[str]:
-    paths = (*python_files("trainer"), *python_files("finetune"))
+    paths = (*python_files("trainer"), *python_files("ilse/finetune"))
     files = [path for path in paths if door in path.read_text(encoding="utf-8")]
     return [str(path.relative_to(ROOT)) for path in files]

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import ilse.linear
-from ilse.linear import OneDnnLinear, available, use_onednn
+import ilse.core.machine.linear
+from ilse.core.machine.linear import OneDnnLinear, available, use_onednn
 
 pytestmark = pytest.mark.skipif(not available(), reason="no x86 CPU, or PyTorch without the operator")
 
@@ -74,7 +74,7 @@ def test_it_compiles_in_one_graph() -> None:
 def test_its_gradients_are_those_of_pytorchs_layer(
     shape: tuple[int, ...], bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ilse.linear, "SMALL", 0)
+    monkeypatch.setattr(ilse.core.machine.linear, "SMALL", 0)
     torch.manual_seed(0)
     x, layer, found = torch.randn(shape), nn.Linear(7, 6, bias=bias), []
     for _ in range(2):
@@ -91,12 +91,14 @@ def test_its_gradients_are_those_of_pytorchs_layer(
 
 def test_small_products_in_training_stay_with_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(ilse.linear, "linear", lambda *given: seen.append(given) or nn.functional.linear(*given))
+    monkeypatch.setattr(
+        ilse.core.machine.linear, "linear", lambda *given: seen.append(given) or nn.functional.linear(*given)
+    )
     layer = nn.Linear(4, 3)
     use_onednn(layer)
     layer(torch.randn(2, 4))
     assert not seen
     with torch.no_grad():
         layer(torch.randn(2, 4))
-    layer(torch.randn(ilse.linear.SMALL // 4, 4))
+    layer(torch.randn(ilse.core.machine.linear.SMALL // 4, 4))
     assert len(seen) == 2

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ilse.memory import container_free
+from ilse.core.machine.memory import container_free
 
 ROOT = Path(__file__).parent.parent
 FAULTS = """
 import resource, sys, torch
-from ilse.memory import keep_freed_memory
+from ilse.core.machine.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 x = torch.ones(2048, 6000)  # 49 MB: above 32 MB glibc maps by default

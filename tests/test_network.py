@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ilse.errors import UserError
-from ilse.network import asking_hub
-from pipeline import download
-from pipeline.fetch import HubArtifact, WheelArtifact, fetch
-from pipeline.presets import latest_commit
+from ilse.core.errors import UserError
+from ilse.core.network import asking_hub
+from pipeline.fetching import download
+from pipeline.stages.fetch import HubArtifact, WheelArtifact, fetch
+from pipeline.stages.presets import latest_commit
 
 httpx = pytest.importorskip("httpx2")
 requests = pytest.importorskip("requests")

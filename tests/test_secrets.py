@@ -14,9 +14,9 @@ import yaml
 from click.testing import CliRunner
 
 from ilse.cli import main
-from ilse.errors import UserError
-from ilse.secrets import holds_secrets, masked, remember
-from ilse.terminal import say, tell
+from ilse.core.errors import UserError
+from ilse.core.secrets import holds_secrets, masked, remember
+from ilse.core.terminal import say, tell
 
 SECRET = "Zx9topsecret"
 WAYS = {
@@ -173,8 +173,8 @@ WRONG = {
 
 @pytest.mark.parametrize("given", WRONG.values(), ids=list(WRONG))
 def test_refused_parameters_do_not_show_it(given: Any, way: str, tmp_path: Path) -> None:
-    space = pytest.importorskip("trainer.space", reason="needs the extra 'train'")
-    from ilse.params import load_section
+    space = pytest.importorskip("trainer.search.space", reason="needs the extra 'train'")
+    from ilse.core.params import load_section
 
     long = address(way, "postgresql") + "/" + "x" * 500
     text = yaml.safe_dump(given).replace("{url}", address(way, "postgresql")).replace("{long}", long)
@@ -186,7 +186,7 @@ def test_refused_parameters_do_not_show_it(given: Any, way: str, tmp_path: Path)
 
 @pytest.mark.parametrize("line", ['storage: "{url}', "storage: [{url}: x", "{{storage: '{url}'"])
 def test_a_broken_parameter_file_does_not_show_it(line: str, way: str, tmp_path: Path) -> None:
-    from ilse.params import load_document
+    from ilse.core.params import load_document
 
     (tmp_path / "params.yaml").write_text(f"tune:\n  trials: 1\n  {line.format(url=address(way, 'mysql'))}\n")
     with pytest.raises(UserError, match=r"valid YAML(.|\n)*line \d") as caught:
@@ -196,8 +196,8 @@ def test_a_broken_parameter_file_does_not_show_it(line: str, way: str, tmp_path:
 
 @pytest.mark.parametrize("scheme", ["postgresql", "mysql+pymysql", "redis", "nosuch"])
 def test_a_storage_that_cannot_be_used_does_not_show_it(scheme: str, way: str) -> None:
-    tune = pytest.importorskip("trainer.tune", reason="needs the extra 'tune'")
-    from trainer.space import TuneParams
+    tune = pytest.importorskip("trainer.stages.tune", reason="needs the extra 'tune'")
+    from trainer.search.space import TuneParams
 
     with pytest.raises(UserError, match=r"tune\.storage") as caught:
         tune._study(TuneParams(storage=address(way, scheme)), "last", "key")
@@ -205,7 +205,7 @@ def test_a_storage_that_cannot_be_used_does_not_show_it(scheme: str, way: str) -
 
 
 def test_what_a_database_says_while_trials_run_does_not_show_it() -> None:
-    tune = pytest.importorskip("trainer.tune", reason="needs the extra 'tune'")
+    tune = pytest.importorskip("trainer.stages.tune", reason="needs the extra 'tune'")
     from sqlalchemy.exc import OperationalError
 
     storage = address(WAYS["password"], "postgresql")
@@ -232,11 +232,11 @@ def test_progress_and_answers_do_not_show_it(way: str, capsys: pytest.CaptureFix
 FAULT = """
 import sys
 from ilse.cli import main
-from ilse.secrets import remember
-import pipeline.inspect
+from ilse.core.secrets import remember
+import pipeline.stages.inspect
 def fault(cache):
     raise RuntimeError("a library says \\x1b[31m {secret} of {url}")
-pipeline.inspect.describe = fault
+pipeline.stages.inspect.describe = fault
 main(["inspect", "{url}"])
 """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ilse.spinning import COUNT, POLICY, ROUNDS
+from ilse.core.machine.spinning import COUNT, POLICY, ROUNDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,7 +43,7 @@ def test_a_command_has_its_threads_spin_briefly_and_a_users_setting_wins(
 
 AS_A_LIBRARY = """
 import json, os
-from ilse.spinning import COUNT
+from ilse.core.machine.spinning import COUNT
 if __name__ == "__main__":
     before = dict(os.environ)
     from pipeline import extract

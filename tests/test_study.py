@@ -19,9 +19,9 @@ from benchmarks.study import transfer
 from benchmarks.study.experiments import experiments
 from benchmarks.study.results import ACROSS, compared, extraction_of, placed, runs_of, write_table
 from docs.make_study import RESULTS, Study, document
-from ilse.params import validate
+from ilse.core.params import validate
 from pipeline.config import ExtractParams
-from pipeline.prepare import PrepareParams
+from pipeline.stages.prepare import PrepareParams
 from trainer.config import TrainParams
 from trainer.controls.config import ControlParams
 from trainer.heads import HEADS

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from ilse.table_files import read_csv, read_parquet, scan_parquet
+from ilse.core.files.table_files import read_csv, read_parquet, scan_parquet
 
 ROOT = Path(__file__).parent.parent
 HELPER = ROOT / "ilse" / "table_files.py"
@@ -60,7 +60,7 @@ def test_no_reader_of_polars_is_given_a_path(package: str) -> None:
         for path in sorted((ROOT / package).rglob("*.py"))
         if path != HELPER and (calls := list(paths_for_patterns(ast.parse(path.read_text(encoding="utf-8")))))
     }
-    assert not found, "use ilse.table_files"
+    assert not found, "use ilse.core.files.table_files"
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from ilse.cli import main
-from ilse.errors import UserError
-from ilse.terminal import in_line, say, screen, tell, visible
+from ilse.core.errors import UserError
+from ilse.core.terminal import in_line, say, screen, tell, visible
 
 ROOT = Path(__file__).parent.parent
 OURS = ("finetune", "ilse", "inference", "pipeline", "trainer")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
-from ilse.errors import UserError
-from ilse.params import Section, validate
+from ilse.core.errors import UserError
+from ilse.core.params import Section, validate
 from pipeline.store import POOLINGS, Pooling
+from trainer.data.poolings import TOKENS, Poolings
 from trainer.heads import HEADS, TokenOptions
 from trainer.objectives import Kind, SimilarityLoss
-from trainer.poolings import TOKENS, Poolings
 from trainer.treatment import TreatmentOptions
 
 PAPER: dict[str, Any] = {

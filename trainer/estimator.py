@@ -27,25 +27,25 @@ from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ilse.errors import UserError
-from ilse.label_order import in_order
-from ilse.params import validate
+from ilse.core.errors import UserError
+from ilse.core.label_order import in_order
+from ilse.core.params import validate
 from pipeline.store import Cache, open_cache
-from trainer.apart import seeded
 from trainer.config import OF_TOKENS, Recipe
-from trainer.fit import fit
-from trainer.given_tokens import given_tokens, token_rows, tokens_of
+from trainer.data.inputs import TREATED_ROWS
+from trainer.data.poolings import Poolings
+from trainer.data.text_rows import places_of
+from trainer.fitting.fit import fit
+from trainer.fitting.isolation import seeded
+from trainer.fitting.settled import settled
+from trainer.fitting.solved import is_linear
 from trainer.heads import EncoderHead, Head, build_head
-from trainer.inputs import TREATED_ROWS
 from trainer.objectives import make
-from trainer.poolings import Poolings
-from trainer.ragged import Tokens
-from trainer.rows import Rows
-from trainer.settled import settled
-from trainer.solved import is_linear
-from trainer.stored import gather
-from trainer.text_rows import places_of
-from trainer.token_rows import TokenRows, of_statistics
+from trainer.rows.given_tokens import given_tokens, token_rows, tokens_of
+from trainer.rows.in_memory import Rows
+from trainer.rows.ragged import Tokens
+from trainer.rows.stored import gather
+from trainer.rows.token_rows import TokenRows, of_statistics
 from trainer.treatment import Treatment
 
 __all__ = ["HeadClassifier", "rows_of", "tokens_of"]

@@ -18,25 +18,25 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ilse.destinations import require_writable
-from ilse.errors import UserError
-from ilse.files import replacing_folder
-from ilse.ours import HEAD
-from ilse.params import validate
-from ilse.tables import CACHE_FOLDER, EXAMPLES_FILE
-from trainer.artifact import TrainedHead, save_head
+from ilse.core.errors import UserError
+from ilse.core.files.atomic import replacing_folder
+from ilse.core.files.destinations import require_writable
+from ilse.core.files.ownership import HEAD
+from ilse.core.params import validate
+from ilse.core.tables import CACHE_FOLDER, EXAMPLES_FILE
+from trainer.artifacts.artifact import TrainedHead, save_head
 from trainer.config import AUTO, AutoOptions, TrainParams
+from trainer.data.joined import Places, open_caches
+from trainer.data.task import open_task
 from trainer.heads import head_kind
-from trainer.joined import Places, open_caches
-from trainer.task import open_task
-from trainer.train import HeadTrainer
+from trainer.stages.train import HeadTrainer
 
 if TYPE_CHECKING:  # Optuna is of the extra 'tune'
     import polars as pl
 
-    from trainer.auto import Chosen
-    from trainer.candidates import Candidate
-    from trainer.drift.comparing import Drift
+    from trainer.cache_drift.comparing import Drift
+    from trainer.search.candidates import Candidate
+    from trainer.stages.auto import Chosen
 
 
 def fit(
@@ -114,7 +114,7 @@ def auto(
     minutes
         By the clock. The first candidate is always trained to its end; after the time no epoch of another begins.
     candidates
-        What is tried, in this order; `trainer.candidates.CANDIDATES` without any.
+        What is tried, in this order; `trainer.search.candidates.CANDIDATES` without any.
     recipe
         How all of them are trained where they do not say otherwise, as under `train.recipe`.
     seed
@@ -137,8 +137,8 @@ def auto(
         For no positive number of minutes, a task without validation examples, an unknown key, and whatever `ilse train`
         refuses.
     """
-    from trainer.auto import choose
-    from trainer.candidates import CANDIDATES
+    from trainer.search.candidates import CANDIDATES
+    from trainer.stages.auto import choose
 
     for key in others.keys() & {"heads", "seeds", "learning_rates", "options"}:
         raise UserError(
@@ -207,7 +207,7 @@ def layers(
         out of range.
     """
     from trainer.layer_metrics.measuring import Options, budget_of
-    from trainer.layers import measure
+    from trainer.stages.layers import measure
 
     options = Options(variant, float(alpha), normalise, pooling, texts, budget_of(memory_budget))
     places = [str(place) for place in views]
@@ -265,8 +265,8 @@ def drift(
         For no finished caches, other texts or layers, a head that was trained on neither, examples of other labels, and
         options that mean nothing.
     """
-    from trainer.drift.apart import Options
-    from trainer.drift.comparing import compare
+    from trainer.cache_drift.comparing import compare
+    from trainer.cache_drift.row_differences import Options
     from trainer.layer_metrics.measuring import budget_of
 
     options = Options(pooling, texts, neighbours, budget_of(memory_budget))

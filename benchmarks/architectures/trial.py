@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.architectures.models import Model, build, reference
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.capture.reader import Reader, Request
 from pipeline.capture.tokens import Tokens, tokenise
 from pipeline.config import ModelParams

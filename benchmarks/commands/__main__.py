@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.commands.campaign import campaign
 from benchmarks.commands.verdict import BAD, VERDICTS
 from benchmarks.faults import tally
-from ilse.files import write_json
+from ilse.core.files.atomic import write_json
 
 
 def main() -> int:

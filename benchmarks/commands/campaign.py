@@ -16,7 +16,7 @@ from benchmarks.commands.calls import Call
 from benchmarks.commands.verdict import BAD
 from benchmarks.faults.disk import why_no_small_disk
 from benchmarks.faults.tally import Fault
-from tests.inference.hub import listening
+from tests.predict.hub import listening
 
 Injector = Callable[[Arena, Call, Random, int], Fault | None]
 LANES = 2

@@ -8,7 +8,7 @@ import click
 
 from benchmarks.commands.calls import Call
 from ilse.cli import main
-from ilse.destinations import Destination
+from ilse.core.files.destinations import Destination
 
 _PLACES = ("cache", "repository", "source", "runs", "place", "artifact", "section")
 """Parameters of plain text that are a place too, or that an address may be given for by mistake."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.faults.stage import SECRET
 from benchmarks.faults.starting import Ended
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline import store
 
 Files = Mapping[str, bytes]

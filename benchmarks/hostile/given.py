@@ -25,7 +25,7 @@ from benchmarks.hostile.spoiling import (
     pipe,
     written,
 )
-from ilse.table_files import read_parquet
+from ilse.core.files.table_files import read_parquet
 
 PREPARE, EVALUATE = ilse("prepare", "--out", "data/other"), ilse("evaluate", "--results", "other")
 TRAIN, TUNE = ilse("train", "weighted"), ilse("tune", "weighted")

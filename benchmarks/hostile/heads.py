@@ -25,7 +25,7 @@ PREDICT_WITHOUT_MODEL = ilse("predict", HEAD, "--input", "new.txt", "--params", 
 
 def load_exported() -> None:
     """As the exported folder's README says."""
-    from inference.sentence_transformer import load
+    from ilse.predict.sentence_transformer import load
 
     load(EXPORTED)
 

@@ -11,7 +11,7 @@ from typing import Any
 from click.testing import CliRunner
 
 from ilse.cli import main
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 
 CRASHED = 1
 """Exit code of a Python process that ends in a traceback."""

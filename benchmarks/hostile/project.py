@@ -56,8 +56,8 @@ STAGES = (
 
 def make_project(folder: Path) -> None:
     """A folder with model, data set, tables, cache, a head, a control's answers and an exported head."""
-    from inference.predictor import Predictor
-    from inference.sentence_transformer import export
+    from ilse.predict.predictor import Predictor
+    from ilse.predict.sentence_transformer import export
 
     lay_out(folder)
     with chdir(folder):

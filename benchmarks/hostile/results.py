@@ -13,8 +13,8 @@ from benchmarks.hostile.judge import Case
 from benchmarks.hostile.opening import ilse
 from benchmarks.hostile.project import HEAD
 from benchmarks.hostile.spoiling import DEEP, PICKLE, TOO_LONG_NUMBER, Craft, cut, written
-from ilse.table_files import read_csv, read_parquet
-from trainer.together import seal
+from ilse.core.files.table_files import read_csv, read_parquet
+from trainer.results.manifest import seal
 
 REPORT = ilse("report", "--out", "other.html", "--texts", "data/texts.parquet")
 COMPARE = ilse("compare", "a=results", "b=results", "--out", "other.html")

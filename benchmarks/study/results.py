@@ -21,9 +21,9 @@ from dvc.repo import Repo
 from scipy.stats import spearmanr
 
 from benchmarks.study.experiments import Experiment, ended
-from ilse.files import replacing
-from ilse.table_files import read_csv
-from trainer.costs import extraction_seconds
+from ilse.core.files.atomic import replacing
+from ilse.core.files.table_files import read_csv
+from trainer.results.costs import extraction_seconds
 from trainer.statistics import compare_accuracy, compare_figure
 
 RESULTS = Path("benchmarks/results/study")

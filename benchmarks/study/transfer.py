@@ -19,16 +19,16 @@ from dvc.repo import Repo
 from benchmarks.similarity import of_layer
 from benchmarks.study.experiments import STUDY, Experiment, ended
 from benchmarks.study.results import RESULTS, compared, placed, write_table
-from ilse.params import validate
-from ilse.table_files import read_parquet
-from ilse.tables import EXAMPLES_FILE, TEXTS_FILE
+from ilse.core.files.table_files import read_parquet
+from ilse.core.params import validate
+from ilse.core.tables import EXAMPLES_FILE, TEXTS_FILE
 from pipeline.config import ExtractParams
-from pipeline.extract import extract
-from pipeline.prepare import PrepareParams, prepare
+from pipeline.stages.extract import extract
+from pipeline.stages.prepare import PrepareParams, prepare
 from pipeline.store import open_cache
-from trainer.evaluate import evaluate
-from trainer.rows import PairRows
-from trainer.task import open_task
+from trainer.data.task import open_task
+from trainer.rows.in_memory import PairRows
+from trainer.stages.evaluate import evaluate
 
 RAW = "raw"
 COMPARED = ("weighted", "cayley")

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.capture.reader import Reader
 from pipeline.capture.tokens import Tokens
 from pipeline.capture.windows import unbroken

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 

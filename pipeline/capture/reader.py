@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float32, Int
 from torch import Tensor
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.capture.batching import Batch, Spans, batches
 from pipeline.capture.forward import Forward
 from pipeline.capture.joining import BatchRows, Joiner

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.capture.noise import noised
 from pipeline.model.failures import panics_as_errors
-from pipeline.model.tokenizer import special_tokens
 from pipeline.store import CaptureSpec, WindowSpec
+from pipeline.tokenizer.loading import special_tokens
 
 _ONE_AT_A_TIME = threading.Lock()
 """A call sets the tokenizer's truncation, then uses it: another thread's call in between would cut texts elsewhere."""

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from ilse.children import SAFE_PATH
-from ilse.errors import UserError
-from ilse.spinning import COUNT, POLICY, ROUNDS, spinning
-from ilse.terminal import say
+from ilse.core.errors import UserError
+from ilse.core.machine.children import SAFE_PATH
+from ilse.core.machine.spinning import COUNT, POLICY, ROUNDS, spinning
+from ilse.core.terminal import say
 from pipeline.config import ClusterParams
 
 CONNECT_SECONDS = 8.0
@@ -30,9 +30,9 @@ PLAIN_ENVIRONMENT = (
 )
 """Shell line that keeps Dask from giving a worker's process what `_cluster` keeps from workers on this machine."""
 BRIEF_SPINNING = f'[ -n "${{{POLICY}+set}}" ] || export {COUNT}="${{{COUNT}:-{ROUNDS}}}"'
-"""Shell line for what `ilse.spinning` does here; what the user has set wins, also where Slurm hands it on."""
+"""Shell line for what `ilse.core.machine.spinning` does here; what the user has set wins, also under Slurm."""
 SAFE_PATH_LINE = "; ".join(f"export {name}={value}" for name, value in SAFE_PATH.items())
-"""Shell line for what `ilse.children` says."""
+"""Shell line for what `ilse.core.machine.children` says."""
 OWN_DEVICE = "ILSE_OWN_DEVICE"
 """Set in the workers of kind `local`, which share the machine's CUDA devices by their index."""
 

@@ -9,12 +9,12 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from ilse.errors import UserError
-from ilse.terminal import say
+from ilse.core.errors import UserError
+from ilse.core.terminal import say
 from pipeline.cluster.client import OWN_DEVICE, no_workers, open_client, seconds_without_workers
 from pipeline.cluster.machine import cores
+from pipeline.cluster.packed_call import packed, run_alone
 from pipeline.cluster.silence import Signs
-from pipeline.cluster.task import packed, run_alone
 from pipeline.config import ClusterParams
 
 T = TypeVar("T")

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ilse.errors import UserError, did_you_mean
-from ilse.tables import SPLIT, TEXT
+from ilse.core.errors import UserError, did_you_mean
+from ilse.core.tables import SPLIT, TEXT
 
 TARGET = "target"
 """The label, labels or score, as it stands in the source."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from ilse.tables import PAIR_TEXT_ID, SPLIT, SPLITS, TEXT, TEXT_ID, TRAIN
+from ilse.core.tables import PAIR_TEXT_ID, SPLIT, SPLITS, TEXT, TEXT_ID, TRAIN
 from pipeline.dataset.columns import TARGET
 from pipeline.dataset.label_names import MISSING
 from pipeline.dataset.targets import Conflicts, Kind, each_label

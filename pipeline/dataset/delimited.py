@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.dataset.columns import malformed, require_columns
 from pipeline.dataset.texts import LONGEST, too_long
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import polars as pl
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 
 _SEVERAL = (list, tuple, set, frozenset)
 _LABELS: tuple[type, ...] = (str, int, Decimal)

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from ilse.reading import each_once
+from ilse.core.files.json_files import each_once
 from pipeline.dataset.columns import TARGET, Columns, malformed, names_of, wanted_of
 
 _EXACT = 2**53

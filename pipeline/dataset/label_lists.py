@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 
 SEPARATOR = "|"
 """What separates labels where nothing else is named."""

@@ -8,8 +8,8 @@ from decimal import Decimal
 
 import polars as pl
 
-from ilse.errors import UserError
-from ilse.label_order import in_order, is_number
+from ilse.core.errors import UserError
+from ilse.core.label_order import in_order, is_number
 from pipeline.dataset.texts import normalised
 
 _WHOLE = re.compile(r"\+?(-?(?:0|[1-9][0-9]*))(?:\.0+)?")

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ilse.bombs import MOST_PACKED, is_bomb
-from ilse.errors import UserError
-from ilse.table_files import literal, require_honest, scan_parquet
-from ilse.tables import SPLIT, TEXT
+from ilse.core.errors import UserError
+from ilse.core.files.bombs import MOST_PACKED, is_bomb
+from ilse.core.files.table_files import literal, require_honest, scan_parquet
+from ilse.core.tables import SPLIT, TEXT
 from pipeline.dataset.columns import PAIR_TEXT, Columns, wanted_of
 from pipeline.dataset.texts import LONGEST, too_long
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import polars as pl
 
-from ilse.errors import UserError
-from ilse.tables import TEXT
-from pipeline.archives import gunzip, open_archive, safe_members
+from ilse.core.errors import UserError
+from ilse.core.tables import TEXT
 from pipeline.dataset.columns import TARGET, Columns, names_of
 from pipeline.dataset.delimited import Dialect, delimited_rows, require_header
 from pipeline.dataset.jsonl import read_jsonl
 from pipeline.dataset.parquet import read_parquet_rows, unreadable
+from pipeline.fetching.archives import gunzip, open_archive, safe_members
 
 _PACKED = b"\x1f\x8b"
 """Gzip's mark; no text begins with it."""

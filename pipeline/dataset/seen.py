@@ -10,9 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
-from ilse.errors import UserError
-from ilse.table_files import read_parquet
-from ilse.tables import EXAMPLES_FILE, PAIR_TEXT_ID, SPLIT, TEXT, TEXT_ID, TEXTS_FILE, TRAIN
+from ilse.core.errors import UserError
+from ilse.core.files.table_files import read_parquet
+from ilse.core.tables import EXAMPLES_FILE, PAIR_TEXT_ID, SPLIT, TEXT, TEXT_ID, TEXTS_FILE, TRAIN
 from pipeline.dataset.columns import PAIR_TEXT
 from pipeline.dataset.texts import text_columns
 

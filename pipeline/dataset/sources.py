@@ -15,14 +15,14 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from ilse.errors import UserError
-from ilse.tables import SOURCE_ROW, SPLIT, TEXT
-from pipeline.archives import open_archive
+from ilse.core.errors import UserError
+from ilse.core.tables import SOURCE_ROW, SPLIT, TEXT
 from pipeline.dataset.columns import PAIR_TEXT, TARGET, Columns
 from pipeline.dataset.delimited import Dialect
 from pipeline.dataset.readers import Decoder, read_file
 from pipeline.dataset.splits import KEEPING, SPLIT_NAMES, split_name
 from pipeline.dataset.texts import require_short
+from pipeline.fetching.archives import open_archive
 
 Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder", "hub"]
 

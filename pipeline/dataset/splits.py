@@ -9,9 +9,9 @@ from typing import NamedTuple
 import polars as pl
 from pydantic import Field, model_validator
 
-from ilse.errors import UserError, did_you_mean
-from ilse.params import Section
-from ilse.tables import SPLIT, SPLITS, TEST, TRAIN, VALIDATION
+from ilse.core.errors import UserError, did_you_mean
+from ilse.core.params import Section
+from ilse.core.tables import SPLIT, SPLITS, TEST, TRAIN, VALIDATION
 
 _OTHER_NAMES = {"training": TRAIN, "dev": VALIDATION, "val": VALIDATION, "valid": VALIDATION}
 _NAMES = {name: name for name in SPLITS} | _OTHER_NAMES

@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from ilse.errors import UserError
-from ilse.label_order import in_order
-from ilse.tables import SOURCE_ROW, TEXT
+from ilse.core.errors import UserError
+from ilse.core.label_order import in_order
+from ilse.core.tables import SOURCE_ROW, TEXT
 from pipeline.dataset.columns import PAIR_TEXT, TARGET
 from pipeline.dataset.label_lists import from_vectors, is_written_list, separated
 from pipeline.dataset.label_names import clean, one_a_number

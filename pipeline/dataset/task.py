@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from ilse.errors import UserError
-from ilse.tables import SPLIT, SPLITS, TEST, VALIDATION
+from ilse.core.errors import UserError
+from ilse.core.tables import SPLIT, SPLITS, TEST, VALIDATION
 from pipeline.dataset.columns import TARGET
 from pipeline.dataset.targets import Kind, label_names
 

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from ilse.errors import UserError
-from ilse.tables import PAIR_TEXT_ID, TEXT, TEXT_ID
+from ilse.core.errors import UserError
+from ilse.core.tables import PAIR_TEXT_ID, TEXT, TEXT_ID
 from pipeline.dataset.columns import PAIR_TEXT
 
 Use = Literal["whole", "first_line"]

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ilse.table_files import scan_parquet
-from ilse.tables import TEXT
+from ilse.core.files.table_files import scan_parquet
+from ilse.core.tables import TEXT
 from pipeline import store
 from pipeline.capture.batching import Batch
 from pipeline.capture.reader import Reader, Request
 from pipeline.capture.tokens import Tokens, tokens_of
-from pipeline.capture.unknown import Unknown
 from pipeline.capture.windows import in_windows
 from pipeline.config import ModelParams
 from pipeline.forecast.costs import peak_memory
@@ -24,6 +23,7 @@ from pipeline.forecast.room import Room, most_tokens, room_here, round_down
 from pipeline.forecast.workload import sampled_workload
 from pipeline.model.load import Compute
 from pipeline.model.threads import cpu_threads
+from pipeline.tokenizer.unknown import Unknown
 from pipeline.work.shard import reader_here, threads_here
 
 SAMPLE_TEXTS = 2_000

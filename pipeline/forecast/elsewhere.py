@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.forecast.costs import Workload
 from pipeline.forecast.machines import MACHINES, Machine, dollars, fits, need, times
 from pipeline.forecast.quote import machine_table, parse_count, storage_line, workload_document

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.capture.reader import Request
 from pipeline.cluster.executor import Executor
 from pipeline.cluster.machine import cores

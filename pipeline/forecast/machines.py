@@ -19,7 +19,7 @@ REQUEST_RATE = 3_500
 TASK_RATE = 1_000
 """Tasks a second through one scheduler (distributed's documentation: about 1 ms a task)."""
 TASK_SHARDS = 8
-"""Shards of a task in a long run, as in pipeline/extract.py."""
+"""Shards of a task in a long run, as in pipeline/stages/extract.py."""
 ROUND_TRIP = 0.02
 """Seconds of one small request to an object store; an assumption."""
 AT_ONCE = 16

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.forecast.costs import VALUE_BYTES, KeptTokens, Workload, disk_bytes
 from pipeline.forecast.machines import MACHINES, PRICES, Machine, dollars, fits, need, times
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.forecast.costs import Memory
 from pipeline.forecast.quote import size
 

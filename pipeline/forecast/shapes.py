@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 
 
 @dataclass(frozen=True)

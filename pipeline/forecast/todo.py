@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ilse.table_files import scan_parquet
-from ilse.tables import TEXT
+from ilse.core.files.table_files import scan_parquet
+from ilse.core.tables import TEXT
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 
 
 def text_part(model: Any) -> Any:

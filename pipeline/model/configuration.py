@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.config import ModelParams
 from pipeline.model.origin import find_source, named_errors
 

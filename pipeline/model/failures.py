@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 
 # Of the machine, not of the model; PyTorch raises a plain RuntimeError where the CPU's memory is out.
 _MEMORY = ("out of memory", "can't allocate memory", "not enough memory")

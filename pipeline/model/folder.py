@@ -10,8 +10,8 @@ from typing import Any
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
-from ilse.errors import UserError
-from ilse.reading import own_file, own_path, read_json
+from ilse.core.errors import UserError
+from ilse.core.files.json_files import own_file, own_path, read_json
 
 MOST = 4096
 """Blocks or experts of a model; each is made one by one, whatever the weights then hold."""

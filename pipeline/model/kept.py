@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.config import ModelParams
 from pipeline.model.identity import model_files
 

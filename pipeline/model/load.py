@@ -14,9 +14,9 @@ import torch
 import transformers
 
 from ilse import __version__
-from ilse.errors import UserError
-from ilse.hardware import native_bfloat16
-from ilse.linear import pays, use_onednn
+from ilse.core.errors import UserError
+from ilse.core.machine.hardware import native_bfloat16
+from ilse.core.machine.linear import pays, use_onednn
 from pipeline.config import ModelParams
 from pipeline.model.architecture import accepts, text_part, vocabulary, width
 from pipeline.model.compiled import compile_blocks
@@ -27,8 +27,8 @@ from pipeline.model.kept import Kept, Stamp, require_unchanged, stamp
 from pipeline.model.kinds import kinds, outline
 from pipeline.model.origin import find_source, named_errors, quantisation, require_bitsandbytes
 from pipeline.model.pristine import Pristine
-from pipeline.model.tokenizer import padding, read_tokenizer, special_tokens
 from pipeline.model.witness import Witness, call_witness, flops_per_token
+from pipeline.tokenizer.loading import padding, read_tokenizer, special_tokens
 
 COMPUTE_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -8,8 +8,8 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from ilse.errors import UserError
-from ilse.network import lost_connection
+from ilse.core.errors import UserError
+from ilse.core.network import lost_connection
 from pipeline.config import ModelParams
 from pipeline.model.folder import check_folder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.model.architecture import find_blocks
 from pipeline.model.load import FrozenModel
 

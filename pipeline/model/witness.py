@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float32, Int
 from torch import Tensor, nn
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.model.agreement import BATCHED, error_of
 from pipeline.model.architecture import (
     accepts,

@@ -13,7 +13,7 @@ from pipeline.store.encoding import SCALED, STORAGE_TYPES, TOKEN_TYPES, FloatRow
 from pipeline.store.layout import STATISTICS, TEXT_ID_BYTES, TextIds, shard_of_file, text_id_rows
 from pipeline.store.location import Location
 from pipeline.store.opening import peek, read_basis
-from pipeline.store.reading import Cache, open_cache, open_proven
+from pipeline.store.row_reading import Cache, open_cache, open_proven
 from pipeline.store.spec import (
     FORMAT_VERSION,
     POOLINGS,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store.binding import TOKEN_COUNT, TRUNCATED, Binding
 from pipeline.store.chunks import read_scales
 from pipeline.store.encoding import Scales, StoredRows, missing

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store.encoding import FloatRows
 
 LIMIT = 8.0

@@ -24,9 +24,9 @@ import numpy.typing as npt
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from ilse.errors import UserError
-from ilse.reading import own_path, plain_file
-from ilse.secrets import holds_secrets, remember, without_secrets
+from ilse.core.errors import UserError
+from ilse.core.files.json_files import own_path, plain_file
+from ilse.core.secrets import holds_secrets, remember, without_secrets
 
 PARTIAL = ".partial"
 """Ending of a local file that is being written; a killed writer leaves it, and `Location.sweep` removes it."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store.basis import Basis
 from pipeline.store.layout import ATTRIBUTE, BASIS, ROOT, TEXT_ID_BYTES, basis_shape, is_as_laid_out
 from pipeline.store.location import Location

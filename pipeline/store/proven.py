@@ -17,7 +17,7 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Sto
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store.layout import sha256
 from pipeline.store.location import Location
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, pairwise
 from typing import Any, Literal, get_args
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store.encoding import STORAGE_TYPES, TOKEN_TYPES, value_bytes
 
 FORMAT_VERSION = 2

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store.arrays import FOREIGN, CheckedArrays
 from pipeline.store.basis import Basis
 from pipeline.store.binding import TOKENS as BOUND_TOKENS

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store import layout
 from pipeline.store.basis import Basis
 from pipeline.store.binding import binding_row

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ilse.errors import UserError
-from ilse.table_files import scan_parquet
-from ilse.tables import TEXT, TEXT_ID
-from ilse.terminal import say
+from ilse.core.errors import UserError
+from ilse.core.files.table_files import scan_parquet
+from ilse.core.tables import TEXT, TEXT_ID
+from ilse.core.terminal import say
 from pipeline import store
 from pipeline.capture.directions import SAMPLE_TEXTS, SAMPLE_TOKENS, make_basis
 from pipeline.capture.reader import Request

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline import store
 from pipeline.work.ids import TextIndex
 

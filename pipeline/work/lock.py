@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from ilse.errors import UserError
-from ilse.holding import HOLDER, Holder, hold_folder, machine, named, parsed, refusal, this_process
-from ilse.terminal import say
+from ilse.core.errors import UserError
+from ilse.core.files.folder_lock import HOLDER, Holder, hold_folder, machine, named, parsed, refusal, this_process
+from ilse.core.terminal import say
 from pipeline.store import Location
 
 BEAT = 10.0

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ilse.errors import UserError
-from ilse.files import replacing
-from ilse.table_files import literal, scan_parquet
-from ilse.tables import TEXT_ID
+from ilse.core.errors import UserError
+from ilse.core.files.atomic import replacing
+from ilse.core.files.table_files import literal, scan_parquet
+from ilse.core.tables import TEXT_ID
 from pipeline import store
 from pipeline.work.ids import TextIndex
 

@@ -31,9 +31,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from ilse.errors import UserError
-from ilse.files import move_folder
-from ilse.ours import CACHE
+from ilse.core.errors import UserError
+from ilse.core.files.atomic import move_folder
+from ilse.core.files.ownership import CACHE
 from pipeline import store
 
 REQUESTS = 16

@@ -18,9 +18,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ilse.errors import UserError
-from ilse.table_files import scan_parquet
-from ilse.tables import TEXT, TEXT_ID
+from ilse.core.errors import UserError
+from ilse.core.files.table_files import scan_parquet
+from ilse.core.tables import TEXT, TEXT_ID
 from pipeline import store
 from pipeline.capture.projection import Projection
 from pipeline.capture.reader import Reader, Request, reader_of

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ilse.errors import UserError
-from ilse.ours import CACHE
-from ilse.terminal import say
+from ilse.core.errors import UserError
+from ilse.core.files.ownership import CACHE
+from ilse.core.terminal import say
 from pipeline import store
 from pipeline.work.settings import changes
 
@@ -75,7 +75,7 @@ def _same_without_list(out: store.Location, header: store.CacheHeader, text_ids:
 
 
 def _require_free(out: store.Location, header: store.CacheHeader) -> None:
-    """Of a folder, whoever moves the cache there looks (`ilse.files.require_ours`)."""
+    """Of a folder, whoever moves the cache there looks (`ilse.core.files.atomic.require_ours`)."""
     if out.is_local:
         return
     try:

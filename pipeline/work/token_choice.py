@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.capture.layers import chosen_layers
 from pipeline.config import ExtractParams, TokenParams
 from pipeline.model.load import ModelFacts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.config import ExtractParams
 from pipeline.model.load import ModelFacts
 from pipeline.store import WindowSpec

@@ -27,16 +27,16 @@ from sybil import Document, Example, Region
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
-from finetune.config import LoraParams
 from ilse.cli import main
-from ilse.edit import merge, set_values
-from ilse.params import validate
+from ilse.core.params import validate
+from ilse.core.yaml_edit import merge, set_values
+from ilse.finetune.config import LoraParams
 from pipeline.config import ExtractParams
-from pipeline.fetch import FetchParams
-from pipeline.prepare import PrepareParams
+from pipeline.stages.fetch import FetchParams
+from pipeline.stages.prepare import PrepareParams
 from trainer.config import TrainParams
 from trainer.controls.config import ControlParams
-from trainer.space import TuneParams
+from trainer.search.space import TuneParams
 
 SECTIONS: dict[str, Any] = {
     "prepare": PrepareParams,

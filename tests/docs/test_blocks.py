@@ -11,7 +11,7 @@ import click
 import pytest
 
 from ilse.cli import main
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from tests.docs.blocks import commands, evaluate, page, runs
 from tests.docs.conftest import DOCS, EXAMPLES, FIRST, PAGES
 

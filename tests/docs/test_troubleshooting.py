@@ -12,7 +12,7 @@ from tests.docs.blocks import page
 from tests.docs.conftest import DOCS, PAGES
 
 ROOT = DOCS.parent
-PACKAGES = ("finetune", "ilse", "inference", "pipeline", "trainer")
+PACKAGES = ("ilse", "pipeline", "trainer")
 LINES = re.compile(r"error: (.+)\n  expected: (.+)\n  found:    (.+)\n  next:     (.+)\n")
 FEWEST_LETTERS = 4
 """What a string of the code has beside its placeholders; a mere `{x}` says everything."""

@@ -12,8 +12,8 @@ for package in ("transformers", "peft", "lightning"):
 
 import torch  # noqa: E402
 
-from finetune.config import LoraParams  # noqa: E402
-from finetune.examples import Split  # noqa: E402
+from ilse.finetune.config import LoraParams  # noqa: E402
+from ilse.finetune.examples import Split  # noqa: E402
 from pipeline.capture.tokens import tokenise  # noqa: E402
 from pipeline.config import ModelParams  # noqa: E402
 from pipeline.model.load import Compute, FrozenModel, load_model  # noqa: E402

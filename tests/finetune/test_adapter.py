@@ -11,9 +11,9 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from finetune.adapter import SHORT, Classifier, adapted
-from finetune.targets import target_layers
-from ilse.errors import UserError
+from ilse.core.errors import UserError
+from ilse.finetune.adapter import SHORT, Classifier, adapted
+from ilse.finetune.targets import target_layers
 from pipeline.capture.batching import Batch, Spans, lay_out
 from pipeline.capture.tokens import Tokens
 from pipeline.model.load import FrozenModel

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from finetune.adapter import Classifier, adapted
-from finetune.batches import count, in_order, shuffled
-from finetune.config import LoraParams
-from finetune.examples import Split
-from finetune.fit import Fit, Work, fit, predict, rate
-from ilse.errors import UserError
+from ilse.core.errors import UserError
+from ilse.finetune.adapter import Classifier, adapted
+from ilse.finetune.batches import count, in_order, shuffled
+from ilse.finetune.config import LoraParams
+from ilse.finetune.examples import Split
+from ilse.finetune.fit import Fit, Work, fit, predict, rate
 from pipeline.capture.tokens import Tokens
 from pipeline.model.load import FrozenModel
 from tests.finetune.conftest import TELLING, examples, quick

@@ -10,15 +10,15 @@ from typing import Any
 import polars as pl
 import pytest
 
-from finetune.lora import lora
-from ilse.errors import UserError
+from ilse.core.errors import UserError
+from ilse.finetune.lora import lora
 from pipeline.config import ExtractParams
-from pipeline.extract import extract
-from pipeline.prepare import PrepareParams, prepare
+from pipeline.stages.extract import extract
+from pipeline.stages.prepare import PrepareParams, prepare
 from tests.finetune.conftest import TELLING, quick, text_of
 from trainer.config import TrainParams
-from trainer.evaluate import evaluate
-from trainer.train import train
+from trainer.stages.evaluate import evaluate
+from trainer.stages.train import train
 
 EXTRACT = {"max_tokens": 16, "compute_type": "float32", "threads": 1, "cluster": {"kind": "synchronous"}}
 TRAIN = {"heads": ["last"], "seeds": 1, "device": "cpu", "recipe": {"epochs": 2}}

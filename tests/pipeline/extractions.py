@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline import store
 from pipeline.config import ExtractParams
-from pipeline.extract import extract
+from pipeline.stages.extract import extract
 
 TEXTS = 50
 

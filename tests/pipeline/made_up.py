@@ -41,7 +41,7 @@ def failing(job: int, item: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def refusing(job: int, item: tuple[int, ...]) -> tuple[int, ...]:
-    from ilse.errors import UserError
+    from ilse.core.errors import UserError
 
     raise UserError("text 7", expected="finite rows", found="nan", next_step="name another compute_type")
 

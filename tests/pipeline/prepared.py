@@ -9,9 +9,9 @@ from typing import Any
 
 import polars as pl
 
-from ilse.tables import EXAMPLES_FILE, TEXTS_FILE
+from ilse.core.tables import EXAMPLES_FILE, TEXTS_FILE
 from pipeline.dataset.splits import uniform
-from pipeline.prepare import PrepareParams, prepare
+from pipeline.stages.prepare import PrepareParams, prepare
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import processors
 from transformers import ByT5Tokenizer
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.capture.batching import Batch, batches, rounded
 from pipeline.capture.packing import WIDTHS, pack
 from pipeline.capture.tokens import Tokens, tokenise

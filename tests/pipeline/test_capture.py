@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 from transformers import AutoModel, LlamaModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.capture.batching import Batch, Spans, batches
 from pipeline.capture.reader import Reader, Request
 from pipeline.capture.tokens import Tokens

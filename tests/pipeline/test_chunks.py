@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline import store
 from pipeline.store.chunks import CHECKSUM_BYTES, chunk_bytes, read_chunks, rows_in
 from pipeline.store.layout import shard_file

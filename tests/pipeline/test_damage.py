@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline import store
 from tests.pipeline.caches import chunks_of, files_of, header, ids_of, random_rows, shard_rows, write
 

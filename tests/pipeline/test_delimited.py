@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.dataset.delimited import Dialect, delimited_rows, require_header
 
 STRAY = {

@@ -121,8 +121,8 @@ def test_layers_that_do_not_fit_in_memory_together_give_the_same_basis(
 ) -> None:
     from pipeline.capture import directions
     from pipeline.capture.tokens import tokenise
-    from pipeline.extract import compute_of
     from pipeline.model.load import load_model
+    from pipeline.stages.extract import compute_of
     from tests.pipeline.conftest import sentence
     from tests.pipeline.extractions import params_for
 

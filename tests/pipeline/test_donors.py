@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline import store
 from pipeline.work.donors import borrow, unlent, usable
 from tests.pipeline.caches import header, ids_of, random_rows, token_states, write

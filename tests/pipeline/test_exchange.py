@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline import store
-from pipeline.extract import extract
-from pipeline.subset import Selection, subset
+from pipeline.stages.extract import extract
+from pipeline.stages.subset import Selection, subset
 from tests.pipeline.caches import files_of, header, ids_of, random_rows, write
 from tests.pipeline.conftest import sentence
 from tests.pipeline.extractions import params_for

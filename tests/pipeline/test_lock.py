@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from ilse import holding
-from ilse.errors import UserError
-from ilse.holding import HOLDER, LOCK, Holder
+from ilse.core.errors import UserError
+from ilse.core.files import folder_lock as holding
+from ilse.core.files.folder_lock import HOLDER, LOCK, Holder
 from pipeline.store import Location, location
 from pipeline.work import lock
 from pipeline.work.lock import hold

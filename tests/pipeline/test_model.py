@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoModel, BartConfig, ByT5Tokenizer, Gemma3Config, T5Config, dynamic_module_utils
 
-from ilse.errors import UserError
-from ilse.linear import OneDnnLinear, available
+from ilse.core.errors import UserError
+from ilse.core.machine.linear import OneDnnLinear, available
 from pipeline.capture.reader import Reader, Request
 from pipeline.capture.tokens import tokenise
 from pipeline.config import ModelParams

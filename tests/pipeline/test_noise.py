@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ilse.errors import UserError
-from ilse.params import validate
+from ilse.core.errors import UserError
+from ilse.core.params import validate
 from pipeline import store
 from pipeline.capture.noise import BESIDE, noised
 from pipeline.config import NoiseParams
-from pipeline.inspect import describe
+from pipeline.stages.inspect import describe
 from tests.pipeline.conftest import sentence
 from tests.pipeline.extractions import params_for, run
 

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from tenacity import wait_none
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline import store
+from pipeline.stages.verify import verify
 from pipeline.store import Location, chunk_bytes, location, patience
-from pipeline.verify import verify
 from tests.pipeline.caches import chunks_of, files_of, header, random_rows, token_states, write
 from tests.s3 import KEY, SECRET, TOKEN
 

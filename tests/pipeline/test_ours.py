@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import zarr
 
-from ilse.errors import UserError
-from ilse.ours import CACHE
+from ilse.core.errors import UserError
+from ilse.core.files.ownership import CACHE
 from pipeline.store import Location, text_id_rows
 from pipeline.work.standing import standing
 from tests.pipeline.caches import header, ids_of, random_rows, write

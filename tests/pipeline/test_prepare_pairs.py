@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ilse.errors import UserError
-from ilse.tables import SPLITS
+from ilse.core.errors import UserError
+from ilse.core.tables import SPLITS
 from tests.pipeline.prepared import SHARED, digest, drawn, plain, run
 
 Row = tuple[str | None, str | None, str | None]

@@ -19,12 +19,12 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import filter_repo_objects
 
 from ilse.cli import main
-from ilse.errors import UserError
-from ilse.params import load_section, validate
+from ilse.core.errors import UserError
+from ilse.core.params import load_section, validate
 from pipeline.config import ExtractParams
-from pipeline.fetch import FetchParams, HubArtifact
-from pipeline.prepare import PrepareParams, prepare
-from pipeline.presets import apply, presets
+from pipeline.stages.fetch import FetchParams, HubArtifact
+from pipeline.stages.prepare import PrepareParams, prepare
+from pipeline.stages.presets import apply, presets
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = ROOT / "pipeline" / "configs"

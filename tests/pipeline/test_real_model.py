@@ -10,8 +10,8 @@ import torch
 from pipeline.capture.reader import Reader, Request
 from pipeline.capture.tokens import tokenise
 from pipeline.config import ModelParams
-from pipeline.fetch import FetchParams, fetch
 from pipeline.model.load import Compute, FrozenModel, load_model
+from pipeline.stages.fetch import FetchParams, fetch
 
 ROOT = Path(__file__).parent.parent.parent
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"

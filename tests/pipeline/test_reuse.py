@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import pipeline.extract as stage
-from ilse.errors import UserError
+import pipeline.stages.extract as stage
+from ilse.core.errors import UserError
 from pipeline import store
-from pipeline.extract import extract
+from pipeline.stages.extract import extract
 from tests.pipeline.conftest import sentence
 from tests.pipeline.extractions import TEXTS, files_of, params_for, read_all, run
 

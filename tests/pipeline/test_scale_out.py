@@ -20,7 +20,7 @@ import yaml
 
 from pipeline import store
 from pipeline.config import ExtractParams
-from pipeline.plan import plan
+from pipeline.stages.plan import plan
 from tests.pipeline.extractions import files_of, params_for, run, slowed_down
 from tests.pipeline.test_executor import Processes, processes, slurm  # noqa: F401
 from tests.s3 import bucket

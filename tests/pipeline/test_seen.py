@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from tests.pipeline.prepared import run
 
 PAIRS = {"text_column": "a", "text_pair_column": "b", "score_column": "y"}

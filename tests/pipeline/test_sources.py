@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.dataset.columns import Columns
 from pipeline.dataset.delimited import Dialect
 from pipeline.dataset.readers import Decoder, read_file

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilse.errors import UserError
-from ilse.params import validate
-from ilse.tables import SPLIT, SPLITS, TEST, TEXT_ID, TRAIN, VALIDATION
+from ilse.core.errors import UserError
+from ilse.core.params import validate
+from ilse.core.tables import SPLIT, SPLITS, TEST, TEXT_ID, TRAIN, VALIDATION
 from pipeline.dataset.splits import KEEPING, SplitFractions, assign, draw, split_name
 
 FRACTIONS = SplitFractions(train=0.7, validation=0.1, test=0.2)

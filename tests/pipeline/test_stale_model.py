@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
-import pipeline.extract as stage
 import pipeline.model.load
-from ilse.errors import UserError
+import pipeline.stages.extract as stage
+from ilse.core.errors import UserError
 from pipeline import store
 from pipeline.config import ModelParams
 from pipeline.model.load import Compute, FrozenModel, load_model

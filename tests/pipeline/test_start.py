@@ -11,11 +11,11 @@ import yaml
 from click.testing import CliRunner
 
 from ilse.cli import main
-from ilse.errors import UserError
-from ilse.params import load_section
+from ilse.core.errors import UserError
+from ilse.core.params import load_section
 from pipeline.config import ExtractParams
-from pipeline.prepare import PrepareParams
-from pipeline.start import start
+from pipeline.stages.prepare import PrepareParams
+from pipeline.stages.start import start
 from trainer.config import AUTO, TrainParams
 from trainer.controls.config import ControlParams
 from trainer.heads import HEADS

@@ -14,7 +14,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline import store
 from tests.pipeline.caches import (
     files_of,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline import store
 from pipeline.store import Basis, open_cache
 from tests.pipeline.extractions import TEXTS, files_of, params_for, run

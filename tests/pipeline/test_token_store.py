@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline import store
 from pipeline.store import Basis, CaptureSpec, TokenSpec
 from pipeline.store.basis import LIMIT

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from ilse.cli import main
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline import store
-from pipeline.subset import Selection, subset
+from pipeline.stages.subset import Selection, subset
 from tests.pipeline.caches import header, ids_of, random_rows, shard_rows, token_counts, token_states
 
 WHOLE: dict[str, Any] = {"token_states": True}

@@ -11,11 +11,11 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import AutoModel, BertConfig, GPT2Config, LlamaConfig, PreTrainedTokenizerFast, XLNetConfig
 
-from finetune.adapter import adapted
-from finetune.batches import in_order
-from finetune.config import LoraParams
-from ilse.errors import UserError
-from pipeline.capture.leaving import LeavingReader
+from ilse.core.errors import UserError
+from ilse.finetune.adapter import adapted
+from ilse.finetune.batches import in_order
+from ilse.finetune.config import LoraParams
+from pipeline.capture.early_exit import LeavingReader
 from pipeline.capture.reader import Reader, Request
 from pipeline.capture.tokens import Tokens, tokenise
 from pipeline.config import ModelParams

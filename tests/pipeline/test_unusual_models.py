@@ -16,15 +16,15 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from benchmarks.architectures.campaign import all_models
 from benchmarks.architectures.models import build
 from benchmarks.architectures.specs import KINDS, WINDOW
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.capture.reader import Reader, Request
 from pipeline.capture.tokens import Tokens, tokenise
-from pipeline.capture.unknown import Unknown
 from pipeline.config import ModelParams
 from pipeline.model.architecture import text_part
 from pipeline.model.failures import named_failures
 from pipeline.model.load import Compute, FrozenModel, load_model
 from pipeline.model.positions import UNLIMITED, first_position, window
+from pipeline.tokenizer.unknown import Unknown
 from tests.pipeline.conftest import SHAPE, WORDS, build_tokenizer
 from tests.pipeline.extractions import params_for, run
 

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from ilse.cli import main
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline import store
-from pipeline.verify import verify
+from pipeline.stages.verify import verify
 from tests.pipeline.caches import header, ids_of, random_rows, write
 
 

@@ -26,7 +26,7 @@ from transformers import (
     Phi3Config,
 )
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.capture.reader import Reader, Request
 from pipeline.capture.tokens import Tokens
 from pipeline.capture.ways import Way

@@ -18,13 +18,13 @@ from tokenizers import processors
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-import pipeline.extract as stage
-from ilse.errors import UserError
-from ilse.params import validate
+import pipeline.stages.extract as stage
+from ilse.core.errors import UserError
+from ilse.core.params import validate
 from pipeline import store
 from pipeline.capture.batching import batches
+from pipeline.capture.early_exit import LeavingReader
 from pipeline.capture.joining import BatchRows, Joiner
-from pipeline.capture.leaving import LeavingReader
 from pipeline.capture.pooling import JOINS, Pooler
 from pipeline.capture.pooling import POOLINGS as POOLED
 from pipeline.capture.reader import Reader, Request
@@ -32,10 +32,10 @@ from pipeline.capture.tokens import Tokens, tokenise
 from pipeline.capture.ways import ANY_LENGTH, Way, Zone
 from pipeline.capture.windows import in_windows, tokens_read, unbroken
 from pipeline.config import ExtractParams, ModelParams
-from pipeline.inspect import describe
 from pipeline.model.architecture import text_part
 from pipeline.model.load import load_model
-from pipeline.plan import plan
+from pipeline.stages.inspect import describe
+from pipeline.stages.plan import plan
 from pipeline.work import bases
 from tests.pipeline.conftest import WORDS, build_tokenizer
 from tests.pipeline.extractions import files_of, params_for, run

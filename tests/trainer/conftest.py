@@ -16,7 +16,7 @@ from pipeline import store
 from trainer.config import Recipe, TrainParams
 from trainer.heads import Head, build_head
 from trainer.objectives import MultiClass
-from trainer.rows import Rows
+from trainer.rows.in_memory import Rows
 
 LABELS = ("art", "law", "war")
 LAYERS = ("embeddings", "block 0", "block 1", "block 2")

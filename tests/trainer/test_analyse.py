@@ -13,16 +13,16 @@ import polars as pl
 import pytest
 import torch
 
-from ilse.errors import UserError
-from ilse.ours import ANALYSIS
+from ilse.core.errors import UserError
+from ilse.core.files.ownership import ANALYSIS
 from pipeline.store import open_cache
 from tests.trainer.conftest import LABELS, LAYERS, TELLING, write_task
 from tests.trainer.test_kinds_of_tasks import KINDS, made
-from trainer.analyse import TABLES, analyse
-from trainer.artifact import load_head
+from trainer.artifacts.artifact import load_head
 from trainer.config import TrainParams
-from trainer.task import Task, open_task
-from trainer.train import train
+from trainer.data.task import Task, open_task
+from trainer.stages.analyse import TABLES, analyse
+from trainer.stages.train import train
 
 HEADS = ["last", "best", "weighted", "attention", "gated", "exits", "concat"]
 RECIPE = {"epochs": 5, "batch_size": 16, "learning_rate": 0.02, "optimizer": "adamw", "folds": None}

@@ -12,15 +12,15 @@ import polars as pl
 import pytest
 import torch
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store import open_cache
 from tests.trainer.conftest import LABELS, Made, write_task
-from trainer.answers import Answers, AnswersFacts, has_answers, load_answers, save_answers, texts_digest
+from trainer.artifacts.answers import Answers, AnswersFacts, has_answers, load_answers, save_answers, texts_digest
 from trainer.config import TrainParams
-from trainer.evaluate import evaluate
+from trainer.data.task import Task, open_task
 from trainer.report import report
-from trainer.task import Task, open_task
-from trainer.train import train
+from trainer.stages.evaluate import evaluate
+from trainer.stages.train import train
 
 ROWS = 45
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from tests.trainer.conftest import Made, head_of, of_labels, recipe_of
-from trainer.apart import quiet, seeded
-from trainer.fit import Fit, fit
-from trainer.rows import Rows
+from trainer.fitting.fit import Fit, fit
+from trainer.fitting.isolation import quiet, seeded
+from trainer.rows.in_memory import Rows
 
 ROOT = Path(__file__).parent.parent.parent
 LAUNCHERS = {

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store import CaptureSpec, WindowSpec
 from tests.trainer.conftest import DIM, LABELS, LAYERS
-from trainer.artifact import HeadFacts, TrainedHead, load_head, save_head
+from trainer.artifacts.artifact import HeadFacts, TrainedHead, load_head, save_head
 from trainer.heads import HEADS, build_head
 from trainer.treatment import Treatment, TreatmentOptions
 

@@ -13,23 +13,23 @@ import polars as pl
 import pytest
 from optuna.pruners import SuccessiveHalvingPruner
 
-import trainer.halving
-import trainer.shared_inputs
-from ilse.errors import UserError
+import trainer.data.shared_inputs
+import trainer.search.halving
+from ilse.core.errors import UserError
 from pipeline.store import open_cache
 from tests.trainer.conftest import Made, write_task
 from tests.trainer.test_kinds_of_tasks import made as kind_of_task
 from tests.trainer.token_task import write_token_task
 from trainer import auto, fit
-from trainer.artifact import load_head
-from trainer.auto import SCHEMA, Chosen, choose, train_auto
-from trainer.candidates import CANDIDATES, Candidate
+from trainer.artifacts.artifact import load_head
 from trainer.config import Recipe, TrainParams
-from trainer.evaluate import evaluate
-from trainer.halving import Clock
+from trainer.data.task import open_task
 from trainer.report import report
-from trainer.task import open_task
-from trainer.train import train
+from trainer.search.candidates import CANDIDATES, Candidate
+from trainer.search.halving import Clock
+from trainer.stages.auto import SCHEMA, Chosen, choose, train_auto
+from trainer.stages.evaluate import evaluate
+from trainer.stages.train import train
 
 Quick = Callable[..., TrainParams]
 SOLVED = {"optimizer": "auto", "penalty": "validation", "refit": False}
@@ -61,7 +61,7 @@ def same(found: Chosen) -> list[tuple[Any, ...]]:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.auto, "CANDIDATES", FEW)
+    monkeypatch.setattr(trainer.stages.auto, "CANDIDATES", FEW)
 
 
 def files(folder: Path) -> tuple[Path, Path, Path, Path]:
@@ -81,7 +81,7 @@ class Ticking:
 
 
 def ticking(monkeypatch: pytest.MonkeyPatch, step: float, growth: float = 1) -> None:
-    monkeypatch.setattr(trainer.auto, "Clock", lambda minutes: Clock(minutes, Ticking(step, growth)))
+    monkeypatch.setattr(trainer.stages.auto, "Clock", lambda minutes: Clock(minutes, Ticking(step, growth)))
 
 
 def test_the_best_on_validation_is_chosen_and_all_that_was_tried_is_told(made: Made, params: Quick) -> None:
@@ -120,7 +120,7 @@ def test_who_is_behind_is_what_a_plain_count_says() -> None:
     ended = []
     for epochs in generator.integers(4, 30, size=60).tolist():
         curve = np.maximum.accumulate(generator.random(epochs) * np.linspace(0.5, 1, epochs)).tolist()
-        watching = trainer.halving._Watching(None, study.ask(), epochs)
+        watching = trainer.search.halving._Watching(None, study.ask(), epochs)
         done = next((epoch + 1 for epoch in range(epochs) if watching(epoch, curve[epoch])), epochs)
         expected = epochs
         for part, quarter in ((1, 0.25), (2, 0.5)):
@@ -192,14 +192,14 @@ def test_no_epoch_begins_once_the_time_went_into_reading_rows(
     made: Made, params: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hand = Ticking(0.01, 1)
-    monkeypatch.setattr(trainer.auto, "Clock", lambda minutes: Clock(minutes, hand))
-    original = trainer.shared_inputs.Inputs
+    monkeypatch.setattr(trainer.stages.auto, "Clock", lambda minutes: Clock(minutes, hand))
+    original = trainer.data.shared_inputs.Inputs
 
     def slow(*given: Any) -> Any:
         hand.time += 40
         return original(*given)
 
-    monkeypatch.setattr(trainer.shared_inputs, "Inputs", slow)
+    monkeypatch.setattr(trainer.data.shared_inputs, "Inputs", slow)
     found = run(made, params(), [LAST, MLP, BEST], minutes=1)
     assert states(found) == {"last": "finished"}
     assert found.lines[1].startswith("1 of 3 candidates were tried in 1.3")
@@ -387,14 +387,14 @@ def test_one_that_is_cut_short_leaves_the_older_and_begins_anew(
     train_auto(params(), *places)
     older = {path: path.read_bytes() for path in places[2].rglob("*") if path.is_file()}
     with monkeypatch.context() as patch:
-        original = trainer.halving.HeadTrainer.of_seed
+        original = trainer.search.halving.HeadTrainer.of_seed
 
         def stopped(self: Any, seed: int, **given: Any) -> Any:
             if self._name == "best":
                 raise KeyboardInterrupt
             return original(self, seed, **given)
 
-        patch.setattr(trainer.halving.HeadTrainer, "of_seed", stopped)
+        patch.setattr(trainer.search.halving.HeadTrainer, "of_seed", stopped)
         with pytest.raises(KeyboardInterrupt):
             train_auto(params(), *places)
     assert {path: path.read_bytes() for path in places[2].rglob("*") if path.is_file()} == older
@@ -429,7 +429,7 @@ def test_rows_are_read_again_only_for_a_head_that_reads_others(
     made: Made, params: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    original = trainer.shared_inputs.Inputs
-    monkeypatch.setattr(trainer.shared_inputs, "Inputs", lambda *given: read.append(given[3]) or original(*given))
+    original = trainer.data.shared_inputs.Inputs
+    monkeypatch.setattr(trainer.data.shared_inputs, "Inputs", lambda *given: read.append(given[3]) or original(*given))
     run(made, params(), [LAST, MLP, HOPELESS, BEST, LAST])
     assert read == [(3,), (0, 1, 2, 3), (3,)]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ilse.errors import UserError
-from ilse.params import validate
+from ilse.core.errors import UserError
+from ilse.core.params import validate
 from pipeline.store import POOLINGS
 from trainer.config import Recipe, TrainParams
 from trainer.heads import HEADS, build_head

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from trainer.costs import cost_table, extraction_seconds
+from trainer.results.costs import cost_table, extraction_seconds
 
 EXTRACTION = {"texts": 20, "texts_computed": 20, "tokens": 300, "tokens_per_second": 60.0, "seconds": 11.0}
 

@@ -15,16 +15,16 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-import trainer.evaluate as evaluation
-from ilse.errors import UserError
+import trainer.stages.evaluate as evaluation
+from ilse.core.errors import UserError
 from tests.trainer.conftest import LABELS, LAYERS, Made, write_task
-from trainer.artifact import load_head
+from trainer.artifacts.artifact import load_head
 from trainer.config import TrainParams
-from trainer.evaluate import evaluate
-from trainer.report.results import read_results
-from trainer.task import Task
-from trainer.together import together
-from trainer.train import train
+from trainer.data.task import Task
+from trainer.report.evaluation import read_results
+from trainer.results.manifest import together
+from trainer.stages.evaluate import evaluate
+from trainer.stages.train import train
 
 HEADS = ["last", "best", "mean", "weighted"]
 RECIPE = {"epochs": 5, "batch_size": 16, "learning_rate": 0.02, "optimizer": "adamw", "folds": None}
@@ -178,7 +178,7 @@ def test_without_last_there_is_no_gain(project: Path) -> None:
 
 
 def test_answers_beyond_memory_are_refused_before_they_are_made(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.memory.free_memory", lambda: 1000)
+    monkeypatch.setattr("trainer.data.memory.free_memory", lambda: 1000)
     before = sorted(project.rglob("*"))
     with pytest.raises(UserError, match=r"answers to \d+ examples\n.*GB of free memory(.|\n)*fewer labels"):
         run(project)

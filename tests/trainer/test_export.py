@@ -22,7 +22,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from ilse.ours import EXPORT
+from ilse.core.files.ownership import EXPORT
 
 pytest.importorskip("onnx", reason="needs the extra 'export'")
 pytest.importorskip("onnxscript", reason="needs the extra 'export'")
@@ -31,10 +31,10 @@ import onnx
 from torch.onnx._internal.exporter import _registration
 
 from ilse.cli import main
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from tests.trainer.conftest import DIM, LABELS, LAYERS
 from tests.trainer.test_artifact import CAPTURE, FACTS, SHAPE, Bomb, trained_head
-from trainer.artifact import TrainedHead, save_head
+from trainer.artifacts.artifact import TrainedHead, save_head
 from trainer.export import ExportedHead, export_head, load_exported
 from trainer.export.formats import FORMATS
 from trainer.export.program import Program

@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-import trainer.fit
-import trainer.losses
-from ilse.errors import UserError
+import trainer.fitting.fit
+import trainer.fitting.losses
+from ilse.core.errors import UserError
 from tests.trainer.conftest import LAYERS, TELLING, head_of, of_labels, recipe_of
-from trainer.best import BestStates
 from trainer.config import Recipe
-from trainer.fit import fit
-from trainer.flat import FlatParameters
+from trainer.fitting.best import BestStates
+from trainer.fitting.fit import fit
+from trainer.fitting.flat import FlatParameters
+from trainer.fitting.losses import validate
 from trainer.heads import HEADS, Head, LayerProbes
-from trainer.losses import validate
 from trainer.objectives import MultiClass, Objective
-from trainer.rows import IndexBatches, Rows
+from trainer.rows.in_memory import IndexBatches, Rows
 
 MakeRows = Callable[..., Rows]
 
@@ -153,7 +153,7 @@ def test_the_returned_head_has_the_weights_of_its_best_epoch(rows: MakeRows, mon
         states.append(copy.deepcopy(head.state_dict()))
         return torch.ones(1).double(), torch.tensor([next(outcomes)]).double()
 
-    monkeypatch.setattr(trainer.fit, "validate", recorded)
+    monkeypatch.setattr(trainer.fitting.fit, "validate", recorded)
     result = fit(head_of("set", hidden=8), rows(40), rows(10), of_labels(), recipe_of(epochs=4), 0, "cpu")
     assert result.best.epoch == 1
     assert same(result.head.state_dict(), states[1])
@@ -203,7 +203,7 @@ def test_clipping_is_torchs_for_each_candidate(seed: int, largest: float) -> Non
 
 @pytest.mark.parametrize("name", HEADS)
 def test_a_seed_fixes_every_bit(rows: MakeRows, name: str) -> None:
-    def trained(seed: int) -> trainer.fit.Fit:
+    def trained(seed: int) -> trainer.fitting.fit.Fit:
         head = head_of(name, seed)
         train, validation = rows(40, 0, head.layers_read), rows(20, 1, head.layers_read)
         return fit(head, train, validation, of_labels(), recipe_of(epochs=2), seed, "cpu")
@@ -280,7 +280,7 @@ def test_losses_and_accuracies_are_the_obvious_loops(batch: int, candidates: int
 def test_validation_is_batched_and_without_dropout(
     rows: MakeRows, monkeypatch: pytest.MonkeyPatch, name: str, count: int
 ) -> None:
-    monkeypatch.setattr(trainer.losses, "VALIDATION_ROWS", 8)
+    monkeypatch.setattr(trainer.fitting.losses, "VALIDATION_ROWS", 8)
     options = {"dropout": 0.9} if name == "mlp" else {}
     head, some, seen = head_of(name, **options), rows(count), []
     expected = head.eval()(some.x)
@@ -372,7 +372,7 @@ def test_plateau_lowers_the_rate(rows: MakeRows) -> None:
 def test_patience_ends_training(rows: MakeRows, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = iter([0.2, 0.9, 0.5, 0.9, 0.1, 0.95])
     monkeypatch.setattr(
-        trainer.fit,
+        trainer.fitting.fit,
         "validate",
         lambda *_: (torch.ones(1).double(), torch.tensor([next(outcomes)]).double()),
     )

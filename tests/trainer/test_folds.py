@@ -12,23 +12,23 @@ import polars as pl
 import pytest
 import torch
 
-import trainer.fit
-from ilse.errors import UserError
+import trainer.fitting.fit
+from ilse.core.errors import UserError
 from pipeline.store import TokenSpec, open_cache
 from tests.trainer.conftest import LAYERS, TELLING, Made, head_of, of_labels, recipe_of
 from tests.trainer.token_task import write_token_task
 from trainer.config import Recipe, TrainParams
+from trainer.data.poolings import TOKENS
+from trainer.data.task import Task, open_task
 from trainer.estimator import HeadClassifier
-from trainer.fit import Fit, fit
-from trainer.folded import train_by_folds
+from trainer.fitting.fit import Fit, fit
+from trainer.fitting.folded import train_by_folds
+from trainer.fitting.solved import folds_of
 from trainer.heads import Head, build_head
 from trainer.objectives import make
-from trainer.poolings import TOKENS
-from trainer.rows import PairRows, Part, Rows
-from trainer.solved import folds_of
-from trainer.task import Task, open_task
-from trainer.token_rows import TokenRows
-from trainer.train import HeadTrainer
+from trainer.rows.in_memory import PairRows, Part, Rows
+from trainer.rows.token_rows import TokenRows
+from trainer.stages.train import HeadTrainer
 
 MakeRows = Callable[..., Rows]
 FOLDS = 3
@@ -60,7 +60,7 @@ def at_epochs(head: Head, known: Rows, epochs: list[int], patch: pytest.MonkeyPa
         return torch.ones(len(epochs)).double(), torch.tensor([float(number == epoch) for epoch in epochs]).double()
 
     with patch.context() as within:
-        within.setattr(trainer.fit, "validate", figure)
+        within.setattr(trainer.fitting.fit, "validate", figure)
         return fit(head, known, known, of_labels(), recipe_of(**changes), 0, "cpu")
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.trainer.conftest import head_of, of_labels, recipe_of
-from trainer.fit import fit
-from trainer.rows import IndexBatches, Rows, label_weights
+from trainer.fitting.fit import fit
+from trainer.rows.in_memory import IndexBatches, Rows, label_weights
 
 MakeRows = Callable[..., Rows]
 

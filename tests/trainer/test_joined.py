@@ -16,28 +16,28 @@ import yaml
 from click.testing import CliRunner
 from torch.nn import functional
 
-import trainer.train
+import trainer.stages.train
 from ilse.cli import main
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store import Cache, open_cache
 from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING, Made, write_cache, write_task
-from trainer.analyse import analyse
-from trainer.artifact import load_head
-from trainer.assembly import head_of, objective_of
-from trainer.candidates import CANDIDATES, fitting
+from trainer.artifacts.artifact import load_head
 from trainer.config import TrainParams
-from trainer.control import control
 from trainer.controls.config import ControlParams
-from trainer.evaluate import evaluate
-from trainer.fit import fit
+from trainer.data.joined import JoinedCaches, open_caches
+from trainer.data.sources import Source, short_names
+from trainer.data.task import Task, open_task
+from trainer.fitting.assembly import head_of, objective_of
+from trainer.fitting.fit import fit
+from trainer.fitting.progress import fit_key
 from trainer.heads import HEADS, JoinedHead, build_head, head_config
-from trainer.joined import JoinedCaches, open_caches
 from trainer.library import fit as fit_head
-from trainer.progress import fit_key
 from trainer.report import report
-from trainer.sources import Source, short_names
-from trainer.task import Task, open_task
-from trainer.train import train
+from trainer.search.candidates import CANDIDATES, fitting
+from trainer.stages.analyse import analyse
+from trainer.stages.control import control
+from trainer.stages.evaluate import evaluate
+from trainer.stages.train import train
 from trainer.treatment import Treatment, TreatmentOptions
 
 NARROW = 5
@@ -141,7 +141,7 @@ def test_caches_whose_shards_differ_are_not_read_as_they_are_used(two: Two) -> N
 def test_a_head_is_trained_from_rows_that_are_read_as_they_are_used(
     aligned: Two, quick: Callable[..., TrainParams], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.inputs.memory_budget", lambda _: 10_000)
+    monkeypatch.setattr("trainer.data.inputs.memory_budget", lambda _: 10_000)
     figures = train(quick(seeds=1), "bottleneck", aligned.caches, aligned.made.examples, tmp_path / "m", tmp_path / "r")
     assert figures["val_score"] > 0.6
 
@@ -405,8 +405,8 @@ def test_training_that_was_cut_short_goes_on_to_the_same_head(
 ) -> None:
     params, examples = quick(seeds=1), two.made.examples
     train(params, "weighted", two.caches, examples, tmp_path / "whole", tmp_path / "r")
-    monkeypatch.setattr("trainer.progress.SAVE_SECONDS", 0.0)
-    real, calls = trainer.train.fit, []
+    monkeypatch.setattr("trainer.fitting.progress.SAVE_SECONDS", 0.0)
+    real, calls = trainer.stages.train.fit, []
 
     def cut_short(*given: object, **more: object) -> object:
         def watch(epoch: int, _score: float) -> bool:
@@ -417,7 +417,7 @@ def test_training_that_was_cut_short_goes_on_to_the_same_head(
 
         return real(*given[:-1], watch, **more)
 
-    monkeypatch.setattr(trainer.train, "fit", cut_short)
+    monkeypatch.setattr(trainer.stages.train, "fit", cut_short)
     with pytest.raises(KeyboardInterrupt):
         train(params, "weighted", two.caches, examples, tmp_path / "cut", tmp_path / "r")
     train(params, "weighted", two.caches, examples, tmp_path / "cut", tmp_path / "r")
@@ -451,7 +451,7 @@ def test_the_option_goes_before_the_parameter(two: Two, tmp_path: Path, monkeypa
     section = {"seeds": 1, "device": "cpu", "caches": two.caches[::-1]}
     Path("params.yaml").write_text(yaml.safe_dump({"train": section}))
     told = []
-    monkeypatch.setattr(trainer.train, "train", lambda _params, _head, places, *_others: told.append(places))
+    monkeypatch.setattr(trainer.stages.train, "train", lambda _params, _head, places, *_others: told.append(places))
     both = [option for cache in two.caches for option in ("--cache", cache)]
     for options in ([], both, ["--cache", "data/cache.zarr"]):
         result = CliRunner().invoke(main, ["train", "last", *options])

@@ -12,21 +12,21 @@ import polars as pl
 import pytest
 import torch
 
-import trainer.train
-from ilse.errors import UserError
+import trainer.stages.train
+from ilse.core.errors import UserError
 from pipeline.store import open_cache
 from tests.trainer.conftest import DIM, LAYERS, TELLING, write_cache
-from trainer.artifact import load_head
+from trainer.artifacts.artifact import load_head
 from trainer.config import TrainParams
-from trainer.evaluate import evaluate
-from trainer.fit import Fit
+from trainer.data.task import open_task
+from trainer.fitting.fit import Fit
 from trainer.heads import Head
 from trainer.report import report
-from trainer.rows import PairRows
-from trainer.space import TuneParams
-from trainer.task import open_task
-from trainer.train import train
-from trainer.tune import tune
+from trainer.rows.in_memory import PairRows
+from trainer.search.space import TuneParams
+from trainer.stages.evaluate import evaluate
+from trainer.stages.train import train
+from trainer.stages.tune import tune
 
 SPLITS = {"train": 160, "validation": 60, "test": 60}
 GRADES = ("1", "2", "3", "4")
@@ -209,13 +209,13 @@ def test_what_pairs_cannot_do_is_said(tmp_path: Path, changes: dict[str, Any], m
 
 
 def test_a_share_of_pairs_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, whole = [], trainer.train.fit
+    seen, whole = [], trainer.stages.train.fit
 
     def recorded(head: Head, rows: PairRows, *rest: Any) -> Fit:
         seen.append((len(rows.y), len(rows.x), rows.x.mean().item()))
         return whole(head, rows, *rest)
 
-    monkeypatch.setattr(trainer.train, "fit", recorded)
+    monkeypatch.setattr(trainer.stages.train, "fit", recorded)
     made(tmp_path, "similarity").run(["weighted"], share=0.25)
     assert [(pairs, texts) for pairs, texts, _ in seen] == [(40, 80), (40, 80)]
     assert seen[0][2] != seen[1][2], "another seed draws another share"

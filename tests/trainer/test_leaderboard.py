@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from trainer.controls import CONTROLS
 from trainer.heads import HEADS
-from trainer.leaderboard import Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
 from trainer.objectives import MultiClass
+from trainer.results.leaderboard import Run, as_text, layer_table, leaderboard, metrics, runs_table, weight_table
 
 
 def run(head: str = "last", seed: int = 0, **values: Any) -> Run:

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from ilse.errors import UserError
-from trainer.figures import NAMES
+from ilse.core.errors import UserError
 from trainer.objectives import KINDS, Kind, Objective, choose, make, restore
 from trainer.objectives.multi_class import MultiClass
 from trainer.objectives.similarity import Similarity
-from trainer.rows import Rows, label_weights
+from trainer.results.figures import NAMES
+from trainer.rows.in_memory import Rows, label_weights
 
 LABELS = ("bad", "fair", "good", "best")
 EXAMPLES, CANDIDATES, WIDTH = 23, 3, 5

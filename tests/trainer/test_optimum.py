@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.optimum import Models, Optimum
+from trainer.fitting.optimum import Models, Optimum
 
 STRENGTHS = [0.001, 0.1, 10.0]
 

@@ -13,20 +13,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store import TokenSpec, open_cache
 from tests.trainer.conftest import LAYERS, Made
 from tests.trainer.token_task import write_token_task
-from trainer.artifact import load_head
+from trainer.artifacts.artifact import load_head
 from trainer.config import TrainParams
-from trainer.inputs import Inputs
-from trainer.pair_stream import StreamedPairs, grouped, most_needed
-from trainer.poolings import TOKENS, Poolings
-from trainer.ragged import Tokens
-from trainer.rows import Examples, told_of_all
-from trainer.task import InMemory, Task, open_task
-from trainer.token_stream import largest_shard
-from trainer.train import train
+from trainer.data.inputs import Inputs
+from trainer.data.poolings import TOKENS, Poolings
+from trainer.data.task import InMemory, Task, open_task
+from trainer.rows.in_memory import Examples, told_of_all
+from trainer.rows.pair_stream import StreamedPairs, grouped, most_needed
+from trainer.rows.ragged import Tokens
+from trainer.rows.token_stream import largest_shard
+from trainer.stages.train import train
 from trainer.treatment import TreatmentOptions
 
 LAYERS_READ = (0, 3)

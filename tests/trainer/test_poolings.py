@@ -9,23 +9,23 @@ import polars as pl
 import pytest
 import torch
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store import open_cache
 from tests.trainer.conftest import DIM, LAYERS, Made, write_cache, write_task
 from tests.trainer.controls.project import made_with_texts
 from trainer import fit
-from trainer.analyse import TABLES, analyse
-from trainer.artifact import load_head
+from trainer.artifacts.artifact import load_head
 from trainer.config import TrainParams
+from trainer.data.poolings import pooling_names
+from trainer.data.task import open_task
 from trainer.estimator import HeadClassifier, rows_of
-from trainer.evaluate import evaluate
 from trainer.export import export_head, load_exported
 from trainer.heads import HEADS
-from trainer.poolings import pooling_names
-from trainer.space import TuneParams
-from trainer.task import open_task
-from trainer.train import train
-from trainer.tune import tune
+from trainer.search.space import TuneParams
+from trainer.stages.analyse import TABLES, analyse
+from trainer.stages.evaluate import evaluate
+from trainer.stages.train import train
+from trainer.stages.tune import tune
 
 HELD = ("mean", "max", "last")
 BOTH = ["last", "mean"]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-import ilse.linear
-import trainer.running
+import ilse.core.machine.linear
+import trainer.fitting.running
 from tests.trainer.conftest import head_of, of_labels, recipe_of
-from trainer.fit import fit
-from trainer.rows import Rows
+from trainer.fitting.fit import fit
+from trainer.rows.in_memory import Rows
 
 MakeRows = Callable[..., Rows]
 
@@ -39,23 +39,25 @@ def test_bfloat16_products_give_the_same_accuracy(rows: MakeRows) -> None:
 
 @pytest.mark.parametrize("native", [True, False])
 def test_auto_is_what_the_hardware_multiplies(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.running, "native_bfloat16", lambda device: native)
-    assert trainer.running._mixed("auto", "cpu") == native
-    assert not trainer.running._mixed("float32", "cpu")
-    assert trainer.running._mixed("bfloat16", "cpu")
+    monkeypatch.setattr(trainer.fitting.running, "native_bfloat16", lambda device: native)
+    assert trainer.fitting.running._mixed("auto", "cpu") == native
+    assert not trainer.fitting.running._mixed("float32", "cpu")
+    assert trainer.fitting.running._mixed("bfloat16", "cpu")
 
 
-@pytest.mark.skipif(not ilse.linear.available(), reason="no x86 CPU, or PyTorch without the operator")
+@pytest.mark.skipif(not ilse.core.machine.linear.available(), reason="no x86 CPU, or PyTorch without the operator")
 def test_onednn_trains_the_same_head(rows: MakeRows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ilse.linear, "SMALL", 0)
+    monkeypatch.setattr(ilse.core.machine.linear, "SMALL", 0)
     found, calls = [], []
-    product = ilse.linear.product
-    monkeypatch.setattr(ilse.linear, "product", lambda *args, **kwargs: calls.append(0) or product(*args, **kwargs))
+    product = ilse.core.machine.linear.product
+    monkeypatch.setattr(
+        ilse.core.machine.linear, "product", lambda *args, **kwargs: calls.append(0) or product(*args, **kwargs)
+    )
     for way in (False, True):
-        monkeypatch.setattr(trainer.running, "pays", lambda way=way: way)
+        monkeypatch.setattr(trainer.fitting.running, "pays", lambda way=way: way)
         recipe = recipe_of(compute_type="float32")
         found.append(fit(head_of("cayley", hidden=16), rows(60), rows(40, seed=1), of_labels(), recipe, 0, "cpu"))
         assert bool(calls) == way
-        assert not any(isinstance(module, ilse.linear.OneDnnLinear) for module in found[-1].head.modules())
+        assert not any(isinstance(module, ilse.core.machine.linear.OneDnnLinear) for module in found[-1].head.modules())
     losses = [[epoch.train_loss for epoch in result.curve] for result in found]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)

@@ -16,18 +16,18 @@ import pytest
 import torch
 from torch import Tensor
 
-import trainer.fit
-import trainer.progress
+import trainer.fitting.fit
+import trainer.fitting.progress
 from tests.trainer.conftest import DIM, LABELS, LAYERS, Made, of_labels, write_task
 from tests.trainer.test_stream import streamed
 from trainer.config import Recipe, TrainParams
-from trainer.fit import Fit, fit
+from trainer.fitting.fit import Fit, fit
+from trainer.fitting.losses import validate
+from trainer.fitting.progress import Progress, State, progress_key
 from trainer.heads import Head, build_head
-from trainer.losses import validate
 from trainer.objectives import Objective
-from trainer.progress import Progress, State, progress_key
-from trainer.rows import Examples, Rows
-from trainer.train import train
+from trainer.rows.in_memory import Examples, Rows
+from trainer.stages.train import train
 
 SHAPE = {"layers": len(LAYERS), "dim": DIM, "out": len(LABELS)}
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -56,7 +56,7 @@ def fitted(case: str, train: Examples, validation: Examples, progress: Progress 
 
 @pytest.fixture
 def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.progress, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(trainer.fitting.progress, "SAVE_SECONDS", 0.0)
 
 
 def killing(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
@@ -69,7 +69,7 @@ def killing(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
             raise Killed
         return validate(head, objective, rows)
 
-    monkeypatch.setattr(trainer.fit, "validate", deadly)
+    monkeypatch.setattr(trainer.fitting.fit, "validate", deadly)
 
 
 def assert_same(one: Fit, other: Fit) -> None:
@@ -142,11 +142,11 @@ STAGE = """
 import sys
 from pathlib import Path
 import torch
-import trainer.progress
+import trainer.fitting.progress
 from trainer.config import TrainParams
-from trainer.train import train
+from trainer.stages.train import train
 
-trainer.progress.SAVE_SECONDS = 0.0
+trainer.fitting.progress.SAVE_SECONDS = 0.0
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 params = TrainParams.model_validate_json(sys.argv[2])
@@ -187,7 +187,7 @@ def test_other_parameters_start_anew(
         params, folder = quick(seeds=1, recipe={"epochs": epochs}), made.cache.parent
         train(params, "mean", made.cache, made.examples, folder / "models", folder / "results")
 
-    monkeypatch.setattr(trainer.progress, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(trainer.fitting.progress, "SAVE_SECONDS", 0.0)
     with pytest.MonkeyPatch.context() as patch:
         killing(patch, 1)
         with pytest.raises(Killed):

@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import trainer.running
-from ilse.linear import OneDnnLinear, available
+import trainer.fitting.running
+from ilse.core.machine.linear import OneDnnLinear, available
 from tests.trainer.conftest import DIM, LAYERS, write_task
 from trainer import fit
-from trainer.artifact import TrainedHead
+from trainer.artifacts.artifact import TrainedHead
 from trainer.heads import HEADS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -43,7 +43,7 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Traine
     write_task(folder)
     recipe = {"epochs": 2, "batch_size": 16, "compute_type": "float32", "folds": None}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.running, "pays", available)
+        patch.setattr(trainer.fitting.running, "pays", available)
         yield {name: fit(folder, name, recipe=recipe, device="cpu") for name in HEADS}
 
 

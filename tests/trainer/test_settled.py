@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-import trainer.settled
+import trainer.fitting.settled
 from pipeline.store import open_cache
 from tests.trainer.conftest import Made, head_of, of_labels
 from trainer.config import Recipe, TrainParams
+from trainer.data.task import open_task
 from trainer.estimator import HeadClassifier
-from trainer.fit import fit
-from trainer.rows import Rows
-from trainer.settled import settled
-from trainer.task import open_task
-from trainer.train import HeadTrainer
+from trainer.fitting.fit import fit
+from trainer.fitting.settled import settled
+from trainer.rows.in_memory import Rows
+from trainer.stages.train import HeadTrainer
 
 MakeRows = Callable[..., Rows]
 
@@ -104,6 +104,6 @@ def test_a_classifier_holds_no_rows_back_where_folds_choose(rows: MakeRows, monk
     x, y = some.x.numpy() * 3 + 1, some.y.numpy()
     found = HeadClassifier("last", device="cpu").fit(x, y)
     torch.testing.assert_close(found.treatment_(torch.from_numpy(x[:, -1:])).mean(0), torch.zeros(1, x.shape[2]))
-    monkeypatch.setattr(trainer.settled, "FEW_ROWS", 59)
+    monkeypatch.setattr(trainer.fitting.settled, "FEW_ROWS", 59)
     other = HeadClassifier("last", recipe={"penalty": "validation"}, device="cpu").fit(x, y)
     assert other.treatment_(torch.from_numpy(x[:, -1:])).mean(0).abs().max() > 1e-3

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from trainer.objectives import Objective, make
-from trainer.significance import calibration_table, class_table, comparison
+from trainer.results.significance import calibration_table, class_table, comparison
 from trainer.statistics import compare_accuracy
 
 LABELS = ("art", "law", "war")

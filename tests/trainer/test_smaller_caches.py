@@ -13,13 +13,13 @@ import pytest
 from click.testing import CliRunner
 
 from ilse.cli import main
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline import store
-from pipeline.inspect import describe
-from pipeline.subset import Selection, examples_of, subset
+from pipeline.stages.inspect import describe
+from pipeline.stages.subset import Selection, examples_of, subset
 from tests.trainer.conftest import LAYERS, Made, write_cache, write_task
 from trainer.config import TrainParams
-from trainer.train import train
+from trainer.stages.train import train
 
 Params = Callable[..., TrainParams]
 

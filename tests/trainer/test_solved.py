@@ -13,19 +13,19 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor
 from torch.nn import functional
 
-import trainer.solved
-from ilse.errors import UserError
+import trainer.fitting.solved
+from ilse.core.errors import UserError
 from pipeline.store import open_cache
 from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING, Made, head_of, of_labels
 from trainer.config import Recipe, TrainParams
+from trainer.data.task import open_task
 from trainer.estimator import HeadClassifier
-from trainer.fit import Fit, fit
+from trainer.fitting.fit import Fit, fit
+from trainer.fitting.solved import FOLDS, STRENGTHS, folds_of
 from trainer.heads import build_head
 from trainer.objectives import MultiClass, make
-from trainer.rows import Rows
-from trainer.solved import FOLDS, STRENGTHS, folds_of
-from trainer.task import open_task
-from trainer.train import HeadTrainer
+from trainer.rows.in_memory import Rows
+from trainer.stages.train import HeadTrainer
 
 MakeRows = Callable[..., Rows]
 
@@ -127,7 +127,7 @@ def test_folds_choose_and_all_labelled_rows_are_solved_on(rows: MakeRows) -> Non
 
 
 def test_a_large_validation_split_chooses_and_is_not_solved_on(rows: MakeRows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.solved, "FEW_ROWS", 20)
+    monkeypatch.setattr(trainer.fitting.solved, "FEW_ROWS", 20)
     train, validation = alone(rows(60), TELLING), alone(rows(40, seed=1), TELLING)
     result = solved("layer", train, validation, {"layer": TELLING})
     told = [sklearns(train, 0, strength).predict_proba(validation.x[:, 0].double().numpy()) for strength in STRENGTHS]
@@ -304,7 +304,7 @@ def test_without_held_back_rows_folds_choose(rows: MakeRows) -> None:
 
 def test_old_facts_have_no_penalty(made: Made, tmp_path: Path) -> None:
     """A head that an earlier version wrote is read as before."""
-    from trainer.artifact import load_head, save_head
+    from trainer.artifacts.artifact import load_head, save_head
 
     task = open_task(open_cache(made.cache), made.examples)
     params = TrainParams.model_validate({"heads": ["last"], "device": "cpu", "recipe": {"optimizer": "auto"}})

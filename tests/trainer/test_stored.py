@@ -10,8 +10,8 @@ import torch
 
 from pipeline.store import STORAGE_TYPES, open_cache, value_bytes
 from tests.trainer.conftest import DIM, LAYERS, write_task
-from trainer.poolings import pooling_names
-from trainer.stored import Room, gather, shard_room
+from trainer.data.poolings import pooling_names
+from trainer.rows.stored import Room, gather, shard_room
 
 
 @pytest.mark.parametrize("layers", [tuple(range(len(LAYERS))), (2, 0), (1,)])

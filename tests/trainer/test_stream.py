@@ -13,20 +13,20 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import trainer.train
-from ilse.errors import UserError
+import trainer.stages.train
+from ilse.core.errors import UserError
 from pipeline.store import Location, open_cache
 from pipeline.store.layout import shard_file
 from tests.trainer.conftest import DIM, LAYERS, Made, of_labels, write_task
-from trainer.artifact import load_head
+from trainer.artifacts.artifact import load_head
 from trainer.config import TrainParams
-from trainer.fit import fit
+from trainer.data.memory import memory_budget
+from trainer.data.task import open_task
+from trainer.fitting.fit import fit
+from trainer.fitting.losses import validate
 from trainer.heads import build_head
-from trainer.losses import validate
-from trainer.memory import memory_budget
-from trainer.stream import StreamedRows, shards_in
-from trainer.task import open_task
-from trainer.train import train
+from trainer.rows.stream import StreamedRows, shards_in
+from trainer.stages.train import train
 
 SHARD = len(LAYERS) * (16 * DIM + 1) * 4
 """Bytes of a shard of the made-up cache: float32, and a checksum a layer."""
@@ -190,9 +190,9 @@ def test_without_a_budget_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatc
     class Free:
         available = 8_000
 
-    monkeypatch.setattr(trainer.memory.psutil, "virtual_memory", lambda: Free)
-    monkeypatch.setattr(trainer.memory, "container_free", lambda: None)
+    monkeypatch.setattr(trainer.data.memory.psutil, "virtual_memory", lambda: Free)
+    monkeypatch.setattr(trainer.data.memory, "container_free", lambda: None)
     assert memory_budget(None) == 4_000
-    monkeypatch.setattr(trainer.memory, "container_free", lambda: 1_000)
+    monkeypatch.setattr(trainer.data.memory, "container_free", lambda: 1_000)
     assert memory_budget(None) == 500
     assert memory_budget(0.5) == 500_000_000

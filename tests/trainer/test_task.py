@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 import torch
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store import open_cache
 from tests.trainer.conftest import LABELS, Made, write_task
-from trainer.rows import PairRows, Rows
-from trainer.task import Task, open_task
+from trainer.data.task import Task, open_task
+from trainer.rows.in_memory import PairRows, Rows
 
 
 def opened(made: Made) -> Task:

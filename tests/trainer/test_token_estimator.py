@@ -12,7 +12,7 @@ import torch
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from tests.trainer.token_task import write_token_task
 from trainer.estimator import HeadClassifier, tokens_of
 

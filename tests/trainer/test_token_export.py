@@ -15,20 +15,20 @@ pytest.importorskip("onnx", reason="needs the extra 'export'")
 pytest.importorskip("onnxscript", reason="needs the extra 'export'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store import Basis, TokenSpec
 from tests.trainer.conftest import DIM, LAYERS
 from tests.trainer.test_artifact import FACTS, SHAPE
 from tests.trainer.test_export import one_registry
-from trainer.artifact import TrainedHead, save_head
+from trainer.artifacts.artifact import TrainedHead, save_head
+from trainer.data.poolings import TOKENS
 from trainer.export import ExportedHead, export_head, load_exported
 from trainer.export.formats import FORMATS
 from trainer.export.program import TokenProgram
 from trainer.heads import TokenHead, build_head
 from trainer.objectives import restore
-from trainer.padded import Padded
-from trainer.poolings import TOKENS
-from trainer.ragged import Tokens, joined
+from trainer.rows.padded import Padded
+from trainer.rows.ragged import Tokens, joined
 from trainer.treatment import Treatment, TreatmentOptions
 
 __all__ = ["one_registry"]  # a fixture

@@ -10,28 +10,28 @@ import numpy as np
 import pytest
 import torch
 
-import trainer.progress
-from ilse.errors import UserError
-from ilse.table_files import read_csv
+import trainer.fitting.progress
+from ilse.core.errors import UserError
+from ilse.core.files.table_files import read_csv
 from pipeline.store import TokenSpec, open_cache
 from tests.trainer.conftest import DIM, LABELS, LAYERS, Made, of_labels
 from tests.trainer.token_task import MAX_TOKENS, write_token_task, write_tokens
-from trainer.artifact import load_head
+from trainer.artifacts.artifact import load_head
 from trainer.config import Recipe, TrainParams
-from trainer.evaluate import evaluate
-from trainer.fit import Fit, fit
+from trainer.data.inputs import Inputs
+from trainer.data.poolings import TOKENS
+from trainer.data.task import Task, open_task
+from trainer.fitting.fit import Fit, fit
+from trainer.fitting.losses import validate
+from trainer.fitting.progress import Progress, State
 from trainer.heads import build_head
-from trainer.inputs import Inputs
-from trainer.losses import validate
-from trainer.poolings import TOKENS
-from trainer.progress import Progress, State
-from trainer.ragged import Tokens
-from trainer.rows import Examples
-from trainer.task import Task, open_task
-from trainer.token_rows import TokenRows, pieces
-from trainer.token_shelf import lengths_of
-from trainer.token_stream import StreamedTokens, largest_shard
-from trainer.train import train
+from trainer.rows.in_memory import Examples
+from trainer.rows.ragged import Tokens
+from trainer.rows.token_rows import TokenRows, pieces
+from trainer.rows.token_shelf import lengths_of
+from trainer.rows.token_stream import StreamedTokens, largest_shard
+from trainer.stages.evaluate import evaluate
+from trainer.stages.train import train
 from trainer.treatment import Standardise, TreatmentOptions
 
 EVERY = tuple(range(len(LAYERS)))
@@ -237,7 +237,7 @@ class Killed(BaseException):
 def test_a_resumed_fit_equals_an_uninterrupted_one(
     token_task: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[..., Examples], name: str
 ) -> None:
-    monkeypatch.setattr(trainer.progress, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(trainer.fitting.progress, "SAVE_SECONDS", 0.0)
 
     def fitted(progress: Progress | None = None) -> Fit:
         torch.manual_seed(3)

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ilse.errors import UserError
-from ilse.table_files import read_csv
+from ilse.core.errors import UserError
+from ilse.core.files.table_files import read_csv
 from pipeline.store import open_cache
 from tests.trainer.conftest import Made, write_task
 from tests.trainer.token_task import write_token_task
-from trainer.analyse import analyse
-from trainer.artifact import CONFIG, TOKENS_VERSION, load_head, save_head
+from trainer.artifacts.artifact import CONFIG, TOKENS_VERSION, load_head, save_head
 from trainer.config import TrainParams
+from trainer.data.task import open_task
 from trainer.estimator import HeadClassifier
-from trainer.evaluate import evaluate
 from trainer.heads import HEADS
-from trainer.task import open_task
-from trainer.train import HeadTrainer, train
+from trainer.stages.analyse import analyse
+from trainer.stages.evaluate import evaluate
+from trainer.stages.train import HeadTrainer, train
 
 
 @pytest.fixture

@@ -12,18 +12,18 @@ import polars as pl
 import pytest
 import torch
 
-import trainer.inputs
-import trainer.train
-from ilse.errors import UserError
-from ilse.params import validate
+import trainer.data.inputs
+import trainer.stages.train
+from ilse.core.errors import UserError
+from ilse.core.params import validate
 from pipeline.store import open_cache
 from tests.trainer.conftest import DIM, LABELS, LAYERS, TELLING, Made, write_cache, write_task
-from trainer.artifact import load_head
+from trainer.artifacts.artifact import load_head
 from trainer.config import TrainParams
-from trainer.rows import Rows
-from trainer.subset import draw_share, draw_shots
-from trainer.task import open_task
-from trainer.train import HeadTrainer, train
+from trainer.data.subset import draw_share, draw_shots
+from trainer.data.task import open_task
+from trainer.rows.in_memory import Rows
+from trainer.stages.train import HeadTrainer, train
 
 Params = Callable[..., TrainParams]
 
@@ -142,7 +142,7 @@ def test_the_learning_rate_is_searched_once_on_validation(made: Made, quick: Par
 def test_a_failing_run_leaves_the_old_files(made: Made, quick: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run(quick(), "last", made)
     before = files_of(folder)
-    original, seeds = trainer.train.fit, []
+    original, seeds = trainer.stages.train.fit, []
 
     def failing(*given: object) -> object:
         seeds.append(given[5])
@@ -150,7 +150,7 @@ def test_a_failing_run_leaves_the_old_files(made: Made, quick: Params, monkeypat
             raise KeyboardInterrupt
         return original(*given)
 
-    monkeypatch.setattr(trainer.train, "fit", failing)
+    monkeypatch.setattr(trainer.stages.train, "fit", failing)
     with pytest.raises(KeyboardInterrupt):
         run(quick(recipe={"epochs": 1}), "last", made)
     assert seeds == [0, 1]
@@ -188,10 +188,10 @@ def test_one_label_is_enough_to_run_and_a_single_example_too(tmp_path: Path, qui
 
 def test_training_takes_no_second_copy_of_the_rows(made: Made, quick: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     read, seen = [], []
-    gathered, original = trainer.task.gathered, trainer.train.fit
-    monkeypatch.setattr(trainer.inputs, "TREATED_ROWS", 7)
-    monkeypatch.setattr(trainer.task, "gathered", lambda *given: read.append(gathered(*given)) or read[-1])
-    monkeypatch.setattr(trainer.train, "fit", lambda *given: seen.extend(given[1:3]) or original(*given))
+    gathered, original = trainer.data.task.gathered, trainer.stages.train.fit
+    monkeypatch.setattr(trainer.data.inputs, "TREATED_ROWS", 7)
+    monkeypatch.setattr(trainer.data.task, "gathered", lambda *given: read.append(gathered(*given)) or read[-1])
+    monkeypatch.setattr(trainer.stages.train, "fit", lambda *given: seen.extend(given[1:3]) or original(*given))
     run(quick(seeds=1, recipe={"epochs": 1}), "mean", made)
     # What is trained on lies where it was read: treating in other memory, as `Treatment` does by itself, would be seen.
     assert [rows.x.data_ptr() for rows in seen] == [x.data_ptr() for x in read]
@@ -205,13 +205,13 @@ def test_few_shots_are_the_same_for_every_head_and_others_for_every_seed(
     made: Made, quick: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, list[list[str]]] = {}
-    whole = trainer.train.fit
+    whole = trainer.stages.train.fit
 
     def recorded(head: torch.nn.Module, rows: Rows, *rest: object) -> object:
         seen.setdefault(head.spec.name, []).append(rows.text_ids)  # type: ignore[union-attr]
         return whole(head, rows, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trainer.train, "fit", recorded)
+    monkeypatch.setattr(trainer.stages.train, "fit", recorded)
     for name in ("last", "weighted"):
         run(quick(shots=4), name, made)
     assert seen["last"] == seen["weighted"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from trainer.config import Recipe
 from trainer.treatment import PCA, Treatment, TreatmentOptions
 

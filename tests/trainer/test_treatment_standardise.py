@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trainer.treatment.standardise
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from trainer.treatment.standardise import Standardise
 
 

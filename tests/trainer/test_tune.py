@@ -23,14 +23,14 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-import trainer.tune
-from ilse.edit import set_values
-from ilse.errors import UserError
-from ilse.params import load_section, validate
+import trainer.stages.tune
+from ilse.core.errors import UserError
+from ilse.core.params import load_section, validate
+from ilse.core.yaml_edit import set_values
 from tests.trainer.conftest import Made, write_task
 from trainer.config import TrainParams
-from trainer.space import Range, TuneParams, section_of, with_values
-from trainer.tune import Tuned, tune
+from trainer.search.space import Range, TuneParams, section_of, with_values
+from trainer.stages.tune import Tuned, tune
 
 Quick = Callable[..., TrainParams]
 
@@ -158,14 +158,14 @@ def test_a_loss_that_is_not_finite_is_a_trial_that_failed(made: Made, quick: Qui
 
 def test_the_mean_over_seeds_counts(made: Made, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    original = trainer.tune.fit
+    original = trainer.stages.tune.fit
 
     def recorded(*given: Any, **more: Any) -> Any:
         result = original(*given, **more)
         seen.append(result.best.val_score)
         return result
 
-    monkeypatch.setattr(trainer.tune, "fit", recorded)
+    monkeypatch.setattr(trainer.stages.tune, "fit", recorded)
     found = run(made, quick(), head="last", trials=1, seeds=3)
     assert len(seen) == 3
     assert found.after == pytest.approx(sum(seen) / 3)
@@ -175,16 +175,16 @@ SEARCH = """
 import sys
 from pathlib import Path
 import torch
-import trainer.tune
+import trainer.stages.tune
 from trainer.config import TrainParams
-from trainer.space import TuneParams
+from trainer.search.space import TuneParams
 
 torch.set_num_threads(1)
-trainer.tune.HEARTBEAT_SECONDS = int(sys.argv[4])
+trainer.stages.tune.HEARTBEAT_SECONDS = int(sys.argv[4])
 folder = Path(sys.argv[1])
 params = TrainParams.model_validate_json(sys.argv[2])
 tuning = TuneParams.model_validate_json(sys.argv[3])
-trainer.tune.tune(tuning, params, "mlp", folder / "cache.zarr", folder / "examples.parquet", folder / "results")
+trainer.stages.tune.tune(tuning, params, "mlp", folder / "cache.zarr", folder / "examples.parquet", folder / "results")
 """
 
 
@@ -210,7 +210,7 @@ def test_a_killed_search_goes_on(tmp_path: Path, quick: Quick, monkeypatch: pyte
     before = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     assert len(running) == 1
     time.sleep(2.5)  # two heartbeats of a second, and some
-    monkeypatch.setattr(trainer.tune, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(trainer.stages.tune, "HEARTBEAT_SECONDS", 1)
     found = tune(search, params, "mlp", made.cache, made.examples, tmp_path / "results")
     assert found.trials == 6
     table = trials(made)
@@ -226,7 +226,7 @@ def test_searches_that_start_together_make_one_storage(tmp_path: Path) -> None:
 
     def opens(_: int) -> None:
         together.wait()
-        trainer.tune._storage(f"sqlite:///{tmp_path / 'new.db'}")
+        trainer.stages.tune._storage(f"sqlite:///{tmp_path / 'new.db'}")
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(opens, range(4)))
@@ -236,8 +236,8 @@ def test_searches_that_start_together_make_one_storage(tmp_path: Path) -> None:
 def test_one_of_many_takes_up_a_trial_or_gives_it_up(tmp_path: Path, state: TrialState) -> None:
     """SQLite locks no rows: by Optuna's own storage, of eight that ask at once several were told that they have it."""
     address = f"sqlite:///{tmp_path / 'shared.db'}"
-    study = optuna.create_study(storage=trainer.tune._storage(address), study_name="shared")
-    storages = [trainer.tune._storage(address) for _ in range(8)]
+    study = optuna.create_study(storage=trainer.stages.tune._storage(address), study_name="shared")
+    storages = [trainer.stages.tune._storage(address) for _ in range(8)]
     together = threading.Barrier(8)
 
     def takes(storage: RDBStorage, trial_id: int) -> bool:
@@ -260,16 +260,16 @@ def test_a_search_whose_trial_another_process_gave_up_goes_on(
     made: Made, quick: Quick, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """As of a computer that slept in mid-trial."""
-    original, search = trainer.tune.fit, tuning(made.cache.parent, trials=3)
+    original, search = trainer.stages.tune.fit, tuning(made.cache.parent, trials=3)
 
     def given_up(*given: Any, **more: Any) -> Any:
-        monkeypatch.setattr(trainer.tune, "fit", original)
+        monkeypatch.setattr(trainer.stages.tune, "fit", original)
         study = optuna.load_study(study_name="mlp", storage=search.storage)
         [running] = [trial for trial in study.trials if trial.state is TrialState.RUNNING]
-        assert trainer.tune._storage(search.storage).set_trial_state_values(running._trial_id, TrialState.FAIL)
+        assert trainer.stages.tune._storage(search.storage).set_trial_state_values(running._trial_id, TrialState.FAIL)
         return original(*given, **more)
 
-    monkeypatch.setattr(trainer.tune, "fit", given_up)
+    monkeypatch.setattr(trainer.stages.tune, "fit", given_up)
     assert run(made, quick(), trials=3).trials == 3
     assert "another process took a trial of this one for dead" in capfd.readouterr().err
     assert set(trials(made)["state"]) == {"complete"}
@@ -289,12 +289,12 @@ def test_a_storage_that_another_program_keeps_locked_is_said_to_be(
     made: Made, quick: Quick, monkeypatch: pytest.MonkeyPatch, moment: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run(made, quick(), trials=1)
-    monkeypatch.setattr(trainer.tune, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(trainer.stages.tune, "PATIENCE_SECONDS", 0.3)
     with ExitStack() as stack:
         if moment == "at the start":
             stack.enter_context(locked(made))
         else:
-            monkeypatch.setattr(trainer.tune, "_tell", lambda *_: stack.enter_context(locked(made)))
+            monkeypatch.setattr(trainer.stages.tune, "_tell", lambda *_: stack.enter_context(locked(made)))
         with pytest.raises(UserError, match=r"tune\.storage, sqlite(.|\n)*another program has kept locked for 0 s"):
             run(made, quick(), trials=4)
     assert "Traceback" not in capfd.readouterr().err
@@ -309,11 +309,11 @@ def test_a_storage_that_is_locked_for_a_while_is_waited_for(
     given = ExitStack()
 
     def tell(*_: object) -> None:
-        monkeypatch.setattr(trainer.tune, "_tell", lambda *_: None)
+        monkeypatch.setattr(trainer.stages.tune, "_tell", lambda *_: None)
         given.enter_context(locked(made))
         threading.Timer(6, given.close).start()
 
-    monkeypatch.setattr(trainer.tune, "_tell", tell)
+    monkeypatch.setattr(trainer.stages.tune, "_tell", tell)
     assert run(made, quick(), trials=3).trials == 3
 
 

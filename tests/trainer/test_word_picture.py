@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from trainer.word_picture import HEAD, LINE, MOST_WORDS, SUM, page, picture, strongest
+from trainer.analysis.word_picture import HEAD, LINE, MOST_WORDS, SUM, page, picture, strongest
 
 SVG = "{http://www.w3.org/2000/svg}"
 LAYERS = ["embedding", "block 1", "final"]

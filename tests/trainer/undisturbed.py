@@ -70,17 +70,17 @@ def changed(before: dict[str, Any]) -> list[str]:
 def calls(folder: Path) -> dict[str, Callable[[], Any]]:
     """What a library's user calls; imported here, after the first look."""
     import trainer
-    import trainer.auto
-    from ilse.errors import UserError
-    from trainer.analyse import analyse
+    import trainer.stages.auto
+    from ilse.core.errors import UserError
     from trainer.config import TrainParams
-    from trainer.control import control
     from trainer.controls.config import ControlParams
     from trainer.estimator import HeadClassifier
     from trainer.export import export_head
-    from trainer.space import TuneParams
-    from trainer.train import train
-    from trainer.tune import tune
+    from trainer.search.space import TuneParams
+    from trainer.stages.analyse import analyse
+    from trainer.stages.control import control
+    from trainer.stages.train import train
+    from trainer.stages.tune import tune
 
     if TRANSFORMERS:
         importlib.import_module("inference")

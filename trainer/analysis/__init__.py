@@ -6,6 +6,6 @@
     cka             how alike two layers are
     classes         which layer tells which label
 
-Each says in one line, `CAVEAT`, what its figures do not mean. `profiles` makes their tables; `trainer.analyse` is the
-stage that fills them.
+Each says in one line, `CAVEAT`, what its figures do not mean. `profiles` makes their tables; `trainer.stages.analyse`
+is the stage that fills them.
 """

@@ -15,14 +15,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ilse.tables import VALIDATION
+from ilse.core.tables import VALIDATION
 from trainer.analysis.profiles import Row, Seeds, Split, profile_columns
-from trainer.artifact import TrainedHead
-from trainer.losses import VALIDATION_ROWS
+from trainer.artifacts.artifact import TrainedHead
+from trainer.fitting.losses import VALIDATION_ROWS
 from trainer.objectives import Objective
 from trainer.objectives.similarity import cosines
-from trainer.ragged import Tokens, each_sum
-from trainer.rows import Examples
+from trainer.rows.in_memory import Examples
+from trainer.rows.ragged import Tokens, each_sum
 
 COLUMNS = profile_columns("share")
 CAVEAT = (

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ilse.tables import VALIDATION
+from ilse.core.tables import VALIDATION
 from trainer.analysis.profiles import Row, Seeds, Split, profile_columns
-from trainer.artifact import TrainedHead
+from trainer.artifacts.artifact import TrainedHead
+from trainer.fitting.losses import VALIDATION_ROWS
 from trainer.heads import Exits
-from trainer.losses import VALIDATION_ROWS
-from trainer.rows import Examples
+from trainer.rows.in_memory import Examples
 
 COLUMNS = profile_columns("mean")
 CAVEAT = (

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ilse.tables import VALIDATION
+from ilse.core.tables import VALIDATION
 from trainer.analysis.attribution import shares
 from trainer.analysis.profiles import Columns, Row, Seeds, Split
-from trainer.apart import seeded
-from trainer.artifact import TrainedHead
+from trainer.artifacts.artifact import TrainedHead
+from trainer.fitting.isolation import seeded
 from trainer.heads import build_head, head_config
 
 COLUMNS: Columns = {"head": pl.String} | dict.fromkeys(("entropy", "low", "high", "untrained"), pl.Float64)

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ilse.tables import TRAIN, VALIDATION
+from ilse.core.tables import TRAIN, VALIDATION
 from trainer.analysis.profiles import Row, Seeds, Split, profile_columns
-from trainer.artifact import TrainedHead
-from trainer.losses import VALIDATION_ROWS, measured
-from trainer.ragged import Tokens
-from trainer.rows import Examples
+from trainer.artifacts.artifact import TrainedHead
+from trainer.fitting.losses import VALIDATION_ROWS, measured
+from trainer.rows.in_memory import Examples
+from trainer.rows.ragged import Tokens
 from trainer.treatment import Treatment
 
 COLUMNS = profile_columns("drop_points")

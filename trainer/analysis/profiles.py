@@ -10,8 +10,8 @@ import polars as pl
 from jaxtyping import Float
 from torch import Tensor
 
-from trainer.artifact import TrainedHead
-from trainer.rows import Examples
+from trainer.artifacts.artifact import TrainedHead
+from trainer.rows.in_memory import Examples
 
 Columns = dict[str, Any]
 """A table's columns and their polars types, which beartype does not read."""

@@ -5,12 +5,12 @@
 
 `base` says what a control is. `majority` looks at no text, `words` at no model, `probe` at rows of this cache or of
 another one (`of_cache`: an untrained model, a small model of sentences); `random_labels` learns from labels that mean
-nothing. `linear` fits, by scikit-learn; `judge` measures on validation. They go through `trainer.answers`.
+nothing. `linear` fits, by scikit-learn; `judge` measures on validation. They go through `trainer.artifacts.answers`.
 """
 
 from __future__ import annotations
 
-from ilse.errors import UserError, did_you_mean
+from ilse.core.errors import UserError, did_you_mean
 from trainer.controls.base import ControlKind, Fitted, Given
 from trainer.controls.majority import prepare_majority
 from trainer.controls.probe import LABELLED, of_cache, prepare_last_probe, prepare_mean_probe, prepare_random_labels

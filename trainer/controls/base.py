@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trainer.config import TrainParams
+from trainer.data.task import Task
 from trainer.objectives import Kind, Objective
-from trainer.task import Task
 
 Matrix = Any
 """Features [rows, features], float64: a NumPy array, or a sparse matrix of SciPy's."""

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from ilse.params import PLAIN_NAME, Section
+from ilse.core.params import PLAIN_NAME, Section
 from trainer.config import AUTO
 from trainer.controls import CONTROLS
 from trainer.heads import HEADS

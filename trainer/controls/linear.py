@@ -2,7 +2,7 @@
 
 Logistic regression for labels (each by itself where there may be several), ridge regression for scores. An inverse
 strength C is that of scikit-learn's `LogisticRegression`; ridge regression has the penalty 1 / C. Dense features are
-fitted by `trainer.optimum`, all strengths in one go, sparse ones by scikit-learn.
+fitted by `trainer.fitting.optimum`, all strengths in one go, sparse ones by scikit-learn.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from trainer.controls.base import Matrix
 from trainer.controls.judge import judged
+from trainer.fitting.optimum import CLOSEST, Loss, Optimum
 from trainer.objectives import MultiClass, Objective
 from trainer.objectives.ordinal import Ordinal
-from trainer.optimum import CLOSEST, Loss, Optimum
 
 ITERATIONS = 1_000
 """Of lbfgs at most; some tens to hundreds are enough for standardised rows."""

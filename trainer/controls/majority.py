@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ilse.tables import TRAIN, VALIDATION
+from ilse.core.tables import TRAIN, VALIDATION
 from trainer.controls.base import Fit, Fitted, Given
-from trainer.inputs import drawn_of
+from trainer.data.inputs import drawn_of
 from trainer.objectives import Objective
 
 

@@ -16,17 +16,17 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ilse.tables import TEST, TRAIN, VALIDATION
+from ilse.core.tables import TEST, TRAIN, VALIDATION
 from pipeline.store import open_cache
 from trainer.controls.base import ControlKind, Fit, Fitted, Given
 from trainer.controls.linear import fit_best
+from trainer.data.inputs import Inputs, drawn_of
+from trainer.data.joined import last_of_each, runs_of, sources_of
+from trainer.data.memory import memory_budget
+from trainer.data.task import Task, open_task
 from trainer.heads.pairs import compared
-from trainer.inputs import Inputs, drawn_of
-from trainer.joined import last_of_each, runs_of, sources_of
-from trainer.memory import memory_budget
 from trainer.objectives import Kind, Objective
-from trainer.rows import Examples, told_of_all
-from trainer.task import Task, open_task
+from trainer.rows.in_memory import Examples, told_of_all
 from trainer.treatment import TreatmentOptions
 
 LABELLED: tuple[Kind, ...] = ("multi_class", "ordinal", "multi_label", "regression")

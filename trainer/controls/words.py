@@ -12,13 +12,13 @@ from itertools import chain
 import numpy as np
 import torch
 
-from ilse.errors import UserError
-from ilse.tables import TRAIN, VALIDATION
+from ilse.core.errors import UserError
+from ilse.core.tables import TRAIN, VALIDATION
 from trainer.controls.base import Fit, Fitted, Given, Matrix
 from trainer.controls.linear import fit_best
-from trainer.inputs import drawn_of
+from trainer.data.inputs import drawn_of
+from trainer.data.texts import texts_of
 from trainer.objectives import Objective
-from trainer.texts import texts_of
 
 
 def prepare_words(given: Given) -> Fit:

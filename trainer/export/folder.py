@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ilse.errors import UserError
-from ilse.files import replacing_folder, require_ours, write_json
-from ilse.ours import EXPORT
-from trainer.artifact import TrainedHead, load_head, require_basis, require_one_model
+from ilse.core.errors import UserError
+from ilse.core.files.atomic import replacing_folder, require_ours, write_json
+from ilse.core.files.ownership import EXPORT
+from trainer.artifacts.artifact import TrainedHead, load_head, require_basis, require_one_model
+from trainer.data.poolings import pooling_names
 from trainer.export.formats import FORMATS, Rows, Run, Target
 from trainer.export.program import EXAMPLES, MASK, SIZES, Program, program_of
-from trainer.poolings import pooling_names
 
 FORMAT_VERSION, TOKENS_VERSION = 1, 2
 """Of a head that reads pooled rows, and of one that reads tokens."""

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pipeline.store.basis import LIMIT
-from trainer.artifact import TrainedHead
+from trainer.artifacts.artifact import TrainedHead
 from trainer.heads import PairHead
-from trainer.padded import Padded
+from trainer.rows.padded import Padded
 
 ROWS, TOKENS, MASK = "rows", "tokens", "mask"
 """The inputs."""

@@ -22,19 +22,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ilse.errors import UserError, did_you_mean
-from ilse.params import Section, validate
+from ilse.core.errors import UserError, did_you_mean
+from ilse.core.params import Section, validate
 from trainer.heads.attention import AttentionOptions, DWAttOptions, build_attention, build_dwatt
 from trainer.heads.base import Encoder, EncoderHead, Head, HeadSpec, Outputs
 from trainer.heads.blend import LinearOptions, build_linear
 from trainer.heads.deepset import SetOptions, build_set
 from trainer.heads.exits import Exits, ExitsOptions, build_exits
 from trainer.heads.fixed import ConcatOptions, build_concat, build_max, build_mean
-from trainer.heads.fronted import FrontedHead
+from trainer.heads.fronts.fronted import FrontedHead
+from trainer.heads.fronts.joined_head import JoinedHead
+from trainer.heads.fronts.joined_options import JoinedOptions, ModelRows
+from trainer.heads.fronts.token_head import TokenHead
+from trainer.heads.fronts.token_options import TokenOptions
 from trainer.heads.gated import Gated, GatedOptions, build_gated
-from trainer.heads.graph import CayleyOptions, GraphOptions, build_cayley, build_fc
-from trainer.heads.joined_head import JoinedHead
-from trainer.heads.joined_options import JoinedOptions, ModelRows
+from trainer.heads.graphs.encoder import CayleyOptions, GraphOptions, build_cayley, build_fc
 from trainer.heads.learned import BottleneckOptions, WeightedOptions, build_bottleneck, build_weighted
 from trainer.heads.mlp import MLPOptions, build_mlp
 from trainer.heads.pairs import PairHead
@@ -49,8 +51,6 @@ from trainer.heads.single import (
     build_last,
     build_layer,
 )
-from trainer.heads.token_head import TokenHead
-from trainer.heads.token_options import TokenOptions
 
 __all__ = [
     "HEADS",

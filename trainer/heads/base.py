@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ilse.errors import UserError
-from ilse.params import Section
-from trainer.heads.joined_options import JoinedOptions
-from trainer.heads.token_options import TokenOptions
+from ilse.core.errors import UserError
+from ilse.core.params import Section
+from trainer.heads.fronts.joined_options import JoinedOptions
+from trainer.heads.fronts.token_options import TokenOptions
 
 O_co = TypeVar("O_co", bound=Section, covariant=True)
 

@@ -18,9 +18,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from ilse.params import Section
+from ilse.core.params import Section
 from trainer.heads.base import Encoder, EncoderHead, HeadSpec
-from trainer.heads.joined_head import encoder_of
+from trainer.heads.fronts.joined_head import encoder_of
 
 
 class LinearOptions(Section):

@@ -19,12 +19,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ilse.errors import UserError
-from ilse.params import Section
+from ilse.core.errors import UserError
+from ilse.core.params import Section
 from trainer.heads.base import Head, HeadSpec, Outputs
 from trainer.heads.dense import Dropout, LayerLinear
+from trainer.heads.exit_thresholds import Sureness, choose_threshold, leaves_at, sureness
 from trainer.heads.fixed import layer_index
-from trainer.heads.leaving import Sureness, choose_threshold, leaves_at, sureness
 
 
 class ExitsOptions(Section):

@@ -6,10 +6,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from trainer.heads.base import Encoder, EncoderHead, HeadSpec
-from trainer.heads.joined_head import encoder_of, encoder_of_layers
-from trainer.heads.joined_options import ModelRows
+from trainer.heads.fronts.joined_head import encoder_of, encoder_of_layers
+from trainer.heads.fronts.joined_options import ModelRows
 from trainer.heads.readout import ReadoutOptions, read_out
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ilse.params import Section
+from ilse.core.params import Section
 from trainer.heads.base import Head, HeadSpec, Outputs
 from trainer.heads.dense import LayerLinear
 

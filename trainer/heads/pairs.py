@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ilse.params import Section
+from ilse.core.params import Section
 from trainer.heads.base import Head, HeadSpec, Outputs
 from trainer.heads.dense import LayerLinear
 

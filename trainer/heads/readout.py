@@ -6,7 +6,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from ilse.params import Section
+from ilse.core.params import Section
 from trainer.heads.base import Encoder, EncoderHead, HeadSpec
 from trainer.heads.dense import dense_stack
 

@@ -13,11 +13,11 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from ilse.params import Section
+from ilse.core.params import Section
 from trainer.heads.base import EncoderHead, Head, HeadSpec
 from trainer.heads.dense import LayerLinear
 from trainer.heads.fixed import Row, layer_index
-from trainer.heads.joined_head import encoder_of, encoder_of_layers
+from trainer.heads.fronts.joined_head import encoder_of, encoder_of_layers
 
 
 class LastOptions(Section):

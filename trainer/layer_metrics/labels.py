@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ilse.errors import UserError
-from ilse.tables import TEXT_ID, TRAIN, VALIDATION
+from ilse.core.errors import UserError
+from ilse.core.tables import TEXT_ID, TRAIN, VALIDATION
 from pipeline.store import Cache
-from trainer.task import Task, open_task
+from trainer.data.task import Task, open_task
 
 
 @dataclass(frozen=True)

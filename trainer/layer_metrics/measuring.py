@@ -16,17 +16,17 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store import Cache, chunk_bytes
 from trainer.layer_metrics import spectra
 from trainer.layer_metrics.dimension import two_nn
-from trainer.layer_metrics.drawing import drawn
 from trainer.layer_metrics.geometry import Geometry, Mean
 from trainer.layer_metrics.labels import Labels
 from trainer.layer_metrics.moments import Moments
+from trainer.layer_metrics.sampling import drawn
 from trainer.layer_metrics.separation import Fisher, silhouettes
 from trainer.layer_metrics.table import Figure
-from trainer.stored import Room
+from trainer.rows.stored import Room
 
 Variant = Literal["ours", "published"]
 BUDGET = 256 * 2**20

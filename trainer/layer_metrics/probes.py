@@ -1,6 +1,6 @@
 """A linear model on every layer at its optimum, from a sample of training texts; validation texts judge it.
 
-They are solved by `trainer.solved`, some layers at once: all would hold the rows of all layers several times.
+They are solved by `trainer.fitting.solved`, some layers at once: all would hold the rows of all layers several times.
 Validation also chooses the penalty's strength, so that a figure is a little too good; layers are treated alike.
 """
 
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from pipeline.store import Cache, TextIds
 from trainer.config import Recipe
+from trainer.fitting.solved import solve
 from trainer.heads import build_head
-from trainer.layer_metrics.drawing import drawn
 from trainer.layer_metrics.labels import Labels
+from trainer.layer_metrics.sampling import drawn
 from trainer.objectives import MultiClass
-from trainer.rows import Rows
-from trainer.solved import solve
-from trainer.stored import gather
+from trainer.rows.in_memory import Rows
+from trainer.rows.stored import gather
 from trainer.treatment import Standardise
 
 LEAST = 10

@@ -14,11 +14,11 @@ from torch import Tensor
 from pipeline.store import Cache
 from trainer.analysis import cka
 from trainer.layer_metrics import tokens
-from trainer.layer_metrics.drawing import drawn
 from trainer.layer_metrics.geometry import Mean
 from trainer.layer_metrics.labels import Labels
 from trainer.layer_metrics.measuring import NOTHING_DIFFERS, Options, measure_rows
 from trainer.layer_metrics.probes import Probed, probe
+from trainer.layer_metrics.sampling import drawn
 from trainer.layer_metrics.table import Figure, frame
 from trainer.layer_metrics.viewing import Viewed, measure_views
 

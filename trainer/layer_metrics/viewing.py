@@ -9,15 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store import Cache, open_cache
-from trainer.joined import rows_in
+from trainer.data.joined import rows_in
 from trainer.layer_metrics import views
-from trainer.layer_metrics.drawing import drawn
 from trainer.layer_metrics.measuring import Options, require_finite
+from trainer.layer_metrics.sampling import drawn
 from trainer.layer_metrics.spectra import normalised
 from trainer.layer_metrics.table import Figure
-from trainer.stored import gather
+from trainer.rows.stored import gather
 
 LEAST_VIEWS = 2
 OF_DIME = 500

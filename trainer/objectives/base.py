@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trainer.rows import Examples
+from trainer.rows.in_memory import Examples
 
 Kind = Literal["multi_class", "multi_label", "ordinal", "regression", "similarity"]
 

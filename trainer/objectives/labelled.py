@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trainer.objectives.base import Objective
-from trainer.rows import Examples, label_weights
+from trainer.rows.in_memory import Examples, label_weights
 
 
 class Labelled(Objective):

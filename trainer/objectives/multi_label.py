@@ -12,7 +12,7 @@ from torch.nn import functional
 from trainer.objectives.base import stacked
 from trainer.objectives.labelled import Labelled
 from trainer.objectives.refusal import refuse_imbalance
-from trainer.rows import Examples
+from trainer.rows.in_memory import Examples
 
 
 class MultiLabel(Labelled):

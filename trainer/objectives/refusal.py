@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 
 
 def refuse(where: str, expected: str, found: str, next_step: str = "choose another train.objective") -> UserError:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainer.objectives.base import Objective, stacked
 from trainer.objectives.refusal import refuse, refuse_imbalance
-from trainer.rows import Examples
+from trainer.rows.in_memory import Examples
 
 
 class Regression(Objective):

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from trainer.objectives.base import Objective, stacked
 from trainer.objectives.refusal import refuse, refuse_imbalance
-from trainer.rows import Examples
+from trainer.rows.in_memory import Examples
 
 SimilarityLoss = Literal["cosent", "mse", "contrastive"]
 SHARPNESS, MARGIN = 20.0, 0.5

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ilse.files import write_text
+from ilse.core.files.atomic import write_text
 from trainer.report.compare import compare
+from trainer.report.evaluation import BASELINE, read_results
 from trainer.report.examples import differing
 from trainer.report.markdown import as_markdown
 from trainer.report.page import render
 from trainer.report.pictures import as_pictures
-from trainer.report.reading import facts_of, named_results
-from trainer.report.results import BASELINE, read_results
+from trainer.report.result_files import facts_of, named_results
 from trainer.report.why import why_of
 
 __all__ = ["as_markdown", "as_pictures", "compare", "report"]

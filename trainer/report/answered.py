@@ -8,9 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from ilse.table_files import scan_parquet
-from ilse.tables import LABEL, PAIR_TEXT_ID, SCORE, TEXT_ID
-from trainer.result_tables import unreadable
+from ilse.core.files.table_files import scan_parquet
+from ilse.core.tables import LABEL, PAIR_TEXT_ID, SCORE, TEXT_ID
+from trainer.results.result_tables import unreadable
 
 SEED, PREDICTION = "seed", "prediction"
 TARGETS: dict[str, dict[str, Any]] = {

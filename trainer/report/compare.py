@@ -9,17 +9,17 @@ from pathlib import Path
 
 import polars as pl
 
-from ilse.errors import UserError
-from ilse.files import write_text
-from ilse.tables import LABEL, PAIR_TEXT_ID, SCORE, TEXT_ID
-from trainer.figures import NAMES
+from ilse.core.errors import UserError
+from ilse.core.files.atomic import write_text
+from ilse.core.tables import LABEL, PAIR_TEXT_ID, SCORE, TEXT_ID
 from trainer.report.answered import read_answers
 from trainer.report.charts.parts import Chart
-from trainer.report.charts.runs import runs_chart
+from trainer.report.charts.runs_chart import runs_chart
+from trainer.report.evaluation import Results, read_results
 from trainer.report.findings import far_off
 from trainer.report.page import fill
-from trainer.report.reading import Row, named_results
-from trainer.report.results import Results, read_results
+from trainer.report.result_files import Row, named_results
+from trainer.results.figures import NAMES
 
 
 @dataclass(frozen=True)

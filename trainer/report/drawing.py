@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from trainer.figures import NAMES
-from trainer.intervals import Interval
-from trainer.report.charts.analysis import cka_chart, classes_chart, drops_chart, shares_chart
-from trainer.report.charts.calibration import reliability_chart
-from trainer.report.charts.comparison import forest_chart
-from trainer.report.charts.confusion import confusion_chart
-from trainer.report.charts.cost import COSTS, cost_chart
-from trainer.report.charts.curves import curves_charts
-from trainer.report.charts.graph import graph_chart
-from trainer.report.charts.heads import heads_chart
-from trainer.report.charts.layers import layers_chart, weights_charts
+from trainer.report.charts.analysis_chart import cka_chart, classes_chart, drops_chart, shares_chart
+from trainer.report.charts.confusion_chart import confusion_chart
+from trainer.report.charts.cost_chart import COSTS, cost_chart
+from trainer.report.charts.curves_chart import curves_charts
+from trainer.report.charts.forest_chart import forest_chart
+from trainer.report.charts.graph_chart import graph_chart
+from trainer.report.charts.heads_chart import heads_chart
+from trainer.report.charts.layers_chart import layers_chart, weights_charts
 from trainer.report.charts.parts import Chart
+from trainer.report.charts.reliability_chart import reliability_chart
+from trainer.report.evaluation import Results
 from trainer.report.findings import against_baseline, far_off, label_order, of_head, shown_labels
-from trainer.report.metrics import panels
-from trainer.report.results import Results
+from trainer.report.metric_panels import panels
+from trainer.results.figures import NAMES
+from trainer.results.intervals import Interval
 
 GRAPH_HEAD = "cayley"
 

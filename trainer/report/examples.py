@@ -8,11 +8,11 @@ from pathlib import Path
 
 import polars as pl
 
-from ilse.table_files import scan_parquet
-from ilse.tables import LABEL, PAIR_TEXT_ID, TEXT, TEXT_ID
+from ilse.core.files.table_files import scan_parquet
+from ilse.core.tables import LABEL, PAIR_TEXT_ID, TEXT, TEXT_ID
 from trainer.report.answered import read_answers, require_columns
-from trainer.report.reading import Row
-from trainer.result_tables import unreadable
+from trainer.report.result_files import Row
+from trainer.results.result_tables import unreadable
 
 GAINED, LOST = 12, 6
 """Examples shown: right where the other is wrong, and the other way round."""

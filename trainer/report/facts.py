@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ilse.tables import SPLITS
-from trainer.report.reading import Row
-from trainer.report.words import plain, seconds
+from ilse.core.tables import SPLITS
+from trainer.report.result_files import Row
+from trainer.report.wording import plain, seconds
 
 MOST_ROWS = 200
 """Of one figure, such as the examples of each label."""

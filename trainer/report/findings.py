@@ -8,10 +8,10 @@ from typing import Any
 import polars as pl
 
 from trainer.controls import CONTROLS
-from trainer.costs import FIGURES, WITHOUT_CACHE, cost_table
-from trainer.report.charts.analysis import spread
-from trainer.report.reading import Row
-from trainer.report.results import BASELINE, Results
+from trainer.report.charts.analysis_chart import spread
+from trainer.report.evaluation import BASELINE, Results
+from trainer.report.result_files import Row
+from trainer.results.costs import FIGURES, WITHOUT_CACHE, cost_table
 from trainer.statistics import calibration_error
 
 SHOWN = 200

@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ilse.files import write_text
-from trainer.figures import NAMES, upfirst
-from trainer.intervals import interval
+from ilse.core.files.atomic import write_text
+from trainer.report.evaluation import BASELINE, Results, read_results
 from trainer.report.findings import against_baseline, contains_zero, difference, ties
-from trainer.report.reading import Row, named_results
-from trainer.report.results import BASELINE, Results, read_results
-from trainer.report.words import digits, percent, plain, points, probability, seconds
+from trainer.report.result_files import Row, named_results
+from trainer.report.wording import digits, percent, plain, points, probability, seconds
+from trainer.results.figures import NAMES, upfirst
+from trainer.results.intervals import interval
 
 
 def as_markdown(results: Path, out: Path) -> Path:

@@ -18,12 +18,11 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from ilse.tables import SPLITS
-from ilse.terminal import visible
-from trainer.figures import NAMES, upfirst
-from trainer.intervals import interval
-from trainer.report import theme, words
+from ilse.core.tables import SPLITS
+from ilse.core.terminal import visible
+from trainer.report import theme, wording
 from trainer.report.drawing import Drawn, draw
+from trainer.report.evaluation import BASELINE, Results
 from trainer.report.examples import Examples
 from trainer.report.facts import split_facts
 from trainer.report.findings import (
@@ -38,10 +37,11 @@ from trainer.report.findings import (
     told_apart,
     total_costs,
 )
-from trainer.report.metrics import marked_layers, panels, single_metrics
-from trainer.report.reading import Row
-from trainer.report.results import BASELINE, Results
+from trainer.report.metric_panels import marked_layers, panels, single_metrics
+from trainer.report.result_files import Row
 from trainer.report.why import STYLES, Why
+from trainer.results.figures import NAMES, upfirst
+from trainer.results.intervals import interval
 
 SCRIPTS = Path(__file__).parent / "scripts"
 SECTIONS = {
@@ -100,8 +100,8 @@ def fill(template: str, **values: Any) -> str:
     )  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False, "separators": (",", ":")}
     environment.filters.update(
-        upfirst=upfirst, pct=words.percent, digits=words.digits, points=words.points, seconds=words.seconds,
-        plain=words.plain, probability=words.probability,
+        upfirst=upfirst, pct=wording.percent, digits=wording.digits, points=wording.points, seconds=wording.seconds,
+        plain=wording.plain, probability=wording.probability,
     )  # fmt: skip
     scripts = [javascript(), *((SCRIPTS / name).read_text(encoding="utf-8") for name in ("draw.js", "table.js"))]
     if any("</script" in script.lower() for script in scripts):

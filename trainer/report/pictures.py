@@ -8,11 +8,11 @@ from typing import Any
 
 import vl_convert
 
-from ilse.files import replacing_folder
-from ilse.ours import PICTURES
+from ilse.core.files.atomic import replacing_folder
+from ilse.core.files.ownership import PICTURES
+from trainer.report.evaluation import read_results
 from trainer.report.page import drawing_of, vegalite
-from trainer.report.reading import facts_of, named_results
-from trainer.report.results import read_results
+from trainer.report.result_files import facts_of, named_results
 from trainer.report.theme import CONFIG, LIGHT, on_paper
 
 WIDTH = 640

@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from trainer.report.results import Results
-from trainer.word_picture import STYLE, picture
-from trainer.words_told import read_told
+from trainer.analysis.word_picture import STYLE, picture
+from trainer.analysis.words_told import read_told
+from trainer.report.evaluation import Results
 
 STYLES = Markup(STYLE)  # our own
 CLOSE = 1e-5

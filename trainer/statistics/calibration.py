@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float
 
-from ilse.errors import UserError
-from trainer.statistics.refusal import require_finite, require_rows, require_same
+from ilse.core.errors import UserError
+from trainer.statistics.unsuitable import require_finite, require_rows, require_same
 
 BINS = 15
 """As Guo et al. 2017."""

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from ilse.errors import UserError
-from trainer.statistics.refusal import require_rows, require_same
+from ilse.core.errors import UserError
+from trainer.statistics.unsuitable import require_rows, require_same
 
 
 def per_class(

@@ -13,7 +13,7 @@ from trainer.statistics.differences import difference
 from trainer.statistics.estimates import RESAMPLES, Estimate, Figure, of_figure, of_rows
 from trainer.statistics.mcnemar import mcnemar_over_seeds
 from trainer.statistics.multiple import holm
-from trainer.statistics.refusal import require_name, require_same
+from trainer.statistics.unsuitable import require_name, require_same
 
 LEVEL = 0.05
 SCHEMA: dict[str, Any] = {

@@ -42,7 +42,7 @@ import numpy as np
 from scipy import stats
 
 from trainer.statistics.estimates import Estimate
-from trainer.statistics.refusal import require_same
+from trainer.statistics.unsuitable import require_same
 
 NOTHING = 1e-12
 """A standard error below this is rounding."""

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Bool
 from scipy import optimize, special, stats
 
-from trainer.statistics.refusal import require_rows, require_same
+from trainer.statistics.unsuitable import require_rows, require_same
 
 Array = np.ndarray[Any, np.dtype[Any]]
 NUISANCE = 96

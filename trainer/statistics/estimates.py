@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from ilse.errors import UserError
-from trainer.statistics.refusal import require_finite, require_rows, require_same
+from ilse.core.errors import UserError
+from trainer.statistics.unsuitable import require_finite, require_rows, require_same
 
 RESAMPLES = 400
 """They know a standard error to 1/√(2·399) = 3.5 %, which the degrees of freedom allow for."""

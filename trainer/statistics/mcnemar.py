@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 from scipy import stats
 
-from trainer.statistics.refusal import require_rows, require_same
+from trainer.statistics.unsuitable import require_rows, require_same
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ilse.params import Section
+from ilse.core.params import Section
 from trainer.treatment.pca import PCA, too_many_components
 from trainer.treatment.standardise import Standardise
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 
 
 class PCA(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 
 CHUNK_VALUES = 2**22
 """Values widened to float64 at a time: 32 MB."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from tests.trainer.conftest import head_of, of_labels, recipe_of
 from tests.trainer.test_artifact import FACTS
-from trainer.artifact import TrainedHead
-from trainer.fit import fit
-from trainer.rows import Rows
+from trainer.artifacts.artifact import TrainedHead
+from trainer.fitting.fit import fit
+from trainer.rows.in_memory import Rows
 from trainer.treatment import Treatment, TreatmentOptions
 
 

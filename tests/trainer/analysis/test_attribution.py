@@ -14,7 +14,7 @@ from trainer.analysis.attribution import answer, shares
 from trainer.analysis.entropy import normalised_entropy, untrained
 from trainer.objectives import MultiClass, MultiLabel, Ordinal, Regression
 from trainer.objectives.similarity import Similarity
-from trainer.rows import Rows
+from trainer.rows.in_memory import Rows
 
 MakeRows = Callable[..., Rows]
 

@@ -11,7 +11,7 @@ import torch
 from tests.trainer.analysis.heads import trained_head
 from tests.trainer.conftest import LAYERS, TELLING
 from trainer.analysis.leave_one_out import drops, treated_mean
-from trainer.rows import Rows
+from trainer.rows.in_memory import Rows
 from trainer.treatment import Treatment, TreatmentOptions
 
 MakeRows = Callable[..., Rows]

@@ -12,11 +12,11 @@ import polars as pl
 
 from pipeline.store import open_cache
 from tests.trainer.conftest import Made, write_task
-from trainer.answers import Answers, load_answers
+from trainer.artifacts.answers import Answers, load_answers
 from trainer.config import TrainParams
-from trainer.control import control
 from trainer.controls.config import ControlParams
-from trainer.task import Task, open_task
+from trainer.data.task import Task, open_task
+from trainer.stages.control import control
 
 WORDS = {"art": "paint", "law": "court", "war": "siege"}
 

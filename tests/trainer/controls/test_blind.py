@@ -14,10 +14,10 @@ import pytest
 from tests.trainer.controls.project import Project, made_with_texts
 from tests.trainer.test_kinds_of_tasks import made as made_of_kind
 from trainer.config import TrainParams
-from trainer.evaluate import evaluate
-from trainer.space import TuneParams
-from trainer.train import train
-from trainer.tune import tune
+from trainer.search.space import TuneParams
+from trainer.stages.evaluate import evaluate
+from trainer.stages.train import train
+from trainer.stages.tune import tune
 
 HEADS = ["last", "best", "cayley"]
 CONTROLS = ["majority", "words", "mean_probe", "last_probe", "random_labels"]

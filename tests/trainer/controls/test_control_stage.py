@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 import torch
 
-from ilse.errors import UserError
-from ilse.params import validate
+from ilse.core.errors import UserError
+from ilse.core.params import validate
 from tests.trainer.controls.project import Project, made_with_texts
 from trainer.controls.config import ControlParams
-from trainer.subset import draw_shots
+from trainer.data.subset import draw_shots
 
 
 @pytest.fixture

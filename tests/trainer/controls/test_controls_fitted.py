@@ -10,12 +10,12 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from tests.trainer.conftest import LABELS, Made, write_cache
 from tests.trainer.controls.project import Project, made_with_texts, write_texts
 from tests.trainer.test_kinds_of_tasks import made as made_of_kind
 from trainer.controls import CONTROLS
-from trainer.rows import told_of_all
+from trainer.rows.in_memory import told_of_all
 
 GRID = [0.01, 0.1, 1.0, 10.0, 100.0]
 

@@ -14,9 +14,9 @@ from tests.trainer.conftest import LAYERS as NAMES
 from tests.trainer.conftest import head_of, of_labels
 from tests.trainer.heads.slow import make
 from trainer.config import Recipe
-from trainer.fit import fit
+from trainer.fitting.fit import fit
 from trainer.heads.blend import spread
-from trainer.rows import Rows
+from trainer.rows.in_memory import Rows
 
 
 def by_loop(x: Tensor, last: float, own: list[int]) -> Tensor:

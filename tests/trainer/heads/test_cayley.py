@@ -7,8 +7,8 @@ from itertools import product
 import pytest
 import torch
 
-from ilse.errors import UserError
-from trainer.heads.cayley import cayley_adjacency, complete_adjacency, group_order, smallest_modulus
+from ilse.core.errors import UserError
+from trainer.heads.graphs.cayley import cayley_adjacency, complete_adjacency, group_order, smallest_modulus
 
 # n: vertices, degree, diameter, spectral gap d - lambda_2 (to two decimals), measured once apart from this code.
 TABLE = {

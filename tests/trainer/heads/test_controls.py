@@ -11,9 +11,9 @@ import torch
 
 from tests.trainer.heads.test_graph_encoder import make, twin
 from trainer.heads import build_head, head_config
-from trainer.heads.cayley import cayley_adjacency, smallest_modulus
-from trainer.heads.controls import random_regular_adjacency, shuffled_layers
-from trainer.heads.graph import needed_nodes
+from trainer.heads.graphs.cayley import cayley_adjacency, smallest_modulus
+from trainer.heads.graphs.encoder import needed_nodes
+from trainer.heads.graphs.graph_controls import random_regular_adjacency, shuffled_layers
 
 FIRST_EDGES = [
     [0, 1], [0, 2], [0, 3], [0, 4], [1, 5], [1, 6], [1, 7], [2, 8], [2, 9], [2, 10], [3, 5], [3, 11], [6, 8], [9, 11],

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from tests.trainer.heads.slow import DIM, LAYERS, OUT, make
 from trainer.heads import build_head
-from trainer.heads.leaving import NEVER, Sureness, choose_threshold, leaves_at, sureness, tradeoffs
+from trainer.heads.exit_thresholds import NEVER, Sureness, choose_threshold, leaves_at, sureness, tradeoffs
 
 
 def slow_exits(head: Any, example: Tensor) -> list[Tensor]:

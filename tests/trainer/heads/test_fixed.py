@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from tests.trainer.heads.slow import DIM, LAYERS, OUT, hidden_layers, make
 from trainer.heads import build_head
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from trainer.heads import build_head
-from trainer.heads.cayley import cayley_adjacency, complete_adjacency, smallest_modulus
-from trainer.heads.graph import GraphEncoder, gcn_weights, needed_nodes
+from trainer.heads.graphs.cayley import cayley_adjacency, complete_adjacency, smallest_modulus
+from trainer.heads.graphs.encoder import GraphEncoder, gcn_weights, needed_nodes
 
 DIM, HIDDEN = 5, 8
 

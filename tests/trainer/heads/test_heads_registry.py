@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from trainer.heads import HEADS, build_head, head_config
-from trainer.heads.graph import CayleyOptions, GraphOptions
+from trainer.heads.graphs.encoder import CayleyOptions, GraphOptions
 
 SIZES = {"layers": 7, "dim": 6, "out": 3}
 

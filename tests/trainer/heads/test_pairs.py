@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from trainer.heads import HEADS, EncoderHead, Head, LayerProbes, PairHead, SingleLayer, build_head, head_config
 
 LAYERS, DIM, WIDTH, OUT = 4, 6, 5, 3

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ilse.linear import available, pays
-from trainer.heads import build_head, quick
+from ilse.core.machine.linear import available, pays
+from trainer.heads import build_head
+from trainer.heads.graphs import quick
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs oneDNN's products, which PyTorch has on x86 CPUs")
 

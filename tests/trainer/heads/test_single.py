@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from trainer.heads import LayerProbes, SingleLayer, build_head, head_config
 
 LAYERS, DIM, OUT = 4, 6, 3

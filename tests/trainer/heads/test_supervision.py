@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.trainer.heads.slow import hidden_layers, make
-from trainer.losses import training_losses
+from trainer.fitting.losses import training_losses
 from trainer.objectives import MultiClass
 
 SUPERVISED: dict[str, tuple[dict[str, Any], int]] = {

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from trainer.heads import HEADS, Exits, TokenHead, TokenOptions, build_head, head_config
-from trainer.heads.token_head import TokenReader
-from trainer.ragged import Tokens, each_max, each_sum, joined
+from trainer.heads.fronts.token_head import TokenReader
+from trainer.rows.ragged import Tokens, each_max, each_sum, joined
 
 LAYERS, DIM, OUT = 4, 6, 3
 POOLS = ("max+mean", "max", "mean", "attention")

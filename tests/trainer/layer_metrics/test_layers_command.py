@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from ilse.cli import main
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline.store import open_cache
 from tests.pipeline.caches import header, random_rows
 from tests.pipeline.caches import write as write_small
@@ -23,9 +23,9 @@ from trainer.analysis.cka import cka
 from trainer.layer_metrics import measuring, spectra
 from trainer.layer_metrics.advice import Advice, advise, is_numbered
 from trainer.layer_metrics.dimension import two_nn
-from trainer.layer_metrics.drawing import drawn
 from trainer.layer_metrics.probes import Probed
-from trainer.layers import write
+from trainer.layer_metrics.sampling import drawn
+from trainer.stages.layers import write
 from trainer.treatment import Standardise
 
 Array = np.ndarray

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from ilse.cli import main
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from pipeline import store
 from tests.trainer.conftest import DIM, LAYERS, write_cache
 from tests.trainer.layer_metrics.test_layers_command import figures_of

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from ilse.tables import SPLITS
+from ilse.core.tables import SPLITS
 from trainer.report import report
 
 HEADS: dict[str, tuple[str, float, int]] = {

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.heads.cayley import cayley_adjacency, smallest_modulus
-from trainer.report.charts.analysis import cka_chart, classes_chart, spread
-from trainer.report.charts.cost import cost_chart, frontier
-from trainer.report.charts.graph import graph_chart
+from trainer.heads.graphs.cayley import cayley_adjacency, smallest_modulus
+from trainer.report.charts.analysis_chart import cka_chart, classes_chart, spread
+from trainer.report.charts.cost_chart import cost_chart, frontier
+from trainer.report.charts.graph_chart import graph_chart
 from trainer.report.charts.parts import Chart
 from trainer.report.theme import LIGHT, on_paper
 

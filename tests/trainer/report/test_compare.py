@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from tests.trainer.report.made_up import HOSTILE, words, write_everything, write_results
 from trainer.report import compare
 

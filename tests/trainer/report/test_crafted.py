@@ -12,14 +12,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from tests.trainer.report.made_up import edit, write_everything
 from trainer.report import as_markdown, compare, report
-from trainer.report.charts.confusion import confusion_chart
+from trainer.report.charts.confusion_chart import confusion_chart
+from trainer.report.evaluation import read_results
 from trainer.report.facts import split_facts
 from trainer.report.findings import SHOWN, per_label, shown_labels
-from trainer.report.reading import facts_of, named_results
-from trainer.report.results import read_results
+from trainer.report.result_files import facts_of, named_results
 
 SOON = 20.0
 

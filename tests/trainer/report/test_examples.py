@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from tests.trainer.report.made_up import write_everything
 from trainer.report.examples import Examples, differing
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.report.made_up import set_head, write_everything, write_results
-from trainer.intervals import wilson
+from trainer.report.evaluation import read_results
 from trainer.report.facts import split_facts
 from trainer.report.findings import (
     against_baseline,
@@ -23,7 +23,7 @@ from trainer.report.findings import (
     ties,
     total_costs,
 )
-from trainer.report.results import read_results
+from trainer.results.intervals import wilson
 
 
 def test_one_parameter_fewer_is_not_simpler(tmp_path: Path) -> None:

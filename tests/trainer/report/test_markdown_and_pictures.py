@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from ilse.cli import main
-from ilse.ours import PICTURES
+from ilse.core.files.ownership import PICTURES
 from tests.trainer.report.made_up import HOSTILE, edit, write_everything, write_results
 from trainer.report import as_markdown, as_pictures
 

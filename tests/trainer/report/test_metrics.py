@@ -10,12 +10,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from tests.trainer.report.made_up import write_results
 from trainer.layer_metrics.table import SHOWN, Figure, frame, with_suggested
 from trainer.report import report
-from trainer.report.metrics import METRICS, marked_layers, panels
-from trainer.report.results import read_results
+from trainer.report.evaluation import read_results
+from trainer.report.metric_panels import METRICS, marked_layers, panels
 
 LAYERS = 31
 NAMES = ["embedding", *(f"block {i}" for i in range(1, LAYERS - 1)), "final"]

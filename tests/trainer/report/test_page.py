@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from tests.trainer.report.made_up import (
     HOSTILE,
     TEST_ROWS,
@@ -20,10 +20,10 @@ from tests.trainer.report.made_up import (
     write_everything,
     write_results,
 )
-from trainer.intervals import wilson
 from trainer.report import report
+from trainer.report.evaluation import read_results
 from trainer.report.findings import ties
-from trainer.report.results import read_results
+from trainer.results.intervals import wilson
 
 
 def test_every_figure_of_the_leaderboard_is_on_the_page(tmp_path: Path) -> None:

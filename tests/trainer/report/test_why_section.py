@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from tests.trainer.report.made_up import HOSTILE, why_told, write_everything
 from trainer.report import report
 

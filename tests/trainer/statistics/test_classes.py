@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional import classification
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from trainer.statistics import per_class
 
 LABELS = ("art", "law", "war")

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from trainer.statistics import (
     compare_accuracy,
     compare_figure,

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from trainer.statistics import Difference, difference, of_rows
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from trainer.statistics import Change
 from trainer.statistics.equivalence import p_of_less
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from trainer.statistics import Estimate, difference, of_figure, of_rows
 
 Array = np.ndarray[Any, np.dtype[Any]]

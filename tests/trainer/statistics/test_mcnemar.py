@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from trainer.statistics import McNemar, mcnemar, mcnemar_over_seeds
 
 

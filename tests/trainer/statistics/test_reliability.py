@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from ilse.errors import UserError
+from ilse.core.errors import UserError
 from trainer.statistics import calibration_error, reliability
 
 

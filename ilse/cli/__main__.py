@@ -1,0 +1,5 @@
+"""`python -m ilse.cli` is `ilse`."""
+
+from ilse.cli import main
+
+main(prog_name="ilse")

@@ -1,0 +1,1 @@
+"""Artifacts from the network and from archives, checked against their checksums."""

@@ -1,0 +1,1 @@
+"""The commands that lead to a cache and look after it, one module per command."""

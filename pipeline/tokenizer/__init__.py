@@ -1,0 +1,1 @@
+"""A model's tokenizer: loaded without trust, and asked whether it knows the texts' words."""

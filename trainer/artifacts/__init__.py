@@ -1,0 +1,1 @@
+"""Trained heads and answers on disk: written, read back and checked."""

@@ -1,0 +1,61 @@
+"""What training makes small, and what a head gets on validation: its objective's loss and figure, by candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trainer.heads import Head, Outputs
+from trainer.objectives import Objective
+from trainer.rows.in_memory import Examples
+
+VALIDATION_ROWS = 256
+"""Examples that are validated at a time."""
+
+
+def training_losses(
+    outputs: Outputs, y: Tensor, objective: Objective, smoothing: float
+) -> Float[Tensor, " candidates"]:
+    """The loss of each candidate, or the weighted sum of a head's terms, and its penalty."""
+    if outputs.terms is None:
+        losses = objective.losses(outputs.logits, y, smoothing)
+    else:
+        assert outputs.weights is not None
+        losses = (objective.losses(outputs.terms, y, smoothing) * outputs.weights).sum().unsqueeze(0)
+    return losses if outputs.penalty is None else losses + outputs.penalty
+
+
+def validate(
+    head: Head, objective: Objective, rows: Examples
+) -> tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]:
+    """Loss and figure of each candidate over `rows`, float64, in evaluation mode and a batch at a time."""
+    head.eval()
+    found = measured(lambda x: head.supervised(x).logits, head, objective, rows)
+    head.train()
+    return found
+
+
+def measured(
+    outputs: Callable[[Any], Tensor], head: Head, objective: Objective, rows: Examples
+) -> tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]:
+    """The same of whatever `outputs` makes of a batch of rows."""
+    loss, answers = told(outputs, head, objective, rows)
+    return loss, objective.score(answers, rows.y[rows.order()])
+
+
+@torch.no_grad()
+def told(
+    outputs: Callable[[Any], Tensor], head: Head, objective: Objective, rows: Examples
+) -> tuple[Float[Tensor, " candidates"], Float[Tensor, "rows candidates kept"]]:
+    """The loss, and the answers that a figure is made of, in the order of `chunks`."""
+    device = next(head.parameters()).device
+    loss, answers = torch.zeros((), dtype=torch.float64), []
+    for x, y in rows.chunks(VALIDATION_ROWS):
+        given, y = outputs(x.to(device)), y.to(device)
+        loss = loss + len(y) * objective.plain_losses(given, y).double().cpu()
+        answers.append(objective.answers(given, y).cpu())
+    return loss / len(rows.y), torch.cat(answers)

@@ -1,0 +1,102 @@
+"""Runs the training loop of one head: Lightning has the epochs and devices, and what was cut short goes on."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import nullcontext
+
+import lightning.pytorch as pl
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+
+from ilse.core.machine.hardware import native_bfloat16
+from ilse.core.machine.linear import pays, with_onednn
+from trainer.config import Recipe
+from trainer.fitting.isolation import interruptible, quiet, seeded
+from trainer.fitting.loop import Judge, Stretches, Training, Watch
+from trainer.fitting.progress import Progress
+from trainer.heads import Head
+from trainer.objectives import Objective
+from trainer.rows.in_memory import Examples
+
+
+def trained(
+    head: Head,
+    train: Examples,
+    judge: Judge,
+    objective: Objective,
+    recipe: Recipe,
+    seed: int,
+    accelerator: str,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+) -> Training:
+    """The whole training of `head` on `train`: its history, and the states that `judge` found best.
+
+    The objective learns from `train`. With `progress` a training that was cut short is gone on with; `watch` may end it
+    early. Raises `NotFiniteError` for such a loss.
+    """
+    batches = train.shuffled(recipe.batch_size, seed, balanced=recipe.imbalance == "sampling")
+    recipe = recipe.for_batches(len(batches))
+    objective.learn(train, recipe.imbalance)
+    mixed = _mixed(recipe.compute_type, accelerator)
+    with with_onednn(head) if accelerator == "cpu" and not mixed and pays() else nullcontext():
+        training = Training(head.train(), recipe, batches, judge, objective, progress, watch, mixed)
+        earlier = None if progress is None else progress.load()
+        if earlier is not None:
+            training.go_on(earlier)
+        if not training.finished:
+            _run(training, recipe, seed, accelerator)
+    return training
+
+
+class OneProcess(LightningEnvironment):
+    """Lightning trains here and in no other process, whatever launched this one: Slurm, MPI, LSF or torchrun."""
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """None of them are of this training."""
+        return False
+
+    def local_rank(self) -> int:
+        """The only one."""
+        return 0
+
+    def node_rank(self) -> int:
+        """The only one."""
+        return 0
+
+    def teardown(self) -> None:
+        """Leaves the environment as it is; Lightning's own takes a variable out of it."""
+
+
+def _run(training: Training, recipe: Recipe, seed: int, accelerator: str) -> None:
+    # The seed is for dropout; the caller seeded the head's weights. Of the logger: which accelerators are unused.
+    with seeded(seed, "cuda:0" if accelerator == "cuda" else "cpu"), quiet("lightning.pytorch"), interruptible():
+        try:
+            # barebones: without logging, checkpoints, progress bar and a first look at validation.
+            trainer = pl.Trainer(
+                max_epochs=recipe.epochs - training.epochs_done,
+                accelerator=accelerator,
+                devices=1,
+                num_nodes=1,
+                strategy="auto",
+                plugins=[OneProcess()],
+                barebones=True,
+            )
+            trainer.fit(training, _loader(Stretches(training.batches)))
+        except SystemExit as error:  # how Lightning ends upon Ctrl-C
+            raise KeyboardInterrupt from error
+        finally:
+            training.batches.close()
+
+
+def _loader(stretches: Stretches) -> CombinedLoader:
+    """What Lightning would make of them, without its warning about its own use of PyTorch."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec")
+        return CombinedLoader(stretches, "max_size_cycle")
+
+
+def _mixed(compute_type: str, accelerator: str) -> bool:
+    return native_bfloat16(accelerator) if compute_type == "auto" else compute_type == "bfloat16"

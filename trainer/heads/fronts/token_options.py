@@ -1,0 +1,32 @@
+"""How a head reads tokens: what stands under `tokens` among a head's options."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ilse.core.params import Section
+
+
+class TokenOptions(Section):
+    """How a head reads the state of every token, of a cache that keeps them, instead of a pooled row."""
+
+    rank: int = Field(16, ge=1, description="width that every token's state is mapped to in each layer, in values")
+    pool: Literal["max+mean", "max", "mean", "attention"] = Field(
+        "max+mean", description="what is taken over a text's tokens of the mapped states"
+    )
+    queries: int = Field(4, ge=1, description="of pool 'attention': learned queries of each layer, side by side")
+    activation: Literal["relu", "gelu", "none"] = Field("relu", description="what follows the map, before the pool")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the mapped values zeroed in training")
+    layers: list[int] | None = Field(
+        None,
+        min_length=1,
+        description="layers that are read, from 0 (embeddings); negative from the end; unset: all whose token states "
+        "the cache keeps",
+    )
+
+    @property
+    def width(self) -> int:
+        """Of the row that a layer becomes."""
+        return self.rank * {"max+mean": 2, "attention": self.queries}.get(self.pool, 1)

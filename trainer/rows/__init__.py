@@ -1,0 +1,1 @@
+"""Rows and tokens of a split: held in memory or streamed from the cache, in batches."""

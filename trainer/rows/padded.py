@@ -1,0 +1,57 @@
+"""Texts of different lengths with padding, for runtimes that have no ragged ones: a mask says which places are tokens.
+
+What stands in the other places, NaN included, reaches no sum and no maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from trainer.rows.ragged import Tokens
+
+
+@dataclass(frozen=True)
+class Padded(Tokens):
+    """The same texts as `Tokens`, at least one token each, all with as many places.
+
+    Parameters
+    ----------
+    mask
+        True for tokens. The vectors of the first text's places come first in `values`, [texts · places, layers, width].
+    """
+
+    mask: Bool[Tensor, "texts places"]
+
+    @classmethod
+    def of(cls, values: Float[Tensor, "texts places layers width"], mask: Bool[Tensor, "texts places"]) -> Padded:
+        """From values and a mask of them."""
+        return cls(values.flatten(0, 1), mask.sum(1), mask)
+
+    def map(self, treat: Callable[[Tensor], Tensor]) -> Padded:
+        """Each place's vectors as `treat` makes them."""
+        return Padded(treat(self.values), self.lengths, self.mask)
+
+    def of_layers(self, places: list[int]) -> Padded:
+        """Some of the layers."""
+        return Padded(self.values[:, places], self.lengths, self.mask)
+
+    def summed(self, values: Float[Tensor, "tokens *shape"]) -> Float[Tensor, "texts *shape"]:
+        """The sum over each text's tokens."""
+        return self._by_text(values, 0.0).sum(1)
+
+    def largest(self, values: Float[Tensor, "tokens *shape"]) -> Float[Tensor, "texts *shape"]:
+        """The largest over each text's tokens."""
+        return self._by_text(values, -float("inf")).amax(1)
+
+    def spread(self, values: Float[Tensor, "texts *shape"]) -> Float[Tensor, "tokens *shape"]:
+        """What is a text's, for each of its places."""
+        return values[:, None].expand(-1, self.mask.shape[1], *values.shape[1:]).flatten(0, 1)
+
+    def _by_text(self, values: Tensor, padding: float) -> Tensor:
+        """[texts, places, …], with `padding` in the places that are no tokens."""
+        each: Tensor = values.unflatten(0, self.mask.shape)
+        return each.masked_fill(~self.mask.reshape(*self.mask.shape, *[1] * (values.ndim - 1)), padding)

@@ -1,0 +1,1 @@
+"""Searching over heads and settings: what is tried, and how a budget is spent."""

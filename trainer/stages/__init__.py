@@ -1,0 +1,1 @@
+"""The commands that train, analyse and evaluate, one module per command."""
