@@ -24,8 +24,8 @@ def ilse(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProces
 
 def test_help_lists_the_stages_in_order() -> None:
     result = ilse("--help")
-    stages = ["init", "fetch", "prepare", "plan", "extract", "train", "control", "tune", "lora", "analyse", "evaluate"]
-    stages += ["predict", "export", "report", "compare", "inspect", "verify"]
+    stages = ["init", "fetch", "prepare", "plan", "extract", "inspect", "verify", "train", "control", "tune", "lora"]
+    stages += ["analyse", "evaluate", "report", "compare", "predict", "export"]
     places = [result.stdout.index(f"\n  {stage} ") for stage in stages]
     assert result.returncode == 0
     assert places == sorted(places)

@@ -60,8 +60,9 @@ def test_no_module_of_ours_that_python_loads_is_missing(stage: str) -> None:
     """The slow twin: the modules that are there after a command's imports, whoever asked for them."""
     for package in ("transformers", "lightning"):
         pytest.importorskip(package, reason="needs the extras 'extract' and 'train'")
-    tree = ast.parse((ROOT / "ilse" / "cli.py").read_text(encoding="utf-8"))
-    body = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == command(stage))
+    files = (ROOT / "ilse" / "cli").glob("*_commands.py")
+    nodes = (node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body)
+    body = next(node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == command(stage))
     imports = "\n".join(ast.unparse(node) for node in body.body if isinstance(node, ast.ImportFrom))
     code = LOADED.format(imports=imports, root=str(ROOT))
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 from click.core import ParameterSource
@@ -64,7 +64,27 @@ def chosen_caches(named: tuple[str, ...], configured: list[str] | None) -> list[
     return list(named) if given or not configured else configured
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+class Sections(Commands):
+    """Lists commands under a heading for each module that adds some."""
+
+    headings: ClassVar = {
+        "cache_commands": "The cache",
+        "training_commands": "Heads",
+        "prediction_commands": "New texts and other programs",
+    }
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes a section per module, in the order in which the modules were imported."""
+        width = formatter.width - 6 - max(map(len, self.commands))
+        for module, heading in self.headings.items():
+            of_module = {
+                name: command for name, command in self.commands.items() if command.callback.__module__.endswith(module)
+            }
+            with formatter.section(heading):
+                formatter.write_dl([(name, one.get_short_help_str(width)) for name, one in of_module.items()])
+
+
+@click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ilse")
 def main() -> None:
     """Cache every layer of a frozen language model once, then train heads over all layers anywhere."""
