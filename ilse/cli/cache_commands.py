@@ -26,14 +26,14 @@ from ilse.core.terminal import tell
 @main.command()
 @click.option("--data", help="The data set: a table or a folder.", type=click.Path(path_type=Path))
 @click.option(
-    "--model", help="The model: a folder in Hugging Face's layout or a GGUF file.", type=click.Path(path_type=Path)
+    "--model", help="A folder in Hugging Face's layout, a GGUF file, or owner/name of the Hub (pinned to its commit)."
 )
 @click.option("--text-column", help="Column of the texts, if not 'text'.")
 @click.option("--pair-column", "text_pair_column", help="Column of an example's second text.")
 @click.option("--label-column", help="Column of the labels, if not 'label'.")
 @click.option("--labels-column", help="Column of label lists, read instead of labels.")
 @click.option("--score-column", help="Column of the scores, read instead of labels.")
-def init(data: Path | None, model: Path | None, **columns: str | None) -> None:
+def init(data: Path | None, model: str | None, **columns: str | None) -> None:
     """Start a project in this folder: write params.yaml and dvc.yaml, and replace neither."""
     from pipeline.stages.start import start
 
@@ -41,6 +41,8 @@ def init(data: Path | None, model: Path | None, **columns: str | None) -> None:
     tell(f"wrote {', '.join(written)}")
     if data is None or model is None:
         tell("next: fill in prepare.path and extract.model.path in params.yaml, or 'ilse preset'")
+    if model is not None and not Path(model).exists():
+        tell("next: ilse fetch model")
     tell("next: ilse prepare, extract, train, control, analyse, evaluate, report; or all: dvc init && dvc repro")
 
 

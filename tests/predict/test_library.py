@@ -57,7 +57,7 @@ def test_the_lines_of_the_readme_run(model: Path, tmp_path: Path, monkeypatch: p
     exec(lines, made)
     assert 0 < made["head"].facts.val_score <= 1
     assert made["data"] == Path("data")
-    predicted = Predictor.load("models/weighted", model).predict(texts[:3])
+    predicted = Predictor.load("models/weighted", model).predictions(texts[:3])
     assert {one.label for one in predicted} <= set(labels)
 
 
@@ -77,7 +77,7 @@ def test_a_call_leaves_its_process_as_it_was(model: Path, tmp_path: Path) -> Non
         assert state() == before
         fit(data, "weighted", recipe=RECIPE, out=tmp_path / "head")
         assert state() == before
-        Predictor.load(tmp_path / "head", model).predict(texts[:3])
+        Predictor.load(tmp_path / "head", model).predictions(texts[:3])
         assert state() == before
         with pytest.raises(UserError):
             extract(texts, labels, model=tmp_path, out=tmp_path / "other", **EXTRACT)

@@ -209,6 +209,10 @@ class Training(pl.LightningModule):
         loss, score = self._judge(self.head, epoch)
         _refuse_nan("validation loss", loss[None], f"epoch {epoch}")
         self.history.append((train_loss, loss, score))
+        if not self.trainer.barebones:
+            best = int(score.argmax())
+            figures = {"train_loss": train_loss[best], "val_loss": loss[best], "val_score": score[best]}
+            self.log_dict({name: float(value) for name, value in figures.items()})
         self.best.offer(epoch, score, loss, dict(self.head.named_parameters()))
         if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.schedule.step(float(loss.mean()))  # candidates have one rate: it follows their mean
@@ -216,7 +220,8 @@ class Training(pl.LightningModule):
         patient = self.recipe.patience is None or epoch - int(self.best.epoch.max()) < self.recipe.patience
         hopeless = self._watch is not None and self._watch(epoch, float(self.best.score.max()))
         self.finished = self.epochs_done == self.recipe.epochs or not patient or hopeless
-        self.trainer.should_stop = self.finished
+        if self.finished:  # a callback may have ended it before
+            self.trainer.should_stop = True
         if self._progress is not None:
             self._progress.offer(self.state(), self.finished)
 
