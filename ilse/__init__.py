@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.store import Cache as Cache
     from trainer.artifacts.artifact import TrainedHead as TrainedHead
     from trainer.estimator import HeadClassifier as HeadClassifier
+    from trainer.estimator import rows_of as rows_of
     from trainer.library import auto as auto
     from trainer.library import drift as drift
     from trainer.library import layers as layers
@@ -48,6 +49,7 @@ _HOMES = {
     "fit": "ilse.fitting",
     "layers": "trainer.library",
     "open_cache": "ilse.opening",
+    "rows_of": "trainer.estimator",
 }
 """Public name → the module that defines it."""
 
@@ -66,6 +68,7 @@ __all__ = [
     "fit",
     "layers",
     "open_cache",
+    "rows_of",
 ]
 
 

@@ -49,14 +49,14 @@ class Comparison:
         The task's figure, such as `accuracy`.
     """
 
-    def __init__(self, folder: tempfile.TemporaryDirectory[str], results: Path) -> None:
+    def __init__(self, folder: tempfile.TemporaryDirectory[str], results: Path, baseline: str | None = None) -> None:
         self._folder = folder  # the tables go when the comparison does
         self._read = read_results(results)
         self._results = results
         self.metric: str = self._read.metrics.metric
         self.chosen: str = self._read.chosen["head"]
         heads = self._read.leaderboard["head"].to_list()
-        self.baseline: str = BASELINE if BASELINE in heads else self.chosen
+        self.baseline: str = baseline or (BASELINE if BASELINE in heads else self.chosen)
         self.table = _table(self._read.leaderboard, self._read.comparison, self.baseline)
 
     def plot(self, kind: Kind = "leaderboard") -> altair.TopLevelMixin:
@@ -174,7 +174,7 @@ def compare(
         for one in seeds:
             save_head(models / name / f"seed-{one.facts.seed}", one)
     evaluate(list(named), places, examples, models, results, baseline=baseline)
-    return Comparison(folder, results)
+    return Comparison(folder, results, baseline)
 
 
 def _named(

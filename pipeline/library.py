@@ -58,6 +58,8 @@ def extract(
     model
         A folder in Hugging Face's layout, a GGUF file, or the keys of section `extract.model`, such as
         `{"hub": id, "revision": commit}`.
+    out
+        Folder for the tables and the cache.
     pairs
         The second text of each example, where it is about two.
     splits

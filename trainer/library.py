@@ -115,10 +115,6 @@ def auto(
 ) -> Chosen:
     """Screens many heads on the folder's examples within a time, as `ilse train auto` does; validation chooses.
 
-    found = auto("data", minutes=2, out="heads/auto")
-    found.candidate.label, found.head.facts.val_score
-    found.tried.select("head", "settings", "ended", "val_score", "seconds")
-
     Parameters
     ----------
     data
@@ -150,6 +146,13 @@ def auto(
     UserError
         For no positive number of minutes, a task without validation examples, an unknown key, and whatever `ilse train`
         refuses.
+
+    Examples
+    --------
+    >>> found = trainer.auto("data", minutes=2, out="heads/auto")
+    >>> found.candidate.label, found.head.facts.val_score
+    ('bottleneck, tokens', 0.92)
+    >>> found.tried.select("head", "settings", "ended", "val_score", "seconds")
     """
     from trainer.search.candidates import CANDIDATES
     from trainer.stages.auto import choose
@@ -188,9 +191,6 @@ def layers(
 ) -> pl.DataFrame:
     """How good each layer's representation is, from a cache alone, as `ilse layers` has it.
 
-    table = layers("data/cache.zarr", examples="data/examples.parquet")
-    table.filter(pl.col("metric") == "dimension").select("name", "value", "error")
-
     Parameters
     ----------
     cache
@@ -223,6 +223,11 @@ def layers(
     UserError
         For no finished cache, a pooling that it does not hold, examples of other texts or without labels, and options
         out of range.
+
+    Examples
+    --------
+    >>> table = trainer.layers("data/cache.zarr", examples="data/examples.parquet")
+    >>> table.filter(polars.col("metric") == "dimension").select("name", "value", "error")
     """
     from trainer.layer_metrics.measuring import Options, budget_of
     from trainer.stages.layers import measure
@@ -245,10 +250,6 @@ def drift(
     memory_budget: int | float | None = None,
 ) -> Drift:
     """How far two caches of the same texts are apart, as `ilse layers --compare` has it.
-
-    found = drift("data/cache.zarr", "data/int8.zarr", head="models/last/seed-0",
-                  examples="data/examples.parquet", tolerance=1)
-    found.passed, found.score.change
 
     Parameters
     ----------
@@ -282,6 +283,11 @@ def drift(
     UserError
         For no finished caches, other texts or layers, a head that was trained on neither, examples of other labels, and
         options that mean nothing.
+
+    Examples
+    --------
+    >>> found = trainer.drift("a.zarr", "b.zarr", head="models/last/seed-0", examples="data/examples.parquet")
+    >>> found.table.head()
     """
     from trainer.cache_drift.comparing import compare
     from trainer.cache_drift.row_differences import Options

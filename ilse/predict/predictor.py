@@ -378,18 +378,82 @@ class Predictor(ModelHubMixin, library_name="ilse-cache", tags=["ilse-cache", "l
         return list(self.stream(texts))
 
     def stream(self, texts: str | Iterable[Any]) -> Iterator[Prediction]:
-        """Yields what `predictions` gives, in order, with `CHUNK` texts in memory at a time."""
+        """Yield what `predictions` gives, text by text, with `CHUNK` texts in memory at a time.
+
+        Parameters
+        ----------
+        texts
+            Any number of texts, or pairs of texts; a generator is read as the answers are asked for.
+
+        Returns
+        -------
+        iterator of LabelPrediction, LabelSetPrediction or ScorePrediction
+            In the order of the texts.
+
+        Raises
+        ------
+        UserError
+            As `predict` does.
+
+        Examples
+        --------
+        >>> next(predictor.stream(open("texts.txt"))).label
+        'sport'
+        """
         noun, texts = "example" if self.pairs else "text", _several(texts)
         for start, chunk in _chunks(texts, CHUNK // (1 + self.pairs)):
             yield from self.answers(chunk, [f"{noun} {start + i}" for i in range(len(chunk))])
 
     def answers(self, texts: Sequence[Any], names: Sequence[str]) -> list[Prediction]:
-        """Predictions of texts that fit in memory together; `names` are what errors call them."""
+        """Answer texts that fit in memory together, under names for messages.
+
+        Parameters
+        ----------
+        texts
+            The texts, or pairs of texts.
+        names
+            What errors call each of them, such as `row 17`.
+
+        Returns
+        -------
+        list of LabelPrediction, LabelSetPrediction or ScorePrediction
+
+        Raises
+        ------
+        UserError
+            As `predict` does; it names the text.
+
+        Examples
+        --------
+        >>> predictor.answers(["Cup final"], ["row 17"])[0].label
+        'sport'
+        """
         named = _pairs(texts, names) if self.pairs else list(zip(names, texts, strict=True))
         return read(self.trained.objective, self.trained.facts.labels, self._outputs(self.trained.answers, named))
 
     def embed(self, texts: str | Iterable[str]) -> npt.NDArray[np.float32]:
-        """The vector of each text, [texts, width]: see `TrainedHead.embed`. In pairs each text has its own."""
+        """Vectors of texts, always with two axes: what `encode` stands on.
+
+        Parameters
+        ----------
+        texts
+            One text, or any number. In pairs each text has a vector of its own.
+
+        Returns
+        -------
+        numpy.ndarray
+            [texts, width], float32; see `TrainedHead.embed`.
+
+        Raises
+        ------
+        UserError
+            For what is no text, and a text without a token.
+
+        Examples
+        --------
+        >>> predictor.embed("Cup final").shape
+        (1, 32)
+        """
         parts = [
             self._outputs(self.trained.vectors, [(f"text {start + i}", text) for i, text in enumerate(chunk)]).numpy()
             for start, chunk in _chunks(_several(texts), CHUNK)
@@ -397,10 +461,28 @@ class Predictor(ModelHubMixin, library_name="ilse-cache", tags=["ilse-cache", "l
         return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
 
     def why(self, text: str | Any) -> Explanation:
-        """What the head says of a text, and how much each of its tokens moves that, in each layer.
+        """Say how much each token of a text moves the head's answer, in each layer.
 
-        See `ilse.predict.why.explanation`. Raises `UserError` for a head that reads pooled rows, and for one over pairs
-        of texts.
+        Parameters
+        ----------
+        text
+            One text.
+
+        Returns
+        -------
+        Explanation
+            The prediction, the tokens and `contributions` [tokens, layers]: gradient × input. It shows itself as a
+            picture in a notebook.
+
+        Raises
+        ------
+        UserError
+            For a head that reads pooled rows, and for one that answers about pairs of texts.
+
+        Examples
+        --------
+        >>> predictor.why("Chip maker's profit falls").top(2)
+        [('profit', 1.3), ('Chip', 0.6)]
         """
         require_explainable(self.trained, self.pairs)
         if not isinstance(text, str):

@@ -198,7 +198,12 @@ class Training(pl.LightningModule):
             if isinstance(self.schedule, torch.optim.lr_scheduler.OneCycleLR):
                 self.schedule.step()
 
-    def on_train_epoch_end(self) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After an epoch's last stretch; a caller's callbacks at the epoch's end then see its figures."""
+        if self.trainer.is_last_batch:
+            self._end_epoch()
+
+    def _end_epoch(self) -> None:
         """Judges the epoch, keeps what is best, and ends or saves the fit."""
         epoch = self.epochs_done
         losses = torch.stack(self._losses).cpu()
@@ -212,7 +217,8 @@ class Training(pl.LightningModule):
         if not self.trainer.barebones:
             best = int(score.argmax())
             figures = {"train_loss": train_loss[best], "val_loss": loss[best], "val_score": score[best]}
-            self.log_dict({name: float(value) for name, value in figures.items()})
+            logged = {name: float(value) for name, value in figures.items()}
+            self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1)
         self.best.offer(epoch, score, loss, dict(self.head.named_parameters()))
         if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.schedule.step(float(loss.mean()))  # candidates have one rate: it follows their mean
