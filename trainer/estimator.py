@@ -78,9 +78,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         `multi_class`, or `ordinal` for labels whose sorted order means something; numbers are sorted by value, though
         they be strings.
     validation_fraction
-        Share of every label's different rows that chooses the best epoch and is not trained on; of each label at least one row
-        is trained on. With none for it, as with 0, the training rows choose. Where folds choose, as they do of at
-        most 1,000 rows unless the recipe says otherwise, no rows are held back: all are trained on.
+        Share of every label's rows, equal ones as one, that chooses the best epoch and is not trained on; of each label
+        at least one row is trained on. With none for it, as with 0, the training rows choose. Where folds choose, as
+        they do of at most 1,000 rows unless the recipe says otherwise, no rows are held back: all are trained on.
     random_state
         Seed of weights, batches and that share.
     device
