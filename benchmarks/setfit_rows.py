@@ -74,9 +74,7 @@ def of_draw(given: argparse.Namespace, task: str, rows: int, draw: int, pool: An
     names = sorted(set(pool[1].tolist()))
     started = time.perf_counter()
     model = SetFitModel.from_pretrained(str(given.model), labels=names)
-    data = Dataset.from_dict(
-        {"text": [pool[0][i] for i in chosen], "label": [names.index(pool[1][i]) for i in chosen]}
-    )
+    data = Dataset.from_dict({"text": [pool[0][i] for i in chosen], "label": [names.index(pool[1][i]) for i in chosen]})
     arguments = TrainingArguments(batch_size=16, num_iterations=20, num_epochs=1, seed=draw, report_to="none",
                                   output_dir=str(file.parent / "checkpoints"), save_strategy="no")  # fmt: skip
     Trainer(model=model, args=arguments, train_dataset=data).train()
