@@ -37,6 +37,7 @@ HOW_NOT_WHAT = {
     "ilse/core/files/ownership.py": "which folders may be replaced",
     "ilse/core/files/partials.py": "where half-made files wait",
     "ilse/core/files/places.py": "where links lead",
+    "ilse/core/progress_bars.py": "what the terminal shows",
     "ilse/core/secrets.py": "what messages hide",
     "ilse/core/machine/spinning.py": "how threads wait for one another",
     "ilse/core/terminal.py": "what messages show",

@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from ilse.core.errors import UserError
 from ilse.core.params import validate
+from ilse.core.terminal import speaking
 from pipeline.store import Cache, open_cache
 from trainer.config import OF_TOKENS, Recipe
 from trainer.data.poolings import Poolings
@@ -207,7 +208,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
             recipe = recipe.model_copy(update={"penalty": recipe.penalty / distinct.scale})
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         held = torch.from_numpy(held_back(indices, self.validation_fraction, seed))
-        with seeded(seed):
+        with seeded(seed), speaking(False):  # as scikit-learn's own estimators
             self._fit(examples, held, recipe, seed)
         return self
 

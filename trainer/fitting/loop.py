@@ -96,6 +96,8 @@ class Training(pl.LightningModule):
         self.started, self.seconds_before = time.perf_counter(), 0.0
         self._losses: list[Tensor] = []
         self._progress, self._watch = progress, watch
+        self.told: Callable[[int], Any] = lambda epochs: None
+        """Is told after every epoch that one more is done."""
         self.mixed = mixed
         """Matrix products of the steps are in bfloat16."""
         self._earlier: State | None = None
@@ -223,6 +225,7 @@ class Training(pl.LightningModule):
         if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.schedule.step(float(loss.mean()))  # candidates have one rate: it follows their mean
         self.epochs_done = epoch + 1
+        self.told(1)
         patient = self.recipe.patience is None or epoch - int(self.best.epoch.max()) < self.recipe.patience
         hopeless = self._watch is not None and self._watch(epoch, float(self.best.score.max()))
         self.finished = self.epochs_done == self.recipe.epochs or not patient or hopeless

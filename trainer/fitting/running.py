@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from ilse.core.machine.hardware import native_bfloat16
 from ilse.core.machine.linear import pays, with_onednn
+from ilse.core.progress_bars import progress_bar
 from trainer.config import Recipe
 from trainer.fitting.attached import current
 from trainer.fitting.isolation import interruptible, quiet, seeded
@@ -49,7 +50,9 @@ def trained(
         if earlier is not None:
             training.go_on(earlier)
         if not training.finished:
-            _run(training, recipe, seed, accelerator)
+            with progress_bar(recipe.epochs, head.spec.name, "epoch", done=training.epochs_done) as bar:
+                training.told = bar.update
+                _run(training, recipe, seed, accelerator)
     return training
 
 

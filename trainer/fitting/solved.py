@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ilse.core.errors import UserError
+from ilse.core.progress_bars import progress_bar
 from trainer.config import Recipe
 from trainer.fitting.loop import Watch
 from trainer.fitting.losses import figure, summed_losses, total_weight
@@ -140,7 +141,11 @@ def solve(
         places = _by_folds(known, strengths, folds_of(known.y, seed, folds or FOLDS))
     else:
         places = _by_validation(given, strengths, head, validation, device)
-    path = list(_until_worse(places if watch is None else _watched(places, watch)))
+    path = []
+    with progress_bar(len(strengths), f"{head.spec.name}, penalties", "penalty") as bar:
+        for found_at in _until_worse(places if watch is None else _watched(places, watch)):
+            path.append(found_at)
+            bar.update()
     chosen = _best(path, by_folds)
     for place in chosen.unique().tolist():
         of_it = (chosen == place).nonzero()[:, 0]

@@ -10,6 +10,7 @@ import polars as pl
 
 from ilse.core.files.atomic import replacing_folder, require_ours, write_json
 from ilse.core.files.ownership import ANALYSIS
+from ilse.core.progress_bars import progress_bar
 from ilse.core.tables import TRAIN
 from trainer.analysis import attribution, by_input, cka, entropy, label_profiles, leave_one_out
 from trainer.analysis.profiles import Row, Seeds
@@ -54,12 +55,13 @@ def _of_heads(heads: list[Seeds], task: Task, budget: float | None) -> dict[str,
     found: dict[str, list[Row]] = {name: [] for name in OF_HEADS}
     # Most heads read all layers: the last rows are kept for the next head.
     rows = lru_cache(maxsize=1)(partial(_rows, task, memory_budget(budget)))
-    for seeds in heads:
-        if len(seeds.layers) == 1:
-            continue
-        split = partial(rows, seeds.layers, seeds.trained[0].facts.pooling)
-        for name, module in OF_HEADS.items():
-            found[name] += module.table(seeds, split)
+    several = [seeds for seeds in heads if len(seeds.layers) > 1]
+    with progress_bar(len(several), "analyse", "head") as bar:
+        for seeds in several:
+            split = partial(rows, seeds.layers, seeds.trained[0].facts.pooling)
+            for name, module in OF_HEADS.items():
+                found[name] += module.table(seeds, split)
+            bar.update()
     return found
 
 

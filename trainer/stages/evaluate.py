@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ilse.core.files.atomic import require_ours, write_json, write_text
 from ilse.core.files.ownership import PREDICTIONS
+from ilse.core.progress_bars import progress_bar
 from ilse.core.tables import TEST, TRAIN, VALIDATION
 from trainer.artifacts.answers import Answers
 from trainer.artifacts.artifact import TrainedHead
@@ -87,11 +88,15 @@ def evaluate(
     # Most heads read all layers: the last rows are kept for the next head.
     budget = bytes_for_rows(memory_budget)
     held_out = lru_cache(maxsize=1)(lambda layers, poolings: _rows(task, layers, poolings, budget))
-    predictions = [
-        _judge(name, one, task.held_out_targets()) if isinstance(one, Answers) else _predict(name, one, held_out)
-        for name, seeds in trained.items()
-        for one in seeds
-    ]
+    each = [(name, one) for name, seeds in trained.items() for one in seeds]
+    predictions = []
+    with progress_bar(len(each), "evaluate", "head") as bar:
+        for name, one in each:
+            if isinstance(one, Answers):
+                predictions.append(_judge(name, one, task.held_out_targets()))
+            else:
+                predictions.append(_predict(name, one, held_out))
+            bar.update()
     runs = [prediction.run for prediction in predictions]
     table = leaderboard(runs)
     counts = {f"{split}_rows": task.rows(split) for split in (TRAIN, VALIDATION, TEST)}

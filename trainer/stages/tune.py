@@ -24,6 +24,7 @@ from ilse.core.errors import UserError
 from ilse.core.files.atomic import replacing, write_json
 from ilse.core.files.full_disk import disk_error
 from ilse.core.network import in_short
+from ilse.core.progress_bars import progress_bar
 from ilse.core.terminal import say
 from trainer.config import Recipe, TrainParams
 from trainer.data.joined import Places, open_caches
@@ -103,13 +104,18 @@ def _search(study: optuna.Study, objective: Callable[[optuna.Trial], float], tri
     again. Optuna then ends the one that wakes up with an error; here it goes on with the next trial.
     """
     enough = optuna.study.MaxTrialsCallback(trials, states=COUNTED)
-    while len(study.get_trials(deepcopy=False, states=COUNTED)) < trials:
-        try:
-            study.optimize(objective, callbacks=[enough, _tell])
-        except (UpdateFinishedTrialError, ValueError) as error:
-            if not isinstance(error, UpdateFinishedTrialError) and not str(error).startswith("Cannot tell a FAIL"):
-                raise
-            say(f"{study.study_name}: another process took a trial of this one for dead and tries it again")
+
+    def ended() -> int:
+        return len(study.get_trials(deepcopy=False, states=COUNTED))
+
+    with progress_bar(trials, f"tune {study.study_name}", "trial", done=ended()) as bar:
+        while ended() < trials:
+            try:
+                study.optimize(objective, callbacks=[enough, _tell, lambda study, trial: bar.update(ended() - bar.n)])
+            except (UpdateFinishedTrialError, ValueError) as error:
+                if not isinstance(error, UpdateFinishedTrialError) and not str(error).startswith("Cannot tell a FAIL"):
+                    raise
+                say(f"{study.study_name}: another process took a trial of this one for dead and tries it again")
 
 
 class _Objective:
