@@ -12,7 +12,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product(x.contiguous(), weight, bias)
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: Literal["none", "relu"] = "none") -> Tensor:
-    """X Wᵀ + b by oneDNN, where `available`, and what comes `then` in the same pass; without a gradient."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "")
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """X Wᵀ + b by oneDNN, where `available`; without a gradient."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out
 
 

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from trainer.heads.base import Encoder, EncoderHead, HeadSpec
 from trainer.heads.dense import Dropout
-from trainer.heads.graphs import quick
 from trainer.heads.graphs.cayley import cayley_adjacency, complete_adjacency, smallest_modulus
 from trainer.heads.graphs.graph_controls import random_regular_adjacency, shuffled_layers
 from trainer.heads.readout import SupervisionOptions
@@ -133,14 +132,9 @@ class Block(nn.Module):
             body = [module for pair in pairs for module in pair] + [norm]
         self.body = nn.Sequential(*body)
         self.dropout = Dropout(options.dropout)
-        self.linear_layers = options.mlp_layers
 
     def forward(self, h: Float[Tensor, "batch nodes hidden"]) -> Float[Tensor, "batch rows hidden"]:
         """The nodes' next states. Nodes that share one sum part here, at their own dropout."""
-        epsilon = self.mixing.epsilon
-        if self.training and epsilon is not None and self.linear_layers == 1 and quick.applies(h):
-            mask = self.dropout.mask((h.shape[0], self.mixing.rows, h.shape[2]), h.dtype, h.device)
-            return quick.message(h, self.mixing.weights, epsilon, self.body, mask)
         mixed = self.body(self.mixing(h))
         updated: Tensor = self.dropout(mixed.expand(-1, self.mixing.rows, -1))
         return updated
@@ -174,7 +168,6 @@ class GraphEncoder(Encoder):
         convolve = options.mlp_layers == 0
         weights = gcn_weights(adjacency) if convolve else adjacency + torch.eye(len(adjacency), device=adjacency.device)
         sizes = needed_nodes(adjacency, layers, options.blocks)
-        self.width = options.hidden
         self.state_widths = (options.hidden,) * options.blocks
         self.layers, self.pool = layers, options.pool
         self.virtual = sizes[0] - layers
@@ -205,10 +198,6 @@ class GraphEncoder(Encoder):
         return h.sum(1) / h.shape[1] if self.pool == "mean" else h.sum(1)
 
     def _nodes(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch nodes hidden"]:
-        if self.training and quick.applies(x):
-            shape = x.shape[0], self.layers + self.virtual, self.width
-            mask = self.dropout.mask(shape, quick.compute_type(x), x.device)
-            return quick.nodes(x, self.project, self.virtual, mask)
         real = self.project(x)
         if self.virtual:
             # In the type of the others, which autocast may have made bfloat16: else all would be float32 again.
