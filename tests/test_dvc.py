@@ -122,7 +122,7 @@ def write_texts(path: Path, count: int) -> None:
 
 def new_project(folder: Path, model: Path, programs: Path = INSTALLED, **sections: object) -> Project:
     """A repository with the stages, the sources and these sections of the parameter file."""
-    for package in ("ilse", "pipeline", "trainer", "finetune"):
+    for package in ("ilse", "pipeline", "trainer"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)

@@ -22,6 +22,7 @@ from pipeline.model.architecture import accepts, text_part, vocabulary, width
 from pipeline.model.compiled import compile_blocks
 from pipeline.model.configuration import read_config
 from pipeline.model.failures import named_failures
+from pipeline.model.gguf_parsing import parsed_once
 from pipeline.model.identity import model_identity, reading_identity, stored_bytes
 from pipeline.model.kept import Kept, Stamp, require_unchanged, stamp
 from pipeline.model.kinds import kinds, outline
@@ -192,10 +193,11 @@ def _made_from(params: ModelParams, compute: Compute) -> tuple[ModelParams, Stam
 
 
 def _load(params: ModelParams, files: Stamp, compute_type: str, device: str, compiled: bool) -> FrozenModel:
-    config = read_config(params)
-    tokenizer = read_tokenizer(params, config)
-    read = functools.partial(_read, params, files, config, compute_type, device)
-    model = read()
+    with parsed_once(params):
+        config = read_config(params)
+        tokenizer = read_tokenizer(params, config)
+        read = functools.partial(_read, params, files, config, compute_type, device)
+        model = read()
     with named_failures(model.config.model_type, "take another model: nothing here can read it"):
         witness = call_witness(model, device)
     if compiled:
@@ -254,7 +256,7 @@ def _trained(params: ModelParams, config: Any, compute_type: str, device: str, p
     drawn: list[str] = []
     for kind in kinds(config):
         _require_room(params, kind, config)
-        with named_errors(params):
+        with named_errors(params), parsed_once(params):
             model, loading = kind.from_pretrained(source, **arguments)
         # Poolers, which no hidden state passes, may be missing.
         missing = sorted(name for name in loading["missing_keys"] if "pooler" not in name)
