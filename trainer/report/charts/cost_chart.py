@@ -79,12 +79,14 @@ def _names(rows: Rows, edge: Rows, chosen: str, x: alt.X, y: alt.Y, domain: tupl
         for row in ordered if (place := found.get(row["head"])) is not None
     ]  # fmt: skip
     height = alt.Y("up:Q", scale=_scale(domain))
-    lines = alt.Chart(data([row for row in named if row["moved"]]))
-    drawn = [lines.mark_rule(color=MUTED, strokeWidth=0.8, opacity=0.7).encode(x=x, y=y, y2="up:Q")]
+    drawn, moved = [], [row for row in named if row["moved"]]
+    if moved:
+        lines = alt.Chart(data(moved)).mark_rule(color=MUTED, strokeWidth=0.8, opacity=0.7)
+        drawn.append(lines.encode(x=x, y=y, y2="up:Q"))
     for left in (False, True):
-        side = alt.Chart(data([row for row in named if row["left"] is left]))
-        for halo in (True, False):  # so that no line crosses a name
-            text = side.mark_text(
+        side = [row for row in named if row["left"] is left]
+        for halo in (True, False) if side else ():  # so that no line crosses a name
+            text = alt.Chart(data(side)).mark_text(
                 color=INK, align="right" if left else "left", baseline="middle", dx=-7 if left else 7,
                 stroke=PAPER if halo else alt.Undefined, strokeWidth=3 if halo else alt.Undefined,
             )  # fmt: skip

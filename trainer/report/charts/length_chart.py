@@ -23,13 +23,15 @@ def length_chart(rows: Rows, figure: str) -> Chart:
     offset = alt.XOffset("head:N", scale=alt.Scale(domain=heads))
     known = [row for row in rows if row["low"] is not None]
     tooltip = tips("head", "part", "score", "low", "high", "rows")
-    drawn = layered(
-        alt.Chart(data(known)).mark_rule(strokeWidth=2).encode(
-            x=x, y=alt.Y("low:Q"), y2="high:Q", xOffset=offset, color=colour, tooltip=tooltip
-        ),
+    drawn = [
         alt.Chart(data(rows)).mark_circle(size=90, opacity=1).encode(
             x=x, y=y, xOffset=offset, color=colour, tooltip=tooltip
-        ),
-    )  # fmt: skip
+        )
+    ]  # fmt: skip
+    if known:
+        rules = alt.Chart(data(known)).mark_rule(strokeWidth=2)
+        drawn.insert(0, rules.encode(x=x, y=alt.Y("low:Q"), y2="high:Q", xOffset=offset, color=colour, tooltip=tooltip))
     listed = "; ".join(f"{row['head']}, {row['part']} characters: {percent(row['score'])}" for row in rows)
-    return Chart(f"{figure} by length of text", spec(drawn, 260), f"{figure} on test by length of text. {listed}.")
+    return Chart(
+        f"{figure} by length of text", spec(layered(*drawn), 260), f"{figure} on test by length of text. {listed}."
+    )
