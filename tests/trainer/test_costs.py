@@ -17,13 +17,13 @@ def runs_of(*rows: tuple[str, int, float, float]) -> pl.DataFrame:
 
 
 RUNS = runs_of(
-    ("set", 50, 2.0, 0.8), ("set", 50, 4.0, 0.6), ("lora", 70, 90.0, 0.9), ("set", 50, 3.0, 0.7), ("last", 5, 1.0, 0.5)
+    ("set", 50, 2.0, 1.0), ("set", 50, 4.0, 0.0), ("lora", 70, 90.0, 0.9), ("set", 50, 3.0, 0.5), ("last", 5, 1.0, 0.5)
 )
 
 
 def test_a_head_bears_the_extraction_and_fine_tuning_does_not() -> None:
     assert cost_table(RUNS, EXTRACTION).rows(named=True) == [
-        row("set", 50, 11.0, 3.0, 14.0, 0.7),
+        row("set", 50, 11.0, 3.0, 14.0, 0.5),
         row("lora", 70, 0.0, 90.0, 90.0, 0.9),
         row("last", 5, 11.0, 1.0, 12.0, 0.5),
     ]

@@ -75,8 +75,17 @@ def test_the_tables_follow_from_the_predictions(project: Path) -> None:
             assert listed["test_score"] == pytest.approx(accuracies[-1], abs=1e-6)
             assert listed["val_score"] == pytest.approx(facts.val_score, abs=1e-6)
         row = table.filter(head=name).row(0, named=True)
-        assert row["test_score"] == pytest.approx(np.median(accuracies))
+        assert row["test_score"] == pytest.approx(np.mean(accuracies))
         assert (row["test_low"], row["test_high"]) == pytest.approx((min(accuracies), max(accuracies)))
+
+
+def test_the_gain_is_what_the_comparison_has_an_interval_for(project: Path) -> None:
+    gains = dict(run(project).select("head", "gain_points").iter_rows())
+    compared = pl.read_csv(project / "results" / "comparison.csv").filter(baseline="last")
+    assert set(compared["head"]) == {name for name in gains if name != "last"}
+    assert {head: gains[head] for head in compared["head"]} == pytest.approx(
+        dict(compared.select("head", "difference_points").iter_rows()), abs=2e-6
+    )
 
 
 def test_predictions_are_those_of_the_head_alone(project: Path) -> None:

@@ -39,7 +39,7 @@ def runs_of(drawn: list[dict[str, Any]]) -> list[Run]:
 
 @given(drawn=DRAWN)
 @settings(deadline=None)
-def test_a_row_holds_medians_and_ranges_over_the_seeds(drawn: list[dict[str, Any]]) -> None:
+def test_a_row_holds_the_middle_and_the_range_over_the_seeds(drawn: list[dict[str, Any]]) -> None:
     runs = runs_of(drawn)
     table = leaderboard(runs)
     assert table["rank"].to_list() == list(range(1, len(table) + 1))
@@ -49,15 +49,16 @@ def test_a_row_holds_medians_and_ranges_over_the_seeds(drawn: list[dict[str, Any
     for row in table.iter_rows(named=True):
         same = [one for one in runs if one.head == row["head"]]
         assert row["seeds"] == len(same)
-        for split in ("val", "test"):
+        for split, middle in (("val", np.median), ("test", np.mean)):
             values = [getattr(one, f"{split}_score") for one in same]
             found = [row[f"{split}_{name}"] for name in ("score", "low", "high")]
-            assert found == pytest.approx([np.median(values), np.min(values), np.max(values)])
+            assert found == pytest.approx([middle(values), np.min(values), np.max(values)])
+            assert found[1] <= found[0] <= found[2]
         assert row["train_seconds"] == pytest.approx(np.median([one.train_seconds for one in same]))
         assert row["share_percent"] == pytest.approx(1.0)
         assert row["summary"] == HEADS[row["head"]].summary
         if last:
-            assert row["gain_points"] == pytest.approx(100 * (row["test_score"] - np.median(last)))
+            assert row["gain_points"] == pytest.approx(100 * (row["test_score"] - np.mean(last)))
         else:
             assert row["gain_points"] is None
 
@@ -104,10 +105,11 @@ def test_the_text_fits_a_terminal(parameters: int, seconds: float, test: float) 
     ]
     lines = as_text(leaderboard(heads), "spearman").splitlines()
     assert max(map(len, lines)) <= 80
-    assert len(lines) == len(HEADS) + 2
-    assert {len(line) for line in lines[:-1]} == {77}
-    assert all(len(line.split()) == 9 for line in lines[1:-1])
-    assert "10 to 100 seeds" in lines[-1]
+    assert len(lines) == len(HEADS) + 3
+    assert {len(line) for line in lines[:-2]} == {77}
+    assert all(len(line.split()) == 9 for line in lines[1:-2])
+    assert "10 to 100 seeds" in lines[-2]
+    assert lines[-1] == "Of several seeds: the median on validation, the mean on test."
 
 
 def test_the_text_says_what_the_table_says() -> None:
@@ -115,7 +117,7 @@ def test_the_text_says_what_the_table_says() -> None:
         leaderboard([run("last", test_score=0.5), run("cayley", test_score=0.625, parameters=12345)]), "accuracy"
     )
     assert text.splitlines()[2].split() == ["cayley", "50.0", "62.5", "62.5", "to", "62.5", "+12.5", "12,345", "1.0"]
-    assert "Accuracy in %, median over 1 seed;" in text
+    assert "Accuracy in %, 1 seed; gain: points over 'last'." in text
 
 
 def control(name: str, **values: Any) -> Run:

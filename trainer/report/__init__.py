@@ -1,7 +1,7 @@
 """The report stage: what a reader wants to know of one evaluation, as a page, as Markdown and as pictures.
 
-`results` reads the tables, `findings` and `examples` say what stands in them, `charts` and `drawing` draw it, and
-`page`, `compare`, `markdown` and `pictures` each write one kind of file.
+`evaluation` reads the tables. `verdict`, `recommendation` and `findings` say what is in them, `on_test` looks at single
+test examples, `charts` and `drawing` draw. `page`, `compare`, `markdown` and `pictures` each write one kind of file.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ilse.core.files.atomic import write_text
 from trainer.report.compare import compare
-from trainer.report.evaluation import BASELINE, read_results
-from trainer.report.examples import differing
+from trainer.report.evaluation import read_results
 from trainer.report.markdown import as_markdown
+from trainer.report.on_test.of_examples import of_examples
 from trainer.report.page import render
 from trainer.report.pictures import as_pictures
 from trainer.report.result_files import facts_of, named_results
@@ -29,15 +29,15 @@ def report(results: Path, facts: Mapping[str, Path], out: Path, texts: Path | No
     ----------
     results
         Folder of the stages train and evaluate. `leaderboard.csv`, `runs.csv`, `confusion.csv` and `metrics.json`
-        must be there; without the other tables their sections say why they are empty. `why.json` of
+        must be there; without the other tables their sections are left out, and the last one says so. `why.json` of
         `ilse why` is shown where it is.
     facts
         JSON files of earlier stages' figures by the stage's name, such as `{"extract": data/extract.json}`. One that
-        is missing is named on the page.
+        is missing is left out.
     out
         The page. Equal inputs give equal bytes.
     texts
-        `texts.parquet`; with it some test examples are shown in words.
+        `texts.parquet`; with it some test examples are shown, and scores by length of text.
 
     Raises
     ------
@@ -47,7 +47,6 @@ def report(results: Path, facts: Mapping[str, Path], out: Path, texts: Path | No
     read = read_results(results)
     figures = {stage: facts_of(path) for stage, path in facts.items()}
     with named_results(results):
-        examples = differing(results, texts, read.chosen["head"], BASELINE)
-        page = render(read, figures, examples, why_of(results, read))
+        page = render(read, figures, of_examples(results, texts, read), why_of(results, read))
     write_text(out, page)
     return out

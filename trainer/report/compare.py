@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
@@ -12,13 +13,14 @@ import polars as pl
 from ilse.core.errors import UserError
 from ilse.core.files.atomic import write_text
 from ilse.core.tables import LABEL, PAIR_TEXT_ID, SCORE, TEXT_ID
-from trainer.report.answered import read_answers
 from trainer.report.charts.parts import Chart
 from trainer.report.charts.runs_chart import runs_chart
-from trainer.report.evaluation import Results, read_results
+from trainer.report.evaluation import BASELINE, Results, read_results
 from trainer.report.findings import far_off
+from trainer.report.on_test.answered import read_answers
 from trainer.report.page import fill
 from trainer.report.result_files import Row, named_results
+from trainer.report.verdict import Verdict, verdict
 from trainer.results.figures import NAMES
 
 
@@ -31,10 +33,33 @@ class Evaluated:
     digest: str | None
 
     @property
-    def best(self) -> str:
-        """The head, no control, whose figure on test is the highest."""
-        rows = [row for row in self.results.rows if not row["control"]]
-        return str(max(rows, key=lambda row: (row["test_score"], -row["rank"]))["head"])
+    def ahead(self) -> Row | None:
+        """The control with the highest score on test, where it is higher than every head's."""
+        return self._best if self._best["control"] else None
+
+    @property
+    def highest(self) -> str | None:
+        """The head with the highest score on test; None where a control is ahead of it."""
+        return None if self._best["control"] else str(self._best["head"])
+
+    @cached_property
+    def _best(self) -> Row:
+        return max(self.results.rows, key=lambda row: (row["test_score"], not row["control"], -row["rank"]))
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """How its chosen head compares with the baseline."""
+        return verdict(self.results)
+
+    @property
+    def gain(self) -> float | None:
+        """Of the chosen head, in points."""
+        return self.verdict.gain
+
+    @property
+    def over(self) -> str:
+        """What the gain is over, in words."""
+        return "the last layer" if self.verdict.baseline == BASELINE else self.verdict.baseline
 
 
 def compare(runs: Sequence[str], out: Path) -> Path:
@@ -107,17 +132,18 @@ def _digest(folder: Path) -> str | None:
 
 
 def differences(runs: list[Evaluated]) -> list[str]:
-    """What makes the runs' figures hard to compare, in sentences."""
+    """What makes the runs' scores hard to compare, in sentences."""
     found = []
     sizes = {run.name: run.results.metrics.test_rows for run in runs}
     if len(set(sizes.values())) > 1:
-        found.append("The test splits differ in size: " + ", ".join(f"{n} {rows:,} rows" for n, rows in sizes.items()))
+        listed = ", ".join(f"{name} {rows:,} examples" for name, rows in sizes.items())
+        found.append(f"The test sets differ in size: {listed}")
     if len({tuple(run.results.metrics.labels) for run in runs}) > 1:
         found.append("The runs have different labels")
     digests = {run.digest for run in runs}
     if None in digests:
         lacking = ", ".join(run.name for run in runs if run.digest is None)
-        found.append(f"Whether the test examples are the same is not known: no predictions in {lacking}")
+        found.append(f"It is not known whether the test examples are the same: {lacking} has no predictions")
     elif len(digests) > 1:
         listed = ", ".join(f"{run.name} {(run.digest or '')[:12]}" for run in runs)
         found.append(f"The test examples differ (digests of text ids and targets: {listed})")

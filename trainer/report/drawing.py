@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -14,12 +15,15 @@ from trainer.report.charts.forest_chart import forest_chart
 from trainer.report.charts.graph_chart import graph_chart
 from trainer.report.charts.heads_chart import heads_chart
 from trainer.report.charts.layers_chart import layers_chart, weights_charts
+from trainer.report.charts.length_chart import length_chart
 from trainer.report.charts.parts import Chart
 from trainer.report.charts.reliability_chart import reliability_chart
+from trainer.report.confidence import Confidence, confidence_of
 from trainer.report.evaluation import Results
 from trainer.report.findings import against_baseline, far_off, label_order, of_head, shown_labels
 from trainer.report.metric_panels import panels
-from trainer.results.figures import NAMES
+from trainer.report.result_files import Row
+from trainer.results.figures import NAMES, upfirst
 from trainer.results.intervals import Interval
 
 GRAPH_HEAD = "cayley"
@@ -36,10 +40,15 @@ class Drawn:
     """Of the sections about one head: which."""
     omitted: list[str] = field(default_factory=list)
     """Controls that the pictures of all heads leave out, because they lie far off."""
+    confidence: Confidence | None = None
+    """Of the head whose calibration is drawn."""
 
 
-def draw(results: Results, sure: Interval | None, layers: int | None) -> Drawn:
-    """Everything that there is data for. `sure` is the interval of the chosen head's figure; `layers` their number."""
+def draw(results: Results, sure: Interval | None, layers: int | None, lengths: Sequence[Row] = ()) -> Drawn:
+    """Everything that there is data for.
+
+    `sure` is the interval of the chosen head's score, `layers` their number, `lengths` are the rows of `by_length`.
+    """
     figure, best = NAMES[results.metrics.metric], results.chosen
     curves, loss_cut = _curves(results)
     about, heads = _about_one_head(results)
@@ -57,11 +66,14 @@ def draw(results: Results, sure: Interval | None, layers: int | None) -> Drawn:
         "cka": [cka_chart(table) for table in _tables(results, "cka")],
         "classes": [classes_chart(table) for table in _tables(results, "classes")],
         "graph": _graph(results, layers),
+        "lengths": [length_chart(list(lengths), upfirst(figure))] if lengths else [],
         "curves": curves,
         "confusion": [] if results.confusion is None
         else [confusion_chart(results.confusion, shown_labels(results), len(label_order(results)))],
     }  # fmt: skip
-    return Drawn(found | about, loss_cut, heads, omitted)
+    of_bins = of_head(results.calibration, best["head"])
+    confidence = None if of_bins is None else confidence_of(of_bins[1], results.metrics.test_rows)
+    return Drawn(found | about, loss_cut, heads, omitted, confidence)
 
 
 def _without(table: pl.DataFrame, heads: list[str]) -> pl.DataFrame:
@@ -79,7 +91,7 @@ def _about_one_head(results: Results) -> tuple[dict[str, list[Chart]], dict[str,
     drawers = {
         "leave_one_out": drops_chart,
         "attribution": lambda head, table: shares_chart(head, table, "share", "Attribution"),
-        "inputs": lambda head, table: shares_chart(head, table, "mean", "Weight over inputs"),
+        "inputs": lambda head, table: shares_chart(head, table, "mean", "Mean weight"),
         "calibration": reliability_chart,
     }
     charts = {name: [drawers[name](*item)] if item else [] for name, item in found.items()}

@@ -45,7 +45,7 @@ def told_apart(results: Results) -> set[str] | None:
 
 
 def per_label(results: Results) -> list[Row]:
-    """For each label shown: its test rows (of one seed), recall, precision, and what it is most often taken for."""
+    """For each label shown: its test examples (`rows`), recall, precision, F1, and what it is most often taken for."""
     table, seeds = results.confusion, results.chosen["seeds"]
     if table is None:
         return []
@@ -65,6 +65,7 @@ def per_label(results: Results) -> list[Row]:
             "label": label, "rows": round(actual[label] / seeds),
             "recall": right[label] / actual[label] if actual[label] else None,
             "precision": right[label] / predicted[label] if predicted[label] else None,
+            "f1": 2 * right[label] / (actual[label] + predicted[label]) if actual[label] + predicted[label] else None,
             "taken_for": taken_for if wrong else None, "taken_share": wrong / actual[label] if wrong else None,
         })  # fmt: skip
     return rows
@@ -113,6 +114,14 @@ def difference(results: Results) -> Row | None:
     table = against_baseline(results)
     rows = [] if table is None else table.filter(pl.col("head") == results.chosen["head"]).to_dicts()
     return rows[0] if rows else None
+
+
+def gains(results: Results) -> dict[str, float | None]:
+    """By head: points of test score over `last`, as the comparison has them, or the leaderboard without it."""
+    table = results.comparison
+    rows = [] if table is None else table.filter(pl.col("baseline") == BASELINE).to_dicts()
+    compared = {row["head"]: row["difference_points"] for row in rows if row["difference_points"] is not None}
+    return {row["head"]: compared.get(row["head"], row["gain_points"]) for row in results.rows}
 
 
 def contains_zero(row: Row) -> bool:

@@ -25,88 +25,88 @@ SUGGESTED = "suggested"
 METRICS = {
     "entropy_centred": (
         "Entropy",
-        "Over how many directions the rows spread, in nats unless another scale was asked for.",
-        "A few massive coordinates make it small whatever else a layer holds.",
+        "How many directions the representations spread over, in nats unless another scale was chosen.",
+        "A few very large coordinates make it small, whatever else a layer holds.",
     ),
     "effective_rank_centred": (
         "Effective rank",
-        "The same as a number of directions.",
+        "The same, as a number of directions.",
         "Pure noise has the highest rank of all.",
     ),
     "anisotropy": (
         "Anisotropy",
         "The share of the variance along one direction.",
-        "Near 1 it is mostly one massive coordinate, which standardising undoes.",
+        "Near 1, it is mostly one very large coordinate, which standardisation removes.",
     ),
     "cosine": (
         "Mean cosine",
-        "How alike the directions of any two texts are.",
-        "A mean that all rows share brings it near 1, and a linear head subtracts that.",
+        "How similar the directions of two texts are on average.",
+        "A mean that all texts share brings it near 1, and a linear head subtracts that mean.",
     ),
     "norm": (
         "Norm",
-        "The mean length of a row.",
-        "It grows with depth where blocks add to a stream, and says nothing of what a layer holds.",
+        "The mean length of a representation.",
+        "It grows with depth in residual networks and says nothing about what a layer holds.",
     ),
     "massive": (
         "Massive values",
-        "The part of a row’s squared length in values above 100 times its median one.",
-        "Where it is large, most other figures speak of these few coordinates alone.",
+        "The share of the squared length in values above 100 times the median magnitude.",
+        "Where it is large, most other metrics describe only these few coordinates.",
     ),
     "dimension": (
         "Intrinsic dimension",
-        "In how many directions rows vary around each of them (TwoNN).",
-        "It is too low beyond 20 or so where texts are few, and changes with the size of the sample.",
+        "The number of directions in which representations vary locally (TwoNN).",
+        "With few texts it is too low above about 20, and it changes with the sample size.",
     ),
     "cka_last": (
         "CKA with the last layer",
-        "How alike the layer is to the last one.",
-        "Alike layers may differ in what a head reads, and an unlike one is not worse for it.",
+        "How similar the layer is to the last one.",
+        "Similar layers can differ in what a head reads, and a dissimilar layer need not be worse.",
     ),
     "infonce": (
         "InfoNCE loss",
-        "How hard it is to tell which rows are noisy versions of one text, in nats.",
-        "A lower loss need not be better: where layers did best on tasks, it was higher.",
+        "How hard it is to match two noisy versions of one text, in nats.",
+        "A lower loss need not be better: it was higher where layers did best on tasks.",
     ),
     "lidar": (
         "LiDAR",
-        "In how many directions texts differ by more than their noisy versions do.",
-        "Against its name, layers with a high rank did worse on tasks; the noise decides what counts as the same.",
+        "The number of directions in which texts differ more than their noisy versions do.",
+        "Contrary to its aim, layers with a high rank did worse on tasks. The noise decides what counts as equal.",
     ),
     "dime": (
         "DiME",
-        "How much noisy versions of one text share beyond those of any two.",
-        "It is near 0 where all texts are alike, and also where none are; high values went with worse layers.",
+        "How much two noisy versions of one text share, beyond what any two texts share.",
+        "It is near 0 when all texts are similar, and also when none are; high values went with worse layers.",
     ),
     "prompt_entropy": (
         "Prompt entropy",
-        "Over how many directions the tokens of a text spread.",
-        "Long texts have more of it.",
+        "How many directions the tokens of a text spread over.",
+        "It is higher for long texts.",
     ),
     "curvature": (
         "Curvature",
-        "The mean angle between one step from token to token and the next.",
-        "Independent tokens have 2π/3 and not π/2, since two steps share a token.",
+        "The mean angle between successive steps from token to token.",
+        "Independent tokens give 2π/3 and not π/2, because two successive steps share a token.",
     ),
     "token_anisotropy": (
         "Token anisotropy",
         "The share of the variance of a text’s tokens along one direction.",
-        "Where the first token is massive, it is that token.",
+        "Where the first token is very large, it is that token.",
     ),
     "fisher": (
         "Fisher’s ratio",
-        "How far labels lie apart, over how far they spread.",
-        "It sees no label that lies in several places, and is not 0 by chance.",
+        "The distance between labels relative to the spread within them.",
+        "It misses labels that form several clusters, and it is not 0 for random labels.",
     ),
     "silhouette": (
         "Silhouette",
-        "Whether a text lies nearer to its own label than to the next, from −1 to 1.",
-        "With hundreds of coordinates it is near 0 though a linear head separates well.",
+        "Whether a text is closer to its own label than to the nearest other one, from −1 to 1.",
+        "With hundreds of coordinates it is near 0 even where a linear head separates the labels well.",
     ),
     "probe": (
         "Linear probe",
         "Validation accuracy of a linear model on this layer alone.",
-        "Validation chose its penalty too; layers within two errors of each other are not told apart.",
+        "Its penalty was chosen on validation too; layers within two standard errors are not significantly different.",
     ),
 }
 """Metric → its title, what it means, when it misleads."""
@@ -145,7 +145,7 @@ def marked_layers(results: Results) -> Marked:
         return Marked({}, "")
     suggested = table.filter((pl.col("metric") == SUGGESTED) & (pl.col("value") == 1)).sort("layer")
     if len(suggested):
-        return Marked(dict(suggested.select("layer", "name").iter_rows()), "what ‘--suggest’ names")
+        return Marked(dict(suggested.select("layer", "name").iter_rows()), "suggested by ‘--suggest’")
     names = dict(table.select("layer", "name").iter_rows())
     single = [] if results.layers is None else results.layers.to_dicts()
     best = max(single, key=lambda row: row["val_score"], default=None)

@@ -7,14 +7,16 @@ no others, so that nothing in a user's labels or texts can run.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 import jinja2
+import polars as pl
 import vl_convert
 from markupsafe import Markup
 
@@ -23,13 +25,11 @@ from ilse.core.terminal import visible
 from trainer.report import theme, wording
 from trainer.report.drawing import Drawn, draw
 from trainer.report.evaluation import BASELINE, Results
-from trainer.report.examples import Examples
 from trainer.report.facts import split_facts
 from trainer.report.findings import (
     against_baseline,
     calibration_errors,
-    contains_zero,
-    difference,
+    gains,
     label_order,
     per_label,
     recalls,
@@ -38,58 +38,66 @@ from trainer.report.findings import (
     total_costs,
 )
 from trainer.report.metric_panels import marked_layers, panels, single_metrics
+from trainer.report.on_test.of_examples import OfExamples
+from trainer.report.recommendation import Recommendation, recommended
 from trainer.report.result_files import Row
+from trainer.report.sections import left_out, shown
+from trainer.report.verdict import verdict
 from trainer.report.why import STYLES, Why
 from trainer.results.figures import NAMES, upfirst
 from trainer.results.intervals import interval
 
 SCRIPTS = Path(__file__).parent / "scripts"
-SECTIONS = {
-    "comparison": "How sure", "leaderboard": "Leaderboard", "heads": "On test", "cost": "Cost",
-    "layers": "Single layers", "metrics": "Layer metrics", "analysis": "What layers did", "weights": "Layer weights",
-    "graph": "Graph", "calibration": "Calibration", "curves": "Training", "confusion": "Confusion",
-    "examples": "Examples", "why": "Why", "run": "The run",
-}  # fmt: skip
-"""Templates of the page's parts, in order, and their names in its contents."""
-ONLY_WITH_CHARTS = {"graph", "confusion", "metrics"}
-"""Sections that make sense for some tasks alone."""
+NAMES_OF_SCRIPTS = ("draw.js", "table.js", "contents.js", "copy.js")
 
 
-def render(results: Results, facts: Mapping[str, Row | None], examples: Examples, why: Why | None = None) -> str:
+def render(
+    results: Results,
+    facts: Mapping[str, Row | None],
+    told: OfExamples,
+    why: Why | None = None,
+) -> str:
     """The page of one evaluation. Equal inputs give equal text."""
     best, rows = results.chosen, results.rows
-    drawn = drawing_of(results, facts)
+    drawn = drawing_of(results, facts, told.lengths)
+    sections = shown(drawn, told, why)
+    compared, advice = against_baseline(results), recommended(results)
     return fill(
         "page.html.j2",
         results=results, metrics=results.metrics, best=best, rows=rows, figure=NAMES[results.metrics.metric],
         sure=interval(results.metrics.metric, best["test_score"], results.metrics.test_rows),
+        advice=advice, verdict=verdict(results), command=predict_command(results, advice),
         heads=[row for row in rows if not row["control"]], controls=[row for row in rows if row["control"]],
-        by_head={row["head"]: row for row in rows}, ties=ties(results),
+        by_head={row["head"]: row for row in rows}, ties=ties(results), gains=gains(results),
         compared_with_chosen=told_apart(results) is not None, ece=calibration_errors(results),
         above=[r for r in rows if r["test_score"] > best["test_score"] and not r["control"]],
-        compared=against_baseline(results), difference=difference(results), contains_zero=contains_zero,
-        charts=drawn.charts, drawn=drawn, splits=SPLITS, labels=per_label(results), examples=examples,
+        compared=compared, charts=drawn.charts, drawn=drawn, splits=SPLITS, labels=per_label(results),
+        examples=told.examples, errors=told.errors, lengths=told.lengths, confidence=drawn.confidence,
         metric_panels=panels(results), metric_rows=single_metrics(results),
         marked=str(marked_layers(results)),
         labels_known=len(label_order(results)), recalls=recalls(results),
         baseline=BASELINE, costs=total_costs(results, facts.get("extract") or {}),
-        sections={n: title for n, title in SECTIONS.items() if _is_shown(n, drawn, why)}, why=why, why_style=STYLES,
+        sections=sections, why=why, why_style=STYLES,
+        left_out=left_out(sections, told, why, compared is not None),
         facts={stage: None if figures is None else split_facts(figures) for stage, figures in facts.items()},
         extract=facts.get("extract") or {},
     )  # fmt: skip
 
 
-def _is_shown(section: str, drawn: Drawn, why: Why | None) -> bool:
-    """Whether a section makes sense for the task; that of words only where somebody asked for it."""
-    if section == "why":
-        return why is not None
-    return section not in ONLY_WITH_CHARTS or bool(drawn.charts[section])
-
-
-def drawing_of(results: Results, facts: Mapping[str, Row | None]) -> Drawn:
+def drawing_of(results: Results, facts: Mapping[str, Row | None], lengths: Sequence[Row] = ()) -> Drawn:
     """The page's charts."""
     sure = interval(results.metrics.metric, results.chosen["test_score"], results.metrics.test_rows)
-    return draw(results, sure and sure[1], (facts.get("extract") or {}).get("layers"))
+    return draw(results, sure and sure[1], (facts.get("extract") or {}).get("layers"), lengths)
+
+
+def predict_command(results: Results, advice: Recommendation) -> str:
+    """What predicts with the recommended head, or with the chosen one where that is a control: its best seed."""
+    head = results.chosen["head"] if advice.control else advice.head
+    runs = results.runs.filter(pl.col("head") == head).sort(
+        "val_score", "val_loss", "seed", descending=[True, False, False], nulls_last=True
+    )
+    seed = runs["seed"][0] if len(runs) else 0
+    return f"ilse predict {shlex.quote(f'models/{head}/seed-{seed}')} --input new.txt"
 
 
 def fill(template: str, **values: Any) -> str:
@@ -103,7 +111,7 @@ def fill(template: str, **values: Any) -> str:
         upfirst=upfirst, pct=wording.percent, digits=wording.digits, points=wording.points, seconds=wording.seconds,
         plain=wording.plain, probability=wording.probability,
     )  # fmt: skip
-    scripts = [javascript(), *((SCRIPTS / name).read_text(encoding="utf-8") for name in ("draw.js", "table.js"))]
+    scripts = [javascript(), *((SCRIPTS / name).read_text(encoding="utf-8") for name in NAMES_OF_SCRIPTS)]
     if any("</script" in script.lower() for script in scripts):
         raise RuntimeError("a script holds '</script', which would end it within the page")
     return environment.get_template(template).render(

@@ -26,6 +26,10 @@ CONFIG = {
     },
     "axisXQuantitative": {"labelFlush": False},
     "text": {"fontSize": 12},
+    "legend": {
+        "labelColor": MUTED, "titleColor": MUTED, "labelFontSize": 12, "titleFontSize": 12,
+        "titleFontWeight": "normal", "labelLimit": 130,
+    },
 }  # fmt: skip
 """Vega-Lite configuration of every chart."""
 

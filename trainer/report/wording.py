@@ -30,6 +30,11 @@ def seconds(seconds: float | int | None) -> str:
     return f"{minutes // 60}\u00a0h {minutes % 60}\u00a0min" if minutes >= 60 else f"{minutes}\u00a0min {rest}\u00a0s"
 
 
+def millions(count: float) -> str:
+    """A number of parameters in millions, or in billions."""
+    return f"{count / 1e9:,.1f}\u00a0B" if count >= 1e9 else f"{count / 1e6:,.0f}\u00a0M"
+
+
 def plain(value: Any) -> str:
     """Any figure: thousands apart, two decimals at most."""
     if isinstance(value, bool) or not isinstance(value, int | float):

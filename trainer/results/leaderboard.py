@@ -1,10 +1,15 @@
-"""The tables of a comparison: medians over seeds with their range, ordered by validation."""
+"""The tables of a comparison: scores over seeds with their range, ordered by validation.
+
+The validation score is the median over seeds, which one bad seed does not move; it chooses. The test score is the mean
+over seeds, so that the gain, its difference to the baseline's, is the very figure that `comparison.csv` has an interval
+for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 from textwrap import wrap
 from typing import Any
 
@@ -104,7 +109,7 @@ def leaderboard(runs: list[Run]) -> pl.DataFrame:
     """A row a head or control, best median validation figure first (ties: lower validation loss, fewer parameters).
 
     `chosen` marks the first head; a `control` stands at its rank and is never chosen. The test figures are reported
-    beside, and order nothing.
+    beside, and order nothing. `gain_points`: points of test score over the head `last`, null without it.
     """
     rows = [_head_row([run for run in runs if run.head == head]) for head in dict.fromkeys(run.head for run in runs)]
     unknown = float("inf")  # a loss that was not told comes after those that were
@@ -180,7 +185,9 @@ def as_text(table: pl.DataFrame, metric: str) -> str:
         lines.append(_line(name_width, row["head"], *shares, spread, gain, _count(row["parameters"]), _seconds(row)))
     fewest, most = min(table["seeds"].to_list()), max(table["seeds"].to_list())
     seeds = f"{most} seed{'s' * (most > 1)}" if fewest == most else f"{fewest} to {most} seeds"
-    lines.append(f"{upfirst(NAMES[metric])} in %, median over {seeds}; gain: points over 'last'.")
+    lines.append(f"{upfirst(NAMES[metric])} in %, {seeds}; gain: points over 'last'.")
+    if most > 1:
+        lines.append("Of several seeds: the median on validation, the mean on test.")
     if controls := table.filter("control")["head"].to_list():
         text = f"Controls, never chosen: {', '.join(controls)}."
         lines += wrap(text, 80, break_long_words=False, break_on_hyphens=False)
@@ -207,7 +214,7 @@ def _head_row(runs: list[Run]) -> dict[str, Any]:
         "summary": first.summary,
         "seeds": len(runs),
         **_spread("val", [run.val_score for run in runs]),
-        **_spread("test", [run.test_score for run in runs]),
+        **_spread("test", [run.test_score for run in runs], fmean),
         "val_loss": median(losses) if losses else None,
         "parameters": first.parameters,
         "share_percent": 100 * first.parameters / first.model_parameters if first.model_parameters else None,
@@ -220,8 +227,10 @@ def _score_columns(prefix: str) -> tuple[str, str, str]:
     return f"{prefix}_score", f"{prefix}_low", f"{prefix}_high"
 
 
-def _spread(prefix: str, values: list[float]) -> dict[str, float]:
-    return dict(zip(_score_columns(prefix), (median(values), min(values), max(values)), strict=True))
+def _spread(prefix: str, values: list[float], middle: Callable[[list[float]], float] = median) -> dict[str, float]:
+    least, most = min(values), max(values)
+    # a mean of equal numbers may be rounded beyond them
+    return dict(zip(_score_columns(prefix), (min(max(middle(values), least), most), least, most), strict=True))
 
 
 def _numbered(run: Run, layers: Iterable[int]) -> list[tuple[int, str]]:

@@ -9,7 +9,7 @@ import math
 import random
 import re
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import polars as pl
@@ -84,7 +84,8 @@ def _leaderboard(runs: list[dict[str, Any]], chosen: str) -> list[dict[str, Any]
         row: dict[str, Any] = {"rank": 0, "head": head, "summary": summary, "seeds": len(of_head)}
         for split in ("val", "test"):
             values = [run[f"{split}_score"] for run in of_head]
-            row |= {f"{split}_score": median(values), f"{split}_low": min(values), f"{split}_high": max(values)}
+            middle = median(values) if split == "val" else fmean(values)
+            row |= {f"{split}_score": middle, f"{split}_low": min(values), f"{split}_high": max(values)}
         seconds = median(run["train_seconds"] for run in of_head)
         row |= {"gain_points": 0.0, "parameters": parameters, "share_percent": parameters / 134_515_008 * 100}
         rows.append(row | {"train_seconds": seconds, "chosen": head == chosen})
@@ -209,7 +210,7 @@ def _add_controls(results: Path) -> None:
         shares = {f"{split}_{part}": score for split in ("val", "test") for part in ("score", "low", "high")}
         rows.append(rows[0] | shares | {
             "rank": rank, "head": name, "summary": summary, "gain_points": 100 * score - 78.0, "seeds": 1,
-            "parameters": parameters, "train_seconds": 0.2, "chosen": False, "control": True,
+            "parameters": parameters, "share_percent": "", "train_seconds": 0.2, "chosen": False, "control": True,
         })  # fmt: skip
     _write(results / "leaderboard.csv", rows)
 
@@ -221,7 +222,7 @@ def _comparison(results: Path) -> list[dict[str, Any]]:
         rows.append({
             "head": row["head"], "baseline": "last", "seeds": row["seeds"], "rows": TEST_ROWS, "difference_points": d,
             "low_points": d - 2.9, "high_points": d + 2.8, "p": 0.0002, "p_holm": 0.0014, "mcnemar_p": "",
-            "better": d > 2.9,
+            "better": "" if d - 2.9 < 0 < d + 2.8 else d > 0,
         })  # fmt: skip
     return rows
 
@@ -266,8 +267,8 @@ def write_predictions(results: Path, labels: list[str], seeds: int = 3) -> None:
         for seed in range(seeds):
             for i in range(TEST_ROWS):
                 label, other = labels[i % len(labels)], labels[(i + 1) % len(labels)]
-                rows.append((seed, f"{i:032x}", label, other if i % every == 0 else label))
-        columns = ["seed", "text_id", "label", "prediction"]
+                rows.append((seed, f"{i:032x}", label, other if i % every == 0 else label, 0.5 + i / 1000))
+        columns = ["seed", "text_id", "label", "prediction", "probability"]
         pl.DataFrame(rows, schema=columns, orient="row").write_parquet(results / "predictions" / f"{head}.parquet")
 
 

@@ -14,6 +14,7 @@ from trainer.heads.graphs.cayley import cayley_adjacency, smallest_modulus
 from trainer.report.charts.analysis_chart import cka_chart, classes_chart, spread
 from trainer.report.charts.cost_chart import cost_chart, frontier
 from trainer.report.charts.graph_chart import graph_chart
+from trainer.report.charts.label_places import DOT, GAP, LETTER, LINE, WIDTH, places
 from trainer.report.charts.parts import Chart
 from trainer.report.theme import LIGHT, on_paper
 
@@ -68,7 +69,7 @@ def test_half_a_table_of_likeness_makes_a_whole_picture() -> None:
     chart = cka_chart(table)
     drawn = {(row["layer_a"], row["layer_b"]): row["cka"] for row in values(chart, 0)}
     assert drawn == {(a, b): v for a, b, v in pairs} | {(b, a): v for a, b, v in pairs}
-    assert chart.words == "CKA of each two layers, from 0.20 to 1; neighbours have 0.55 in the mean."
+    assert chart.words == "CKA of each pair of layers, from 0.20 to 1; 0.55 on average between neighbours."
 
 
 def test_of_many_labels_those_that_layers_tell_apart_most_are_drawn() -> None:
@@ -99,3 +100,30 @@ def test_the_drawn_graph_is_the_heads_own(layers: int) -> None:
 def test_colours_become_those_of_paper_and_data_stay() -> None:
     spec = {"color": "var(--accent)", "values": [{"label": "a var(--accent)"}, {"label": "var(--none)"}], "n": 1}
     assert on_paper(spec) == spec | {"color": LIGHT["accent"]}
+
+
+SPOTS = st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 0.9)), min_size=1, max_size=12)
+
+
+@given(spots=SPOTS)
+def test_names_lie_on_no_other_name_and_on_no_other_point(spots: list[tuple[float, float]]) -> None:
+    height = 320
+    points = [(f"head_{i}", across, up) for i, (across, up) in enumerate(spots)]
+    boxes = []
+    for place in places(points, height):
+        number = int(place.name.removeprefix("head_"))
+        x, wide = spots[number][0] * WIDTH, LETTER * len(place.name)
+        left = x - GAP - wide if place.left else x + GAP
+        box = (left, left + wide, place.up - LINE / 2, place.up + LINE / 2)
+        dots = [(a * WIDTH, u * height) for i, (a, u) in enumerate(spots) if i != number]
+        for a, u in dots:
+            assert a + DOT <= box[0] or a - DOT >= box[1] or u + DOT <= box[2] or u - DOT >= box[3]
+        for other in boxes:
+            assert other[1] <= box[0] or other[0] >= box[1] or other[3] <= box[2] or other[2] >= box[3]
+        assert place.moved == (place.up != spots[number][1] * height)
+        boxes.append(box)
+
+
+def test_a_dozen_heads_of_one_size_all_have_their_names() -> None:
+    points = [(f"head_{i}", 0.1, 0.2 + 0.05 * i) for i in range(12)]
+    assert len(places(points, 320)) == 12

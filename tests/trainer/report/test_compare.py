@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from ilse.core.errors import UserError
-from tests.trainer.report.made_up import HOSTILE, words, write_everything, write_results
+from tests.trainer.report.made_up import HOSTILE, set_head, words, write_everything, write_results
 from trainer.report import compare
 
 
@@ -45,6 +45,34 @@ def test_every_head_in_every_run_and_what_each_chose(two: list[str], tmp_path: P
     assert page.count('<span class="tag">chosen</span>') == page.count('<span class="tag quiet">highest</span>') == 2
 
 
+def test_no_head_is_called_highest_beside_a_better_control(two: list[str], tmp_path: Path) -> None:
+    set_head(Path(two[1].partition("=")[2]), "words", test_low=0.99, test_score=0.99, test_high=0.99)
+    page = compare(two, tmp_path / "c.html").read_text()
+    assert "In two the control words is ahead of every head, with 99.0 % on test." in words(page)
+    assert page.count('<span class="tag quiet">highest</span>') == 1
+    assert page.count('<span class="tag quiet">ahead of all heads</span>') == 1
+    row = re.search(r'data-value="words".*?</tr>', page, re.DOTALL).group()  # type: ignore[union-attr]
+    assert "ahead of all heads 99.0" in words(row)
+
+
+def test_a_control_as_good_as_the_best_head_is_not_ahead(two: list[str], tmp_path: Path) -> None:
+    folder = Path(two[1].partition("=")[2])
+    best = pl.read_csv(folder / "leaderboard.csv").filter(~pl.col("control"))["test_score"].max()
+    set_head(folder, "words", test_low=best, test_score=best, test_high=best)
+    page = compare(two, tmp_path / "c.html").read_text()
+    assert page.count('<span class="tag quiet">highest</span>') == 2
+    assert "ahead" not in words(page)
+
+
+def test_the_gain_is_that_of_each_run_s_report(two: list[str], tmp_path: Path) -> None:
+    text = text_of(two, tmp_path)
+    for run in two:
+        folder = Path(run.partition("=")[2])
+        head = pl.read_csv(folder / "leaderboard.csv").filter("chosen")["head"].item()
+        gap = pl.read_csv(folder / "comparison.csv").filter(head=head)["difference_points"].item()
+        assert f"({gap:+.1f} points over the last layer)" in text
+
+
 def test_a_head_that_a_run_lacks_is_a_dash(two: list[str], tmp_path: Path) -> None:
     board = Path(two[1].partition("=")[2]) / "leaderboard.csv"
     pl.read_csv(board).filter(pl.col("head") != "fc").write_csv(board)
@@ -73,9 +101,9 @@ def test_other_sizes_labels_and_unknown_examples_are_said(two: list[str], tmp_pa
     for path in (results / "predictions").iterdir():
         path.unlink()
     text = text_of(two, tmp_path)
-    assert "The test splits differ in size: one 445 rows, two 99 rows." in text
+    assert "The test sets differ in size: one 445 examples, two 99 examples." in text
     assert "The runs have different labels." in text
-    assert "Whether the test examples are the same is not known: no predictions in two." in text
+    assert "It is not known whether the test examples are the same: two has no predictions." in text
 
 
 def test_another_metric_is_refused(two: list[str], tmp_path: Path) -> None:

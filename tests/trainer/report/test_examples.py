@@ -9,7 +9,7 @@ import pytest
 
 from ilse.core.errors import UserError
 from tests.trainer.report.made_up import write_everything
-from trainer.report.examples import Examples, differing
+from trainer.report.on_test.examples import Examples, differing
 
 
 def write(folder: Path, head: str, rows: list[tuple[int, str, str, str]]) -> None:
@@ -59,7 +59,7 @@ def test_at_most_twelve_and_six(tmp_path: Path) -> None:
     ("head", "texts", "reason"),
     [
         ("last", "texts.parquet", "last is the chosen head itself"),
-        ("cayley", "gone.parquet", "the texts were not given: ‘ilse report --texts"),
+        ("cayley", "gone.parquet", "no texts were given: ‘ilse report --texts"),
         ("fc", "texts.parquet", "there is no file predictions/fc.parquet"),
     ],
 )

@@ -47,6 +47,8 @@ def test_label_figures_match_a_count_by_hand(tmp_path: Path) -> None:
         right = pairs.count((name, name))
         assert row["recall"] == pytest.approx(right / sum(a == name for a, _ in pairs))
         assert row["precision"] == pytest.approx(right / sum(p == name for _, p in pairs))
+        recall, precision = row["recall"], row["precision"]
+        assert row["f1"] == pytest.approx(2 * recall * precision / (recall + precision))
         assert row["rows"] == 89
         wrong = [p for a, p in pairs if a == name != p]
         assert row["taken_for"] == max(set(wrong), key=lambda other: (wrong.count(other), other))

@@ -19,9 +19,13 @@ def test_markdown_has_headline_leaderboard_and_comparison(tmp_path: Path) -> Non
     results, _, _ = write_everything(tmp_path)
     lines = as_markdown(results, tmp_path / "report.md").read_text().splitlines()
     best = pl.read_csv(results / "leaderboard.csv").row(0, named=True)
-    score = f"{100 * best['test_score']:.1f}\u00a0%"
-    assert lines[0].startswith(f"**cayley**, chosen on validation: **{score}** accuracy on test (95 % interval ")
-    assert "Holm-corrected p\u00a0=\u00a00.001)." in lines[0]
+    score, gain = f"{100 * best['test_score']:.1f}\u00a0%", best["gain_points"]
+    assert lines[0].startswith("**Use the head cayley: it beats the last layer significantly.** ")
+    assert lines[2].startswith(f"Chosen on validation: **cayley**, **{score}** accuracy on test (95 % interval ")
+    assert lines[2].endswith(
+        f"Gain over last: {gain:+.1f} points (95 % interval {gain - 2.9:+.1f} to {gain + 2.8:+.1f}), "
+        "statistically significant. Holm-corrected p = 0.001."
+    )
     tables = [line.split(" | ") for line in lines if line.startswith("|")]
     assert {len(row) for row in tables[:12]} == {7}
     assert len(tables) == (2 + 10) + (2 + 9)
@@ -31,8 +35,8 @@ def test_markdown_has_headline_leaderboard_and_comparison(tmp_path: Path) -> Non
 def test_markdown_of_an_old_evaluation_says_what_is_missing(tmp_path: Path) -> None:
     results, _ = write_results(tmp_path)
     text = as_markdown(results, tmp_path / "report.md").read_text()
-    assert "points over `last`." in text
-    assert "The comparison of heads on the same rows is missing (`comparison.csv`)." in text
+    assert "points, not tested. The evaluation has no comparison of heads (comparison.csv)." in text
+    assert "The heads were not compared (`comparison.csv` is missing)." in text
 
 
 def test_a_name_is_no_markup(tmp_path: Path) -> None:
@@ -40,6 +44,7 @@ def test_a_name_is_no_markup(tmp_path: Path) -> None:
     for table in ("leaderboard.csv", "runs.csv"):
         edit(results / table, head=pl.col("head").replace("fc", f"a|b`{HOSTILE}[x](y) @you"))
     text = as_markdown(results, tmp_path / "report.md").read_text()
+    assert "<script" not in text
     assert r"| a\|b\`&lt;/script&gt;&lt;script&gt;alert\(1\)&lt;/script&gt;\[x\]\(y\) \@you |" in text
 
 

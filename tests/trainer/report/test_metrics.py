@@ -60,7 +60,7 @@ def test_a_panel_a_metric_with_its_values_and_marks(tmp_path: Path) -> None:
     assert (values[4]["low"], values[4]["high"]) == (13.5, 14.5)
     assert [row["layer"] for row in rows_of(drawn["metrics-1"], -1)] == [2, 7]
     assert len(rows_of(drawn["metrics-2"])) == LAYERS - 1
-    assert "Marked with a ring: block 2, block 7 (what ‘--suggest’ names)." in page
+    assert "Rings mark block 2, block 7 (suggested by ‘--suggest’)." in page
     for metric in ("norm", "dimension"):
         assert all(words in page for words in METRICS[metric])
     assert METRICS["dime"][1] not in page

@@ -36,44 +36,70 @@ def test_every_figure_of_the_leaderboard_is_on_the_page(tmp_path: Path) -> None:
         assert f"{row['parameters']:,}" in text
 
 
-def test_the_first_sentence_names_head_accuracy_range_and_gain(tmp_path: Path) -> None:
+def tiles(page: str) -> list[str]:
+    """The three tiles' text."""
+    return [words(tile).strip() for tile in re.findall(r'<div class="tile">.*?</div>', page, re.DOTALL)]
+
+
+def heading(page: str) -> str:
+    return words(re.search(r"<h1>.*?</h1>", page, re.DOTALL).group())  # type: ignore[union-attr]
+
+
+def test_without_a_comparison_the_tiles_have_score_and_gain_and_no_verdict(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     best = pl.read_csv(tmp_path / "results" / "leaderboard.csv").row(0, named=True)
-    heading = words(re.search(r"<h1>.*?</h1>", page, re.DOTALL).group())  # type: ignore[union-attr]
-    assert heading == (
-        f"cayley, the head chosen on validation, has {100 * best['test_score']:.1f} % accuracy on test "
-        f"({100 * best['test_low']:.1f}–{100 * best['test_high']:.1f} % over 5 seeds), "
-        f"{best['gain_points']:.1f} points better than the last layer alone."
+    low, high = wilson(best["test_score"], TEST_ROWS)
+    assert heading(page) == (
+        "Use the head cayley: it has the best validation score; whether it beats the last layer significantly was "
+        "not tested."
     )
-
-
-@pytest.mark.parametrize(
-    ("gain", "sentence"),
-    [
-        (-1.234, ", 1.2 points worse than the last layer alone."),
-        (0.04, ", no better than the last layer alone."),
-        (-0.04, ", no better than the last layer alone."),
-    ],
-)
-def test_a_head_that_gains_nothing_is_said_to_gain_nothing(tmp_path: Path, gain: float, sentence: str) -> None:
-    results, facts = write_results(tmp_path)
-    set_head(results, "cayley", gain_points=gain)
-    assert sentence in words(report(results, facts, tmp_path / "r.html").read_text())
+    assert tiles(page) == [
+        f"Accuracy on test {100 * best['test_score']:.1f} %cayley, the head chosen on validation; 95 % interval "
+        f"{100 * low:.1f}–{100 * high:.1f} %; mean of 5 seeds, {100 * best['test_low']:.1f}–"
+        f"{100 * best['test_high']:.1f} %",
+        f"Gain over the last layer {best['gain_points']:+.1f} pointsno interval: the heads were not compared",
+        "Verdict Not testedThe evaluation has no comparison of heads (comparison.csv).",
+    ]
 
 
 def test_without_last_the_gain_is_unknown(tmp_path: Path) -> None:
     results, facts = write_results(tmp_path)
     board = pl.read_csv(results / "leaderboard.csv").filter(pl.col("head") != "last")
     board.with_columns(gain_points=pl.lit(None, pl.Float64)).write_csv(results / "leaderboard.csv")
-    text = words(report(results, facts, tmp_path / "r.html").read_text())
-    assert "; how the last layer alone does was not measured." in text
-    assert "The last layer alone (" not in text
+    page = report(results, facts, tmp_path / "r.html").read_text()
+    assert tiles(page)[1] == "Gain over the last layer –not measured: the head last was not evaluated"
+    assert "The score of the last layer alone" not in words(page)
 
 
 def test_last_itself_chosen(tmp_path: Path) -> None:
-    text = words(page_of(tmp_path, chosen="last"))
-    assert "no head over more layers did better on validation than this one, the last layer alone." in text
-    assert "came out higher on test" in text
+    page = page_of(tmp_path, chosen="last")
+    assert heading(page) == "Use a linear probe on the last layer (last): it was chosen on validation."
+    assert tiles(page)[1:] == [
+        "Gain over the last layer –last is the chosen head itself",
+        "Verdict No gainThe last layer itself has the best validation score of all heads.",
+    ]
+    assert "scored higher on test than the chosen head" in words(page)
+
+
+def test_the_gain_is_one_figure_on_the_whole_page(tmp_path: Path) -> None:
+    """Also where the leaderboard has another one, as that of an older version had."""
+    results, facts, _ = write_everything(tmp_path)
+    gain = dict(pl.read_csv(results / "comparison.csv").select("head", "difference_points").iter_rows())
+    set_head(results, "cayley", gain_points=gain["cayley"] + 0.7)
+    page = report(results, facts, tmp_path / "r.html").read_text()
+    shown = f"{gain['cayley']:+.1f}"
+    assert tiles(page)[1].startswith(f"Gain over the last layer {shown} points")
+    assert f'<td data-label="Gain" data-value="{gain["cayley"]}">{shown}</td>' in page
+    assert f"{gain['cayley'] + 0.7:+.1f}" not in words(page)
+
+
+@pytest.mark.parametrize(("head", "seed"), [("cayley", 3), ("last", 0)])
+def test_the_command_predicts_with_the_best_seed(tmp_path: Path, head: str, seed: int) -> None:
+    results, facts = write_results(tmp_path, chosen=head)
+    best = (pl.col("head") == head) & (pl.col("seed") == str(seed))
+    edit(results / "runs.csv", val_score=pl.when(best).then(pl.lit("0.99")).otherwise("val_score"))
+    page = report(results, facts, tmp_path / "r.html").read_text()
+    assert f"<pre><code>ilse predict models/{head}/seed-{seed} --input new.txt</code></pre>" in page
 
 
 def test_a_simpler_head_whose_range_meets_the_chosen_ones_ties(tmp_path: Path) -> None:
@@ -82,11 +108,13 @@ def test_a_simpler_head_whose_range_meets_the_chosen_ones_ties(tmp_path: Path) -
     for head in ("fc", "set", "weighted", "mean", "mlp", "best", "last"):
         set_head(results, head, test_low=0.70, test_score=0.75, test_high=0.80)
     assert ties(read_results(results)) == []
-    assert "No head with fewer parameters reaches" in words(report(results, facts, tmp_path / "r.html").read_text())
+    assert "No head with clearly fewer parameters is within its range" in words(
+        report(results, facts, tmp_path / "r.html").read_text()
+    )
     set_head(results, "mean", test_high=0.85)
     assert [row["head"] for row in ties(read_results(results))] == ["mean"]
     text = words(report(results, facts, tmp_path / "r.html").read_text())
-    assert "This simpler head ties with it, their ranges over seeds overlap on test: mean (2,885 parameters," in text
+    assert "1 head with fewer parameters is within its range over seeds on test: mean (2,885 parameters," in text
 
 
 def test_a_comparison_with_the_chosen_head_settles_ties_in_place_of_ranges(tmp_path: Path) -> None:
@@ -100,23 +128,26 @@ def test_a_comparison_with_the_chosen_head_settles_ties_in_place_of_ranges(tmp_p
     pl.concat([table, with_chosen]).write_csv(results / "comparison.csv")
     assert [row["head"] for row in ties(read_results(results))] == ["mean"]
     text = words(report(results, facts, tmp_path / "r.html").read_text())
-    assert "the test split does not tell them apart (Holm-corrected p of 0.05 or more): mean (2,885 parameters," in text
+    assert (
+        "1 head with fewer parameters is not significantly worse (Holm-corrected p of 0.05 or more): mean (2,885"
+        in text
+    )
     pl.concat([table, with_chosen.with_columns(better=pl.lit("false"))]).write_csv(results / "comparison.csv")
-    assert "The test split tells every head with fewer parameters from it." in words(
+    assert "No head with clearly fewer parameters does as well: each is significantly worse." in words(
         report(results, facts, tmp_path / "r.html").read_text()
     )
 
 
 def test_one_seed_leaves_ties_open(tmp_path: Path) -> None:
     text = words(page_of(tmp_path, seeds=1))
-    assert "(one seed)" in text
-    assert "whether a simpler head does as well is not known" in text
+    assert "; one seed Gain over" in text
+    assert "it is not known whether a smaller head does as well" in text
 
 
 def test_cayley_losing_is_said(tmp_path: Path) -> None:
     text = words(page_of(tmp_path, chosen="mean"))
-    assert re.search(r"cayley was not chosen: it is number 2 of 8 on validation and has 8\d\.\d % on test,", text)
-    assert "cayley was not chosen" not in words(page_of(tmp_path / "wins"))
+    assert re.search(r"cayley ranks 2 of 8 on validation and has 8\d\.\d % on test,", text)
+    assert "cayley ranks" not in words(page_of(tmp_path / "wins"))
 
 
 def test_the_interval_is_wilsons(tmp_path: Path) -> None:
@@ -128,10 +159,11 @@ def test_the_interval_is_wilsons(tmp_path: Path) -> None:
     set_head(results, "cayley", test_score=set_to)
     low, high = wilson(set_to, TEST_ROWS)
     text = words(report(results, facts, tmp_path / "r.html").read_text())
-    assert "445 rows, so one row is 0.22 points and the 95 % Wilson interval of" in text
-    assert f"this figure is {100 * low:.1f}–{100 * high:.1f} %. The last layer alone (" in text
+    assert "The test set has 445 examples; one example is 0.22 points." in text
+    sure = f"{100 * low:.1f}–{100 * high:.1f} %"
+    assert f"interval of the chosen head’s accuracy (Wilson) is {sure}. The score of the last layer alone," in text
     near = pl.read_csv(results / "leaderboard.csv").filter(pl.col("test_score").is_between(low, high)).height - 1
-    assert f" lies outside it. {near} of the other 7 heads lie inside, so this" in text
+    assert f" lies outside it. {near} of the 7 other heads have scores inside it, so this" in text
 
 
 def test_a_hostile_label_stays_text(tmp_path: Path) -> None:
@@ -140,7 +172,7 @@ def test_a_hostile_label_stays_text(tmp_path: Path) -> None:
     assert HOSTILE not in page
     assert "<img src=x" not in page
     scripts = re.findall(r"<script([^>]*)>(.*?)</script>", page, flags=re.DOTALL)
-    assert sum("application/json" not in attributes for attributes, _ in scripts) == 3
+    assert sum("application/json" not in attributes for attributes, _ in scripts) == 5
     specs = [json.loads(body) for attributes, body in scripts if "application/json" in attributes]
     assert any(HOSTILE in json.dumps(spec) for spec in specs), "the label must reach the chart unharmed"
 
@@ -174,30 +206,54 @@ def test_a_missing_file_names_its_stage(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "heading", "reason"),
+    ("name", "section", "reason"),
     [
-        (
-            "layers.csv",
-            "Accuracy of each single layer",
-            "layers.csv is missing or empty. It has rows when the head ‘best’",
-        ),
-        (
-            "weights.csv",
-            "Learned layer weights",
-            "weights.csv is missing or empty. It has rows when a head that learns",
-        ),
-        ("curves", "Training", "the folder curves is missing or empty. The stage ‘ilse train’ writes it."),
-        ("extract", "The run", "the figures of ‘ilse extract’ are missing. Run that stage"),
+        ("layers.csv", "layers", "Layer profile (layers.csv: train the head ‘best’, which probes every layer)"),
+        ("weights.csv", "weights", "Layer weights (weights.csv: train a head that learns layer weights"),
+        ("comparison.csv", None, "Differences with intervals (comparison.csv: run ‘ilse evaluate’)"),
+        ("calibration.csv", "calibration", "Calibration (calibration.csv"),
+        ("analysis/cka.csv", "similarity", "Layer similarity (analysis/cka.csv: run ‘ilse analyse’)"),
+        ("analysis", "analysis", "Use of layers (analysis/leave_one_out.csv and others: run ‘ilse analyse’)"),
     ],
 )
-def test_a_file_that_may_be_missing_is_explained(tmp_path: Path, name: str, heading: str, reason: str) -> None:
-    results, facts = write_results(tmp_path)
-    assert reason not in words(report(results, facts, tmp_path / "r.html").read_text())
-    for path in [facts["extract"]] if name == "extract" else [*results.glob(f"{name}/*"), results / name]:
+def test_a_section_with_nothing_to_show_is_left_out_with_its_link(
+    tmp_path: Path, name: str, section: str | None, reason: str
+) -> None:
+    results, facts, texts = write_everything(tmp_path)
+    before = report(results, facts, tmp_path / "r.html", texts).read_text()
+    assert reason not in words(before)
+    for path in [*results.glob(f"{name}/*"), results / name]:
         path.rmdir() if path.is_dir() else path.unlink()
-    text = words(report(results, facts, tmp_path / "r.html").read_text())
-    assert heading in text
-    assert reason in text
+    page = report(results, facts, tmp_path / "r.html", texts).read_text()
+    assert reason in words(page)
+    if section is not None:
+        for trace in (f'href="#{section}"', f'id="{section}"'):
+            assert trace in before
+            assert trace not in page
+
+
+def test_every_section_has_a_link_and_something_to_show(tmp_path: Path) -> None:
+    for number, (results, facts, texts) in enumerate([
+        write_everything(tmp_path / "whole"), (*write_results(tmp_path / "bare"), None)
+    ]):  # fmt: skip
+        page = report(results, facts, tmp_path / "r.html", texts).read_text()
+        links = re.findall(r'<li><a href="#(\w+)">', page)
+        sections = re.findall(r'<section aria-labelledby="(\w+)">(.*?)</section>', page, re.DOTALL)
+        assert links == [name for name, _ in sections]
+        assert len(links) == [16, 10][number]
+        for name, body in sections:
+            assert f'id="{name}"' in body
+            assert any(part in body for part in ("data-spec", "<table", "<blockquote", "<dd>")), name
+        assert "Not here" not in page
+        assert "is missing or empty" not in page
+        assert not re.search(r"</h3>\s*(<h[23]|</section>)|</h2>\s*</section>", page)
+
+
+def test_without_a_stage_s_figures_it_has_no_part(tmp_path: Path) -> None:
+    results, facts = write_results(tmp_path)
+    assert "Stage <code>extract</code>" in report(results, facts, tmp_path / "r.html").read_text()
+    facts["extract"].unlink()
+    assert "Stage <code>extract</code>" not in report(results, facts, tmp_path / "r.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -255,44 +311,39 @@ def of(head: str, column: str, value: object) -> pl.Expr:
     return pl.when(pl.col("head") == head).then(pl.lit(str(value))).otherwise(pl.col(column))
 
 
-def test_with_a_comparison_the_first_sentence_gives_intervals_and_the_corrected_p(tmp_path: Path) -> None:
+def test_with_a_comparison_the_tiles_give_intervals_and_the_corrected_p(tmp_path: Path) -> None:
     results, facts, _ = write_everything(tmp_path)
-    best = pl.read_csv(results / "leaderboard.csv").row(0, named=True)
-    low, high = wilson(best["test_score"], TEST_ROWS)
+    gain = pl.read_csv(results / "leaderboard.csv").row(0, named=True)["gain_points"]
     page = report(results, facts, tmp_path / "r.html").read_text()
-    heading = words(re.search(r"<h1>.*?</h1>", page, re.DOTALL).group())  # type: ignore[union-attr]
-    gain = best["gain_points"]
-    assert heading == (
-        f"cayley, the head chosen on validation, has {100 * best['test_score']:.1f} % accuracy on test (95 % interval "
-        f"{100 * low:.1f}–{100 * high:.1f} %), {gain:+.1f} points over last (95 % interval {gain - 2.9:+.1f} to "
-        f"{gain + 2.8:+.1f}, Holm-corrected p = 0.001)."
+    assert heading(page) == "Use the head cayley: it beats the last layer significantly."
+    assert tiles(page)[1:] == [
+        f"Gain over the last layer {gain:+.1f} points95 % interval {gain - 2.9:+.1f} to {gain + 2.8:+.1f}",
+        "Verdict Statistically significantHolm-corrected p = 0.001.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"low_points": -0.4, "p_holm": 0.08}, "The interval contains 0 (Holm-corrected p = 0.080)."),
+        (
+            {"p_holm": 0.21},
+            "The interval excludes 0, but corrected for the number of heads compared it could be chance "
+            "(Holm-corrected p = 0.210).",
+        ),
+    ],
+)
+def test_a_difference_that_could_be_chance_is_called_so(
+    tmp_path: Path, columns: dict[str, float], sentence: str
+) -> None:
+    results, facts, _ = write_everything(tmp_path)
+    changed = columns | {"better": ""}
+    edit(results / "comparison.csv", **{name: of("cayley", name, value) for name, value in changed.items()})
+    page = report(results, facts, tmp_path / "r.html").read_text()
+    assert tiles(page)[2] == f"Verdict Not significantly different{sentence}"
+    assert heading(page) == (
+        "Use a linear probe on the last layer (last): the chosen head, cayley, does not beat it significantly."
     )
-    assert "The interval of the difference contains 0" not in words(page)
-
-
-def test_an_interval_that_contains_0_is_said_plainly(tmp_path: Path) -> None:
-    text = page_with(tmp_path, "comparison.csv", low_points=of("cayley", "low_points", -0.4))
-    assert "The interval of the difference contains 0: on this test split it is open whether cayley is better" in text
-
-
-def test_a_difference_that_correction_takes_away_is_said_plainly(tmp_path: Path) -> None:
-    text = page_with(tmp_path, "comparison.csv", p_holm=of("cayley", "p_holm", 0.21))
-    assert "Corrected for the number of heads compared, the difference could be chance (p = 0.210)." in text
-
-
-def test_a_tie_stands_right_below_the_first_sentence(tmp_path: Path) -> None:
-    results, facts, _ = write_everything(tmp_path)
-    set_head(results, "cayley", test_low=0.80)
-    page = report(results, facts, tmp_path / "r.html").read_text()
-    tied = [row["head"] for row in ties(read_results(results))]
-    assert len(tied) > 1
-    assert f"{len(tied)} simpler heads tie with it: {', '.join(tied)}." in words(page[: page.index("<dl")])
-
-
-def test_without_a_comparison_the_page_says_so(tmp_path: Path) -> None:
-    text = words(page_of(tmp_path))
-    assert "without comparison.csv no interval of a difference is known" in text
-    assert "Not here: comparison.csv is missing or empty." in text
 
 
 def test_controls_are_marked_and_no_tie(tmp_path: Path) -> None:
@@ -300,9 +351,9 @@ def test_controls_are_marked_and_no_tie(tmp_path: Path) -> None:
     set_head(results, "words", test_low=0.80, test_score=0.99, test_high=0.99, parameters=5)
     text = words(report(results, facts, tmp_path / "r.html").read_text())
     assert "wordscontrolbag of words" in text
-    assert "The one with the highest figure on test, words, has 99.0 %" in text
+    assert "The best of them on test, words, has 99.0 %" in text
     assert "words" not in {row["head"] for row in ties(read_results(results))}
-    assert "words (99.0 %) came out higher" not in text
+    assert "words (99.0 %) scored higher" not in text
 
 
 def test_a_control_is_never_the_chosen_head(tmp_path: Path) -> None:
@@ -314,24 +365,38 @@ def test_a_control_is_never_the_chosen_head(tmp_path: Path) -> None:
 
 def test_a_control_far_below_is_named_and_not_drawn(tmp_path: Path) -> None:
     text = page_with(tmp_path, "")
-    assert text.count("Too far below to be drawn, and in the table: majority (22.9 %).") == 3
+    assert text.count("Too low to be drawn (see the leaderboard): majority (22.9 %).") == 3
 
 
-def test_what_the_layers_did_is_shown_or_how_to_make_it_said(tmp_path: Path) -> None:
-    with_tables = page_with(tmp_path / "with", "")
-    without = words(page_of(tmp_path / "without"))
-    for name in ("leave_one_out", "attribution", "inputs", "cka", "classes"):
-        absent = f"analysis/{name}.csv is missing or empty. ‘ilse analyse’ makes it."
-        assert absent in without
-        assert absent not in with_tables
-    assert "Points that cayley loses on validation when one layer is left out" in with_tables
+def test_how_heads_use_layers_is_shown_as_far_as_it_is_known(tmp_path: Path) -> None:
+    results, facts, _ = write_everything(tmp_path)
+    titles = {
+        "leave_one_out": "Without one layer", "attribution": "Attribution", "inputs": "Weights by input",
+        "classes": "Recall by label and layer",
+    }  # fmt: skip
+    page = report(results, facts, tmp_path / "r.html").read_text()
+    assert "Points of validation score that cayley loses when one layer is left out" in page
+    for name, title in titles.items():
+        assert f"<h3>{title}</h3>" in page
+        (results / "analysis" / f"{name}.csv").unlink()
+        page = report(results, facts, tmp_path / "r.html").read_text()
+        assert f"<h3>{title}</h3>" not in page
+    assert 'id="analysis"' not in page
 
 
-def test_calibration_is_shown_with_its_error(tmp_path: Path) -> None:
-    text = page_with(tmp_path, "")
-    assert "In 10 bins of confidence, cayley has an expected calibration error of 4." in text
-    assert "ECE, the expected calibration error on test" in text
-    assert "calibration.csv is missing or empty" in words(page_of(tmp_path / "without"))
+@pytest.mark.parametrize(
+    ("add", "verdict", "mean"), [(0.0, "overconfident", "84.0"), (-0.16, "underconfident", "68.0")]
+)
+def test_calibration_is_shown_with_its_error_and_direction(tmp_path: Path, add: float, verdict: str, mean: str) -> None:
+    results, facts, _ = write_everything(tmp_path)
+    bins = {"rows": [200, 245], "confidence": [0.80 + add, 0.873 + add], "accuracy": [0.72, 0.793]}
+    table = pl.DataFrame({"head": ["cayley"] * 2, "low": [0.0, 0.5], "high": [0.5, 1.0], **bins})
+    table.write_csv(results / "calibration.csv")
+    text = words(report(results, facts, tmp_path / "r.html").read_text())
+    assert f"cayley is {verdict}: its mean confidence is {mean} %, its accuracy 76.0 %." in text
+    assert "The expected calibration error (ECE) is 8.0 points." in text
+    assert "Temperature scaling" in text
+    assert "ECE: expected calibration error on test" in text
 
 
 def test_texts_of_examples_are_shown_escaped_and_short(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ def test_right_and_wrong_examples_are_drawn(tmp_path: Path) -> None:
     assert right.count("<svg") == wrong.count("<svg") == 1
     assert "sport, 0.93" in right
     assert "tech, 0.51" in wrong
-    assert "cayley seed 0" in section
-    assert "Of 200 examples that were drawn, 171 are answered rightly" in section
+    assert "the answer of cayley, seed 0," in section
+    assert "Of 200 examples drawn, 171 are answered correctly" in section
     assert "4 of 6 words are left out" in section
     assert "trained on these" not in section
     assert HOSTILE not in found
@@ -52,7 +52,8 @@ def test_there_is_no_such_section_where_nobody_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [{"seed": 9}, {"head": "other"}, {"val_score": 0.5}])
 def test_words_of_another_training_are_not_shown(tmp_path: Path, changes: dict[str, Any]) -> None:
     found = page(tmp_path, **changes)
-    assert "why.json is of another head than" in found
+    assert "Why (why.json is of another head than" in found
+    assert 'id="why"' not in found
     assert "<h3>Wrong</h3>" not in found
 
 

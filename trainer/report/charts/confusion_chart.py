@@ -7,6 +7,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from trainer.report.charts.heat import steps, strength
 from trainer.report.charts.parts import Chart, data, layered, spec, tips
 from trainer.report.theme import ACCENT, INK, ON_ACCENT, WASH
 from trainer.report.wording import percent
@@ -34,15 +35,14 @@ def confusion_chart(confusion: pl.DataFrame, labels: list[str], known: int | Non
         y=alt.Y("actual:N", scale=scale, axis=alt.Axis(title="actual", **axis)),
         tooltip=tips("actual", "predicted", "share", "rows"),
     )
-    strength = alt.FillOpacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.06, 1]), legend=None)
-    cells = chart.mark_rect(fill=ACCENT).encode(fillOpacity=strength)
+    legend = steps("share of the actual label", (0.0, 1.0), ".0%")
+    cells = chart.mark_rect(fill=ACCENT).encode(opacity=strength("share", (0.0, 1.0), legend))
     colour = alt.Color("strong:N", scale=alt.Scale(domain=[False, True], range=[INK, ON_ACCENT]), legend=None)
     drawn = layered(cells) if many else layered(cells, chart.mark_text().encode(text="text:N", color=colour))
     drawn = drawn.properties(view=alt.ViewBackground(fill=WASH))
     right = {row["actual"]: row["share"] for row in rows if row["actual"] == row["predicted"]}
     worst = min(labels, key=lambda label: right.get(label, 0.0))
     of = f" of {known}, those with the most wrong answers" if known and known > len(labels) else ""
-    words = (
-        f"Confusion matrix of {len(labels)} labels{of}; least often met is {worst}, {percent(right.get(worst, 0.0))}."
-    )
+    recall = percent(right.get(worst, 0.0))
+    words = f"Confusion matrix of {len(labels)} labels{of}; {worst} has the lowest recall, {recall}."
     return Chart("Confusion matrix", spec(drawn, len(labels) * (12 if many else 48)), words)

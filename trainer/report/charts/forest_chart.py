@@ -1,4 +1,4 @@
-"""How far each head lies from the baseline on the same test rows: a forest plot."""
+"""The gain of each head over the baseline on the same test examples: a forest plot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def forest_chart(rows: pl.DataFrame, chosen: str) -> Chart:
     table = rows.sort("difference_points", "head", descending=[True, False]).to_dicts()
     heads, baseline = [row["head"] for row in table], table[0]["baseline"]
     y = alt.Y("head:N", scale=alt.Scale(domain=heads), title=None, axis=alt.Axis(labelColor=INK, ticks=False))
-    axis = alt.Axis(title=f"points over {baseline}, on test", format="~f", tickCount=6)
+    axis = alt.Axis(title=f"gain over {baseline} in points", format="~f", tickCount=6)
     x = alt.X("difference_points:Q", scale=alt.Scale(zero=True, nice=True), axis=axis)
     colour = chosen_colour(chosen, heads)
     tooltip = tips("head", "difference_points", "low_points", "high_points", "p_holm", form="+.2f")
@@ -32,7 +32,7 @@ def forest_chart(rows: pl.DataFrame, chosen: str) -> Chart:
             x=x, y=y, color=colour, shape=control_shape(), tooltip=tooltip
         ),
     )  # fmt: skip
-    return Chart(f"Difference to {baseline}", spec(drawn, 26 * len(heads) + 30), _words(table, baseline))
+    return Chart(f"Gain over {baseline}", spec(drawn, 26 * len(heads) + 30), _words(table, baseline))
 
 
 def _words(table: Rows, baseline: str) -> str:
@@ -40,4 +40,4 @@ def _words(table: Rows, baseline: str) -> str:
         "{} {} ({} to {})".format(row["head"], *(points(row[f"{end}_points"]) for end in ("difference", "low", "high")))
         for row in table
     )
-    return f"Points over {baseline} on test with the 95 % interval, largest first: {listed}."
+    return f"Gain over {baseline} in points of test score, with the 95 % interval, largest first: {listed}."

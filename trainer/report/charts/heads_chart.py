@@ -16,7 +16,7 @@ def heads_chart(
 ) -> Chart:
     """Every head's `figure` on test: range over seeds, each seed, and the chosen head's `interval` as a band."""
     heads = leaderboard["head"].to_list()
-    median = {row["head"]: row["test_score"] for row in leaderboard.to_dicts()}
+    mean = {row["head"]: row["test_score"] for row in leaderboard.to_dicts()}
     y = alt.Y("head:N", scale=alt.Scale(domain=heads), title=None, axis=alt.Axis(labelColor=INK, ticks=False))
     x = alt.X("test_score:Q", scale=alt.Scale(zero=False, nice=True), axis=percent_axis(f"{figure} on test"))
     colour = chosen_colour(chosen, heads)
@@ -30,12 +30,12 @@ def heads_chart(
             x=x, tooltip=tips("head", "test_score", "test_low", "test_high")
         ),
     ]  # fmt: skip
-    if "last" in median:
-        mark = alt.Chart(data([{"x": median["last"]}])).mark_rule(color=MUTED, strokeDash=[4, 4])
+    if "last" in mean:
+        mark = alt.Chart(data([{"x": mean["last"]}])).mark_rule(color=MUTED, strokeDash=[4, 4])
         layers.insert(0, mark.encode(x="x:Q"))
     if interval is not None:
         band = alt.Chart(data([{"low": interval[0], "high": interval[1]}]))
         layers.insert(0, band.mark_rect(color=BAND).encode(x="low:Q", x2="high:Q"))
-    listed = ", ".join(f"{head} {percent(median[head])}" for head in heads)
-    words = f"Median {figure} on test over seeds, best on validation first: {listed}."
+    listed = ", ".join(f"{head} {percent(mean[head])}" for head in heads)
+    words = f"Mean {figure} on test over seeds, best on validation first: {listed}."
     return Chart(f"{upfirst(figure)} of every head on test", spec(layered(*layers), 36 * len(heads) + 30), words)

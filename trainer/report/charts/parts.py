@@ -15,6 +15,13 @@ import polars as pl
 from trainer.report.theme import ACCENT, MUTED
 
 Rows = list[dict[str, Any]]
+TITLES = {
+    "rows": "examples", "part": "characters", "test_score": "test", "test_low": "lowest seed",
+    "test_high": "highest seed", "val_score": "validation", "val_low": "lowest seed", "val_high": "highest seed",
+    "name_a": "layer", "name_b": "other layer", "name": "layer", "cka": "CKA", "difference_points": "points",
+    "low_points": "from", "high_points": "to", "p_holm": "p (Holm)", "drop_points": "points lost",
+}  # fmt: skip
+"""What fields are called in tooltips, where not by their names."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +70,11 @@ def chosen_colour(chosen: str, heads: list[str]) -> alt.Color:
 
 def tips(*fields: str, form: str = ".1%") -> list[alt.Tooltip]:
     """Tooltips for the fields: names and counts as they are, other numbers in `form`."""
-    named = {"head", "name", "name_a", "name_b", "label", "actual", "predicted", "run"}
+    named = {"head", "name", "name_a", "name_b", "label", "actual", "predicted", "run", "part"}
     plain = dict.fromkeys(named, "N") | dict.fromkeys(("seed", "epoch", "rows", "layer", "parameters"), "Q")
     return [
-        alt.Tooltip(f"{name}:{plain[name]}", title=name.replace("_", " ")) if name in plain
-        else alt.Tooltip(f"{name}:Q", format=form, title=name.replace("_", " "))
+        alt.Tooltip(f"{name}:{plain[name]}", title=TITLES.get(name, name.replace("_", " "))) if name in plain
+        else alt.Tooltip(f"{name}:Q", format=form, title=TITLES.get(name, name.replace("_", " ")))
         for name in fields
     ]  # fmt: skip
 

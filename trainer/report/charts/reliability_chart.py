@@ -1,4 +1,4 @@
-"""Whether a head is as often right as it says: the reliability diagram."""
+"""Whether a head is right as often as it says: the reliability diagram."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from trainer.statistics import calibration_error
 
 
 def reliability_chart(head: str, table: pl.DataFrame) -> Chart:
-    """Share right against mean confidence in each bin of `calibration.csv`; on the dashed line both are equal."""
+    """Accuracy against mean confidence in each bin of `calibration.csv`; on the dashed line both are equal."""
     rows = table.filter(pl.col("rows") > 0).drop_nulls(["confidence", "accuracy"]).sort("confidence").to_dicts()
     scale = alt.Scale(domain=[0, 1])
     x = alt.X("confidence:Q", scale=scale, axis=percent_axis("confidence"))
-    y = alt.Y("accuracy:Q", scale=scale, axis=percent_axis("right"))
+    y = alt.Y("accuracy:Q", scale=scale, axis=percent_axis("accuracy"))
     equal = alt.Chart(data([{"confidence": 0, "accuracy": 0}, {"confidence": 1, "accuracy": 1}]))
     bins = alt.Chart(data(rows)).encode(x=x, y=y)
     size = alt.Size("rows:Q", scale=alt.Scale(range=[20, 500]), legend=None)
@@ -29,4 +29,4 @@ def reliability_chart(head: str, table: pl.DataFrame) -> Chart:
     )  # fmt: skip
     error = percent(calibration_error(table))
     words = f"In {len(rows)} bins of confidence, {head} has an expected calibration error of {error}."
-    return Chart("Confidence and truth", spec(drawn, 320), words)
+    return Chart("Confidence and accuracy", spec(drawn, 320), words)

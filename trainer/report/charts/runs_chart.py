@@ -10,7 +10,7 @@ from trainer.report.wording import percent
 
 
 def runs_chart(head: str, rows: Rows, runs: list[str], domain: tuple[float, float], figure: str) -> Chart:
-    """Median and range over seeds in each of the `runs` that have the head; rows of leaderboards, with `run`.
+    """Mean and range over seeds in each of the `runs` that have the head; rows of leaderboards, with `run`.
 
     `domain` is the axis of all heads' charts, so that they compare.
     """
@@ -28,4 +28,4 @@ def runs_chart(head: str, rows: Rows, runs: list[str], domain: tuple[float, floa
         chart.mark_circle(color=ACCENT, size=60, opacity=1).encode(y=y, tooltip=tooltip),
     )
     listed = ", ".join(f"{row['run']} {percent(row['test_score'])}" for row in rows)
-    return Chart(head, spec(drawn, 170), f"{head}: median {figure} on test, {listed}.")
+    return Chart(head, spec(drawn, 170), f"{head}: mean {figure} on test, {listed}.")

@@ -1,0 +1,1 @@
+"""The answers of heads to the test examples, one by one: where two differ, sure errors, scores by length of text."""
