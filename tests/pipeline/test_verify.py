@@ -93,7 +93,7 @@ def test_what_is_no_cache_is_not_called_damaged(tmp_path: Path, name: str) -> No
 
 def test_the_command_exits_with_2_for_a_damaged_cache(cache: Path) -> None:
     intact = CliRunner().invoke(main, ["verify", str(cache)])
-    assert (intact.exit_code, intact.output.strip()) == (0, verify(str(cache)))
+    assert (intact.exit_code, intact.stdout.strip()) == (0, verify(str(cache)))
     flip(cache / "statistics/mean/c/0/0")
     damaged = CliRunner().invoke(main, ["verify", str(cache)])
     assert damaged.exit_code == 2
