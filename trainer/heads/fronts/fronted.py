@@ -48,12 +48,12 @@ class FrontedHead(Head):
         return self.inner.calibrate(rows)
 
     def layer_weights(self) -> Float[Tensor, " layers"] | None:
-        """Those of the inner head, 0 for layers that are not read."""
+        """Layer weights of the inner head, 0 for layers that are not read."""
         weights = self.inner.layer_weights()
         return None if weights is None else self._by_layer(weights)
 
     def input_weights(self, x: Any) -> Float[Tensor, "batch layers"] | None:
-        """Those of the inner head, 0 for layers that are not read."""
+        """Layer weights of the inner head by input, 0 for layers that are not read."""
         weights = self.inner.input_weights(self.pooled(x))
         return None if weights is None else self._by_layer(weights)
 

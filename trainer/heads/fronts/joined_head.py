@@ -123,7 +123,7 @@ def encoder_of(spec: HeadSpec[Any], build: Callable[[ModelRows], Encoder]) -> En
 def encoder_of_layers(
     spec: HeadSpec[Any], layers: Sequence[int], build: Callable[[ModelRows, tuple[int, ...]], Encoder]
 ) -> Encoder:
-    """The same of chosen layers, in ascending order; `build` is given those of each model by their place there."""
+    """The encoder of chosen layers, in ascending order; `build` gets each model's layers by their place in it."""
     if spec.joined is None:
         return build(ModelRows(layers=spec.layers, dim=spec.dim), tuple(layers))
     joined, encoders = spec.joined, dict[int, Encoder]()
