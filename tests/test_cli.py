@@ -177,7 +177,7 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
     )
     result = run_with(code, "inspect", cwd=tmp_path)
     assert result.returncode == 130
-    assert "the same command goes on" in result.stderr
+    assert "the same command resumes" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -216,7 +216,7 @@ def test_a_signal_ends_a_command_with_a_message_and_its_own_code(name: str, bloc
     assert process.returncode == 128 + getattr(signal, name)
     assert "Traceback" not in said
     assert {"SIGINT": "interrupted"}.get(name, f"ended by {name}") in said
-    assert "the same command goes on from there" in said
+    assert "the same command resumes from there" in said
 
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from ilse.cli.group import (
 from ilse.core.files import ownership as ours
 from ilse.core.files.destinations import Destination, Source
 from ilse.core.machine.memory import keep_freed_memory
-from ilse.core.terminal import tell
+from ilse.core.terminal import say, tell
 
 
 @main.command()
@@ -153,7 +153,7 @@ def identify(params: Path, out: Path, section: str) -> None:
     from pipeline.stages.identify import identify as run
 
     write_json(out, run(load_section(section, ExtractParams, params)))
-    tell(f"wrote {out}")
+    say(f"wrote {out}")
     say_next("ilse extract" if section == "extract" else f"ilse extract --section {section}")
 
 

@@ -24,7 +24,7 @@ from ilse.core.files import ownership as ours
 from ilse.core.files.destinations import Destination, Source
 from ilse.core.files.places import is_stream
 from ilse.core.machine.memory import keep_freed_memory
-from ilse.core.terminal import tell
+from ilse.core.terminal import say, tell
 
 _FORMATS = ["lines", "csv", "tsv", "jsonl", "parquet", "folder"]
 _device_option = click.option(
@@ -117,7 +117,7 @@ def predict(
     keep_freed_memory()
     run(head, source, out, read_as, Fields(**fields), top_k, models, params, device, threads, why)
     if out is not None and not is_stream(out):  # else standard output, or a pipe, may hold the answers
-        tell(f"wrote {out}")
+        say(f"wrote {out}")
         say_next(f"'ilse export {head}' or 'ilse push {head}' takes the head to other programs and machines")
 
 
@@ -206,7 +206,7 @@ def export(head: Path, target: Any, out: Path, model: Path | None, params: Path)
         from ilse.predict.sentence_transformer import export_folder
 
         export_folder(head, out, model, params)
-        tell(f"wrote {out}")
+        say(f"wrote {out}")
         say_next(f"in Python: ilse.predict.sentence_transformer.load('{out}')")
         return
     from trainer.export import export_head

@@ -32,7 +32,7 @@ from ilse.core.files import ownership as ours
 from ilse.core.files.atomic import require_ours
 from ilse.core.files.destinations import Destination, Source, require_writable
 from ilse.core.machine.memory import OF_BATCHES, keep_freed_memory
-from ilse.core.terminal import tell
+from ilse.core.terminal import say, tell
 
 
 @main.command()
@@ -201,7 +201,7 @@ def analyse(params: Path, caches: tuple[str, ...], examples: Path, models: Path,
 
     keep_freed_memory(OF_BATCHES)
     run(section, chosen_caches(caches, section.caches), examples, models, results)
-    tell(f"wrote {results / 'analysis'}")
+    say(f"wrote {results / 'analysis'}")
     say_next("ilse report, after 'ilse evaluate'")
 
 

@@ -52,7 +52,7 @@ def in_short(error: BaseException) -> str:
 
 
 def lost_connection(where: str, expected: str, error: Exception) -> UserError | None:
-    """Where a lost connection to the Hub is behind the error: the error that names the host.
+    """The error that names the Hub's host, if a lost connection caused `error`; else None.
 
     To be raised without a cause, as that may carry secrets.
     """

@@ -28,7 +28,7 @@ def visible(text: str) -> str:
 
 
 def in_line(text: str) -> str:
-    r"""The same on one line: a line feed is `\n`."""
+    r"""The visible text on one line: a line feed becomes `\n`."""
     return visible(text).replace("\n", "\\n")
 
 

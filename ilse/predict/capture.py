@@ -46,10 +46,10 @@ class Exits(Protocol):
     def stay(
         self, place: int, texts: Int[Tensor, " there"], rows: Float32[Tensor, "there 1 dim"]
     ) -> Bool[Tensor, " there"]:
-        """Which of these texts go on, after the layer of this place."""
+        """Mask of the texts that continue after the layer at this place."""
 
     def outputs(self) -> Float[Tensor, "texts out"]:
-        """Of all of them, when none is left."""
+        """Outputs of all texts, once none is left."""
 
 
 class Capture:
@@ -266,7 +266,7 @@ def _require_same_model(facts: HeadFacts, frozen: FrozenModel, model: ModelParam
 
 
 def _once(texts: Sequence[str], names: Sequence[str]) -> tuple[list[str], list[int], list[str]]:
-    """Each normalised text once, the place there of every text, and a name of each that stands there."""
+    """Distinct normalised texts, the index of every text among them, and one name for each."""
     for text, name in zip(texts, names, strict=True):
         if len(text) > LONGEST:
             raise too_long(name, len(text.encode(errors="replace")))

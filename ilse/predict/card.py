@@ -134,5 +134,5 @@ def _test_figures(trained: TrainedHead, name: str, results: Path) -> dict[str, f
 
 
 def _plain(text: str) -> str:
-    """Of others' making, to stand in a line of Markdown: no line break, no mark that ends a code span."""
+    """Makes foreign text safe inside a line of Markdown: no line break, no mark that ends a code span."""
     return " ".join(text.split()).replace("`", "'").replace("<", "‹")

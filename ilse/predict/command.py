@@ -137,12 +137,12 @@ def _out_format(out: Path | None, source: str) -> OutFormat:
         raise _refused(f"output {out}", "a file of its own", found, "name another one")
     kind = "csv" if out is None else _OUT.get(out.suffix.lower(), "csv" if is_stream(out) else None)
     if kind is None:
-        raise _refused(f"output {out}", f"a name that ends in {', '.join(_OUT)}", "another ending", "name it so")
+        raise _refused(f"output {out}", f"a name that ends in {', '.join(_OUT)}", "another ending", "rename it")
     return kind
 
 
 def _fields_for(pairs: bool, fields: Fields) -> Fields:
-    """With a second column where the head is on pairs. Raises `UserError` where one was named for another head."""
+    """Adds the second column if the head is on pairs. Raises `UserError` if one was named for another head."""
     if pairs:
         return replace(fields, pair=fields.pair or PAIR_TEXT)
     if fields.pair:

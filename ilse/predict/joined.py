@@ -94,6 +94,6 @@ def models_of(facts: HeadFacts, given: ModelChoices) -> list[ModelChoice]:
 
 
 def named_among(facts: HeadFacts, known: Sequence[ModelParams]) -> list[ModelChoice]:
-    """Of the models that parameters name, those that are called as the head's are; None for one that none is."""
+    """For each of the head's models, the one of its name among those in the parameters; None if there is none."""
     by_name = {model.name: model for model in known}
     return [by_name.get(source.model_name) for source in facts.sources]

@@ -135,7 +135,7 @@ def _parquet_writer(place: Path, stack: ExitStack) -> Write:
 
 
 def _flat(table: pl.DataFrame, top_k: int) -> pl.DataFrame:
-    """Without lists, as CSV has none."""
+    """Flattens lists, which CSV lacks: labels are joined, and `top` becomes numbered columns."""
     if "labels" in table.columns:
         table = table.with_columns(pl.col("labels").list.join(SEPARATOR))
     if "top" not in table.columns:

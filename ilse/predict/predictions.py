@@ -32,7 +32,7 @@ class LabelSetPrediction:
     probabilities: dict[str, float]
 
     def top(self, k: int | None) -> list[tuple[str, float]]:
-        """As of one label; the labels over 1/2 stand before the others."""
+        """The `k` most likely labels with their probabilities; labels above 1/2 come first."""
         return _top(self.probabilities, k)
 
 

@@ -28,20 +28,20 @@ WIDER_COST = 1 / 4096
 
 @dataclass(frozen=True)
 class Spans:
-    """Where the tokens of each text stand in a batch that is laid out flat, row behind row; texts in that order."""
+    """Positions of each text's tokens in a batch whose rows are laid out flat, one after another."""
 
     starts: Int[Tensor, " texts"]
     lengths: Int[Tensor, " texts"]
 
     @cached_property
     def numbers(self) -> Int[Tensor, " tokens"]:
-        """Of every token: its number in its text, from 0."""
+        """Index of every token within its text, from 0."""
         firsts = self.lengths.cumsum(0) - self.lengths
         return torch.arange(int(self.lengths.sum())) - firsts.repeat_interleave(self.lengths)
 
     @cached_property
     def places(self) -> Int[Tensor, " tokens"]:
-        """Of every token: its place in the flat batch."""
+        """Index of every token in the flat batch."""
         return self.starts.repeat_interleave(self.lengths) + self.numbers
 
 
@@ -66,7 +66,7 @@ class Batch:
 
     @property
     def counted(self) -> Spans:
-        """Where the tokens stand that count."""
+        """The spans of the tokens that pooling counts."""
         return self.part or self.spans
 
     @property
@@ -83,7 +83,7 @@ class Batch:
 
     @property
     def numbers(self) -> Int[Tensor, "rows tokens"]:
-        """Of every token: its number in its text; padding behind the texts counts from 0 too, as one more text."""
+        """Index of every token within its text. Padding after the texts is counted from 0 too, as one more text."""
         rows, width = self.ids.shape
         ends = self.spans.starts + self.spans.lengths
         # The latest start at or before each place: of a row, a text, or the padding behind one.
@@ -120,7 +120,7 @@ def batches(tokens: Tokens, batch_tokens: int, pad: int, zones: Sequence[Zone]) 
 
 
 Plan = list[tuple[list[list[int]], int]]
-"""Of each batch: the texts of each row, by their number, and the rows' width."""
+"""The batches, each as the text numbers of every row and the width of the rows."""
 
 
 def _zone_plan(zone: Zone, lengths: list[int], batch_tokens: int, order: list[int]) -> Plan:
@@ -158,7 +158,7 @@ def _work(plan: Plan) -> float:
 
 
 def _even_cuts(widths: list[int], batch_tokens: int) -> list[slice]:
-    """Of all budgets that need no more batches than the whole one, the smallest is taken.
+    """Cuts into as few batches as the full budget allows, under the smallest budget that still gives that number.
 
     Batches come out even, and no small one is left over.
     """

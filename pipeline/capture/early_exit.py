@@ -28,7 +28,7 @@ See = Callable[[int, Float[Tensor, "there tokens dim"], Int[Tensor, " there"]], 
 """Told a layer, the states of the rows that are there and their numbers in the batch; says which of them stay."""
 
 BATCH_TOKENS = 128
-"""Of the proof's batches."""
+"""Tokens in a batch of the proof."""
 
 Decide = Callable[[int, Int[Tensor, " there"], Float32[Tensor, "there dim"]], Bool[Tensor, " there"]]
 """Told a layer's place in the request, texts by their number and their pooled rows, of several poolings side by side;

@@ -26,7 +26,7 @@ class BatchRows:
     tokens: list[Float32[Tensor, "_ token_layers width"]] | None
 
     def take(self, chosen: Sequence[int]) -> BatchRows:
-        """Those at these places."""
+        """The rows at these indices."""
         places = torch.tensor(chosen, dtype=torch.long)
         pooled = {name: rows[places] for name, rows in self.pooled.items()}
         return BatchRows(pooled, None if self.tokens is None else [self.tokens[i] for i in chosen])

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 WIDTHS = (64, 128, 256)
-"""Of packed rows. The wider, the fuller, and the more attention has to read."""
+"""Widths of packed rows, in tokens. Wider rows waste less padding, but attention has more to read."""
 
 
 def pack(lengths: Sequence[int], width: int) -> list[list[int]]:

@@ -144,7 +144,7 @@ class _Prover:
         return states if right else None
 
     def _packed(self, texts: Sequence[MadeUp], limit: int) -> bool:
-        """Each text between others in one row, whose ids must not change a bit of its states."""
+        """Tests that packing is exact: a text's states are the same to the bit, whatever other texts share its row."""
         if limit < WIDTHS[0] or not accepts(self._forward.frozen.model, "position_ids"):
             return False
         switches = [switch for switch in self._forward.frozen.witness.lengths.switches if switch < WIDTHS[-1]]

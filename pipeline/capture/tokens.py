@@ -53,7 +53,7 @@ class Tokens:
     parts: list[Part] | None = None
 
     def take(self, chosen: Sequence[int]) -> Tokens:
-        """Those of the texts at these positions, in this order."""
+        """The texts at these positions, in this order."""
         return Tokens(
             [self.ids[i] for i in chosen],
             [self.content[i] for i in chosen],
@@ -127,7 +127,7 @@ def _encoded(tokenizer: Any, texts: list[str], **options: Any) -> Any:
             f"tokenizer {type(tokenizer).__name__}",
             expected="a tokenizer that reads any text",
             found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300],
-            next_step="fetch the model again from where it is published, or take another one",
+            next_step="download the model again from its publisher, or use another one",
         ) from error
 
 
@@ -166,14 +166,14 @@ def _require_room(tokenizer: Any, windows: WindowSpec, content: list[list[bool]]
             continue
         raise UserError(
             f"text {text_id}, in windows of {windows.tokens} tokens, {windows.stride} tokens apart",
-            expected=f"special tokens before the text and behind it, {added} of them, and room for the text between",
+            expected=f"{added} special tokens around the text, and room for the text between them",
             found=f"{special} special tokens",
             next_step="read texts in one piece with this tokenizer, without extract.windows",
         )
 
 
 def _truncated(tokenizer: Any, filled: list[str], ids: list[list[int]], max_tokens: int) -> list[bool]:
-    """Only texts that fill the limit can have been cut: they alone are tokenised again, without it."""
+    """Which texts were truncated. Only texts that fill the limit can be: these alone are tokenised again without it."""
     full = [i for i, row in enumerate(ids) if len(row) >= max_tokens]
     truncated = [False] * len(ids)
     if full:

@@ -1,4 +1,4 @@
-"""Where the shards are computed: Dask worker processes, or this process. Both run the same function."""
+"""Executors that compute shards, on Dask workers or in this process. Both run the same function."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ class DaskExecutor:
             expected="a connection that lasts as long as the run",
             found=f"it was lost ({getattr(error, 'reason', None) or type(error).__name__})",
             next_step="start the scheduler and its workers again and run the same command: finished shards are kept, "
-            "and it goes on from there",
+            "and it resumes from there",
         )
 
 
@@ -242,7 +242,7 @@ def _workers_died(what: str, error: Any) -> UserError:
         expected="a worker that lives as long as its task",
         found=f"every worker that computed it died, {error.allowed_failures + 1} in all; out of memory is the usual "
         "cause",
-        next_step="give workers more memory, or set a smaller 'extract.batch_tokens' or fewer workers a machine, and "
+        next_step="give workers more memory, or set a smaller 'extract.batch_tokens' or fewer workers per machine, and "
         "run the same command again; finished shards are kept",
     )
 

@@ -59,7 +59,7 @@ def require_columns(names: Iterable[str], present: list[str], file: Path | str, 
 
 
 def malformed(
-    file: Path | str, line: int, expected: str, found: str, next_step: str = "mend that line, or remove it"
+    file: Path | str, line: int, expected: str, found: str, next_step: str = "fix that line, or remove it"
 ) -> UserError:
     """The error for one line of a file."""
     return UserError(f"data set {file}, line {line}", expected=expected, found=found, next_step=next_step)

@@ -199,7 +199,7 @@ def _badly_quoted(file: Path | str, line: int, error: csv.Error, dialect: Dialec
         line,
         "well-formed, properly quoted fields",
         "a quote that nothing closes" if never_closed else str(error),
-        f"mend that line, or set {dialect.option} to none if quotes are ordinary characters in this file",
+        f"fix that line, or set {dialect.option} to none if quotes are ordinary characters in this file",
     )
 
 

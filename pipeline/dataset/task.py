@@ -11,7 +11,7 @@ from pipeline.dataset.targets import Kind, label_names
 
 
 def require_usable(rows: int, full: int, usable: int, kind: Kind, where: str) -> None:
-    """Of so many `rows`, `full` have a text, and `usable` of these a target. Raises `UserError` where none has."""
+    """Raises `UserError` if no row is usable. Of `rows` rows, `full` have a text, and `usable` of these a target."""
     if not usable:
         counts = {"without a text": rows - full, f"without a {kind}": full}
         raise UserError(

@@ -63,7 +63,7 @@ def safe_members(archive: zipfile.ZipFile, max_bytes: int = MAX_BYTES) -> list[z
     if is_bomb(declared, sum(info.compress_size for info in members)):
         raise UserError(
             f"archive {archive.filename}",
-            expected=f"at most {MOST_PACKED} bytes of each packed one",
+            expected=f"at most {MOST_PACKED} bytes per compressed byte",
             found=f"{declared:,} bytes declared in a file of {sum(info.compress_size for info in members):,}",
             next_step="do not use this archive; tell its publisher",
         )
@@ -77,7 +77,7 @@ def gunzip(data: bytes) -> bytes:
         while block := file.read(_BLOCK):
             size += len(block)
             if is_bomb(size, len(data)):
-                raise OSError(f"more than {MOST_PACKED} bytes of each packed one")
+                raise OSError(f"more than {MOST_PACKED} bytes per compressed byte")
             parts.append(block)
     return b"".join(parts)
 

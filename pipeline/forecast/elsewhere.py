@@ -13,7 +13,7 @@ from pipeline.forecast.quote import machine_table, parse_count, storage_line, wo
 from pipeline.forecast.shapes import Shape, from_config, from_numbers
 
 TEXTS, TOKENS_PER_TEXT = "100M", "128"
-"""Where nothing is said."""
+"""Defaults of `ilse plan` for another model."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Quote:
         ]
 
     def document(self) -> dict[str, Any]:
-        """The same as plain JSON; a machine that the model does not fit has neither time nor price."""
+        """The quote as plain JSON. A machine that the model does not fit has neither time nor price."""
         machines = [_machine_document(self.work, machine) for machine in MACHINES]
         return {**workload_document(self.work), "model": self.shape.name, "machines": machines}
 

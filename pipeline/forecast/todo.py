@@ -18,7 +18,8 @@ class ToDo:
 
     texts: int
     share: float
-    """Of all the texts' bytes, 0 to 1: new texts may be much longer than the old ones, and tokens go by length."""
+    """Share of the bytes of all texts, 0 to 1. New texts may be much longer than old ones, and tokens grow with length.
+    """
 
 
 def to_do_of(texts: Path, new: np.ndarray[tuple[int], np.dtype[np.int64]]) -> ToDo | None:

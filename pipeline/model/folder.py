@@ -47,7 +47,7 @@ def _config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     if not isinstance(config, dict):
-        raise ValueError(f"config.json with a {type(config).__name__}, which is no object")
+        raise ValueError(f"config.json with a {type(config).__name__}, which is not an object")
     return config
 
 
@@ -87,7 +87,7 @@ def _check_quantisation(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _refuse_code(folder: Path, config: dict[str, Any]) -> None:
-    """Only a model that transformers does not know needs its own code; any other is read by transformers' own."""
+    """Refuses code in the model's folder unless transformers does not know the architecture and so needs it."""
     if config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
         raise UserError(
             f"model {folder}",
@@ -102,5 +102,5 @@ def _refused(folder: Path, expected: str, found: str) -> UserError:
         f"model {folder}",
         expected=expected,
         found=found,
-        next_step="fetch the model again from where it is published, or take another one",
+        next_step="download the model again from its publisher, or use another one",
     )

@@ -1,4 +1,4 @@
-"""Which of transformers' classes reads a model's files: the whole architecture's, or that of the part they hold."""
+"""The transformers class that reads a model's files: that of the whole architecture, or of the part that they hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a model comes from: what transformers is given to read it, and what is refused before it does."""
+"""Where a model comes from: what transformers is given to read it, and what is refused beforehand."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class _Watch(TorchDispatchMode):
 
 
 def _rows_asked(func: Any, args: tuple[Any, ...]) -> Tensor | None:
-    """Which rows of its first argument an operation takes, if it takes rows."""
+    """The indices of the rows of its first argument that an operation selects; None if it selects none."""
     rows: Tensor | None = None
     if func is _aten.embedding.default:
         rows = args[1]

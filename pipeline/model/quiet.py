@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without its progress bars and advice, which would run into ours; a block, or a function under `@quietly()`."""
+    """Silences transformers' progress bars and advice, which would mix with ours; a context manager or decorator."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Where a model may read texts in another way from some length on: windows, chunks and scales that its config names."""
+"""Text lengths from which a model reads differently: windows, chunks and scales that its config names."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _rescales(config: Any) -> bool:
 
 
 def _rope_types(values: dict[Any, Any]) -> Iterator[str]:
-    """Of rotary embeddings, whose scale may follow from a text's length; the newer and the older name."""
+    """Types of rotary embedding, whose scale may depend on a text's length; under the newer and the older key."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _rope_types(value)

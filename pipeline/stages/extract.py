@@ -113,7 +113,7 @@ def header_of(params: ExtractParams, facts: ModelFacts, texts: int) -> store.Cac
 
 
 def read_text_ids(texts: Path) -> store.TextIds:
-    """The texts' identities as bytes, [texts, 16]: 16 bytes a text, where Python strings would take 81."""
+    """The texts' identities as bytes, [texts, 16]: 16 bytes per text, where Python strings would take 81."""
     if not texts.is_file():
         raise UserError(
             f"texts {texts}",
@@ -277,7 +277,7 @@ def _require_whole(scratch: Scratch, header: store.CacheHeader, text_ids: store.
             f"cache {scratch.cache}",
             expected=f"{shards} shards as they were written",
             found=f"other bytes in {len(damaged)} of them, the first is shard {damaged[0]}",
-            next_step="check the disk, then run the same command again: those shards alone are computed anew",
+            next_step="check the disk, then run the same command again: only those shards are computed again",
         )
 
 

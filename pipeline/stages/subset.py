@@ -37,12 +37,12 @@ class Selection:
     """What is kept; None keeps all, or the type as it is."""
 
     layers: tuple[int | str, ...] | None = None
-    """As `extract.layers` has them."""
+    """Layers to keep, in the syntax of `extract.layers`."""
     poolings: tuple[str, ...] | None = None
     texts: Path | None = None
     """A Parquet table with a column `text_id`, and perhaps `pair_text_id`: an `examples.parquet`, for one."""
     share: float | None = None
-    """Of the texts; each is in or out by its id alone, so that a larger share holds the smaller one."""
+    """Share of the texts. Its id alone decides whether a text is in, so a larger share includes a smaller one."""
     storage_type: str | None = None
     tokens: bool = False
     """Whether the token states of the kept texts and layers are kept too, as they are stored."""
@@ -131,7 +131,7 @@ def _token_layers(cache: store.Cache, layers: tuple[int, ...]) -> list[int]:
 
 
 def _basis(cache: store.Cache, layers: tuple[int, ...]) -> store.Basis | None:
-    """That of the chosen layers' token states; None where they are whole."""
+    """The basis of the chosen layers' token states; None if these are stored whole."""
     kept, basis = _token_layers(cache, layers), cache.basis()
     return None if basis is None else basis.at([cache.token_layers.index(layer) for layer in kept])
 
@@ -158,7 +158,7 @@ def _chosen_rows(cache: store.Cache, selection: Selection) -> Rows:
         raise UserError(
             f"cache {cache.path}",
             expected="at least one text to keep",
-            found="none of those that are asked for",
+            found="none of the chosen ones",
             next_step="name a table of texts that are in this cache, or a larger share",
         )
     return np.flatnonzero(kept)

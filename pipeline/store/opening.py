@@ -36,7 +36,7 @@ def peek(place: str | Path | Location) -> tuple[CacheHeader, bool]:
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise damaged(location, f"attributes that do not parse ({type(error).__name__})") from error
     if edited:
-        raise damaged(location, "a spec that does not have the checksum beside it")
+        raise damaged(location, "a spec whose checksum is another one")
     return header, complete
 
 

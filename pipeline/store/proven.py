@@ -44,7 +44,7 @@ class ProvenLocation(Location):
         return data
 
     def read_into(self, name: str, parts: Iterable[tuple[int, npt.NDArray[np.uint8]]]) -> None:
-        """As `Location.read_into`, of a file that is read as a whole."""
+        """Reads parts of a file as `Location.read_into` does, but from a file that is read and checked as a whole."""
         data = memoryview(self.get(name))
         for start, place in parts:
             piece = data[start : start + len(place)]

@@ -90,7 +90,7 @@ class Cache(TokenStates):
         return out
 
     def _scales(self, shard: int, layers: Sequence[int], pooling: str) -> Scales:
-        """Those of a shard, [layers, dim]."""
+        """Scales of a shard, [layers, dim]."""
         scales = self._read_scales(shard, pooling)
         if self._binding and not self._binding.has_scales(shard, pooling, scales):
             raise self._damaged_rows(self.header.rows_of(shard), f"{FOREIGN}, in {scale_file(pooling, shard)}")
@@ -126,7 +126,7 @@ def open_cache(place: str | Path | Location, fingerprint: str | None = None) -> 
             f"cache {location}",
             expected="a finished cache",
             found="one whose record says that it is unfinished",
-            next_step="run 'ilse extract' again: it goes on where it stopped",
+            next_step="run 'ilse extract' again: it resumes where it stopped",
         )
     if fingerprint is not None and header.capture.fingerprint != fingerprint:
         raise UserError(

@@ -33,7 +33,7 @@ POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 @dataclass(frozen=True)
 class TokenSpec:
-    """Which token states a cache keeps, and how: of some of its layers, perhaps in a basis of a lower rank."""
+    """Which token states a cache keeps, and how: of some or all of its layers, perhaps in a basis of a lower rank."""
 
     layers: tuple[str, ...]
     """Names of the layers whose token states are kept, a subset of the capture's, in depth order."""
@@ -52,7 +52,7 @@ class TokenSpec:
 
     @classmethod
     def from_attributes(cls, values: bool | Mapping[str, Any]) -> TokenSpec | bool:
-        """As it stands in a cache's attributes: of earlier releases, whether there are any."""
+        """Reads the spec from a cache's attributes; earlier releases stored only whether there are token states."""
         if isinstance(values, bool):
             return values
         return cls(**{**values, "layers": tuple(values["layers"])})
@@ -194,18 +194,18 @@ class CaptureSpec:
 
     @property
     def without_basis(self) -> CaptureSpec:
-        """The same before its basis is known: captures that are equal so may share one."""
+        """The capture before its basis is known. Captures that are equal without basis may share one."""
         tokens = self.token_states
         return replace(self, token_states=replace(tokens, basis=None)) if isinstance(tokens, TokenSpec) else self
 
     def with_basis(self, sha256: str) -> CaptureSpec:
-        """The same in this basis; for a capture that has a rank."""
+        """The capture with this basis; for a capture that has a rank."""
         assert isinstance(self.token_states, TokenSpec)
         return replace(self, token_states=replace(self.token_states, basis=sha256))
 
     @property
     def without_noise(self) -> CaptureSpec:
-        """The same of texts as they are: how new texts are read."""
+        """The capture of unchanged texts, without noise, which is how new texts are read."""
         return replace(self, noise=None)
 
     @property
@@ -263,7 +263,7 @@ class CacheHeader:
     model_parameters: int
     versions: Mapping[str, str] = field(default_factory=dict)
     origin: Mapping[str, str] = field(default_factory=dict)
-    """Of a cache that was made from another one: which, and what was taken of it. Empty for an extracted one."""
+    """Where a cache that was made from another one comes from, and what was taken. Empty for an extracted cache."""
 
     def __post_init__(self) -> None:
         for name in ("texts", "shard_rows"):

@@ -88,7 +88,7 @@ def write_shard(location: Location, header: CacheHeader, shard: int, rows: Shard
                 f"cache {location}, shard {shard}, file {name}",
                 expected="the bytes that were written",
                 found="other bytes when read back",
-                next_step="check the disk, then run the extraction again: the shard is computed anew",
+                next_step="check the disk, then run the extraction again: the shard is computed again",
             )
     digests = {name: sha256(data) for name, data in files.items()}
     counts, cut, own = [int(n) for n in rows.token_count], [bool(t) for t in rows.truncated], _own_ids(rows)
@@ -189,7 +189,7 @@ def _metadata(
 
 
 class _Index:
-    """Gathers the records: some bytes a text."""
+    """Gathers the records: some bytes per text."""
 
     def __init__(self, header: CacheHeader) -> None:
         self.shards = 0

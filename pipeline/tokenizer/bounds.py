@@ -15,9 +15,9 @@ from typing import Any
 from tokenizers import normalizers
 
 BYTES = 2**27
-"""Of the file; that of the largest vocabularies has a quarter."""
+"""Bytes of a tokenizer file; those with the largest vocabularies have a quarter of this."""
 STEPS = 512
-"""Of normalisation and of cutting into words."""
+"""Steps of normalisation and of splitting into words."""
 REPLACEMENT = 1024
 """Characters that a step puts in the place of one match."""
 GROWTH = 64
@@ -27,7 +27,7 @@ AROUND = 256
 IDS = 2**24
 """Ids of tokens; the library makes a list as long as the highest."""
 BYTE_LEVELS = 4
-"""Each of these steps may double a text, and one is all that anybody needs."""
+"""Most byte-level steps. Each may double a text, and nobody needs more than one."""
 
 
 def require_bounded(file: Path) -> None:

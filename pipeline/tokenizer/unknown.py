@@ -12,7 +12,7 @@ from pipeline.capture.tokens import Tokens
 LEAST_TEXTS, LEAST_TOKENS = 8, 64
 """Fewer show nothing: a single text may be odd."""
 MOST = 0.5
-"""Of the tokens that stand for content. Texts of a tokenizer's own language have some in a thousand."""
+"""Largest share of unknown among content tokens. Texts in the tokenizer's own language have a few in a thousand."""
 
 
 class Unknown:

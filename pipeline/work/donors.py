@@ -40,7 +40,7 @@ class Refusal:
 
     donor: str
     shard: int | None
-    """None for the whole donor."""
+    """The refused shard; None for the whole donor."""
     why: str
 
     @classmethod
@@ -95,7 +95,7 @@ def borrow(donors: Sequence[str], run: str, text_ids: store.TextIds, note: Note 
 
 
 def unlent(donors: Sequence[str], header: store.CacheHeader, text_ids: store.TextIds) -> npt.NDArray[np.bool_]:
-    """Which texts the model will run on because no donor lends their rows; [texts], in the order of the rows.
+    """Mask of the texts that the model must run on, as no donor has their rows; [texts], in the order of the rows.
 
     By the donors' lists of texts alone: damage that a shard's reading finds later adds to them.
     """

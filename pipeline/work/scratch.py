@@ -50,7 +50,7 @@ class Scratch:
     cache: store.Location
     """The cache that is being written."""
     work: store.Location
-    """Where the records are kept meanwhile."""
+    """Folder for the records of the unfinished cache."""
 
     def record(self, record: store.ShardRecord) -> None:
         """Keeps a shard's record, in one step: a record is there whole or not at all."""
@@ -146,7 +146,7 @@ def move_into_place(scratch: Scratch, out: store.Location, root: Path) -> None:
 
 
 def previous(root: Path, out: store.Location) -> Path:
-    """Where the last finished cache of the place `out` is kept under a second name; other places have their own."""
+    """Second name of the last finished cache at `out`; every other destination has a name of its own."""
     return root / "previous" / hashlib.sha256(str(out).encode()).hexdigest()[:16]
 
 

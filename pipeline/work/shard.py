@@ -115,7 +115,7 @@ def load_here(model: ModelParams, compute: Compute) -> FrozenModel:
 
 
 def reader_here(model: ModelParams, compute: Compute, request: Request) -> Reader:
-    """That model made ready for one request; kept likewise."""
+    """The loaded model, prepared for one request; kept in this process for the next call."""
     with _LOCK:
         _HERE.reader = reader_of(load_here(model, compute), request, compute.capture)
         return _HERE.reader

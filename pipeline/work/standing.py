@@ -17,7 +17,7 @@ from pipeline import store
 from pipeline.work.settings import changes
 
 NOTES = ("model_name", "model_parameters", "versions", "origin")
-"""Of a header: what may differ between two caches that are the same."""
+"""Header fields that may differ between two caches that count as the same."""
 
 
 def standing(out: store.Location, header: store.CacheHeader, text_ids: store.TextIds) -> store.CacheHeader | None:
@@ -75,7 +75,9 @@ def _same_without_list(out: store.Location, header: store.CacheHeader, text_ids:
 
 
 def _require_free(out: store.Location, header: store.CacheHeader) -> None:
-    """Of a folder, whoever moves the cache there looks (`ilse.core.files.atomic.require_ours`)."""
+    """Requires that a remote destination is free. Local ones are checked on the move
+    (`ilse.core.files.atomic.require_ours`).
+    """
     if out.is_local:
         return
     try:

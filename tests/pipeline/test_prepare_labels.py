@@ -1,4 +1,4 @@
-"""Prepare, several labels an example: their tables against a twin of plain loops, and how lists are read."""
+"""Prepare, several labels per example: their tables against a twin of plain loops, and how lists are read."""
 
 from __future__ import annotations
 

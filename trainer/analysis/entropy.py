@@ -38,12 +38,12 @@ def table(seeds: Seeds, split: Split) -> Iterator[Row]:
 
 
 def normalised_entropy(shares: Float[Tensor, " layers"]) -> float:
-    """Of shares that sum to 1, over two or more layers."""
+    """Entropy of shares that sum to 1, divided by its maximum; for two or more layers."""
     return float(torch.special.entr(shares).sum()) / math.log(len(shares))
 
 
 def untrained(trained: TrainedHead) -> TrainedHead:
-    """The same head and treatment with the weights that the head's seed starts from."""
+    """The head and its treatment with the initial weights of its seed."""
     with seeded(trained.facts.seed):
         head = build_head(**head_config(trained.head))
     return TrainedHead(trained.treatment, head, trained.facts).eval()

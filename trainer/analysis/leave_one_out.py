@@ -28,7 +28,7 @@ CAVEAT = (
 
 
 def table(seeds: Seeds, split: Split) -> Iterator[Row]:
-    """A row a layer: the points that are lost without it."""
+    """One row per layer: the points that are lost without it."""
     means = [treated_mean(one.treatment, split) for one in seeds.trained]
     held = split(VALIDATION)
     lost = [drops(one, held, mean) for one, mean in zip(seeds.trained, means, strict=True)]

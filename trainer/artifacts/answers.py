@@ -63,7 +63,7 @@ class AnswersFacts:
     parameters: Count
     """Values that were trained."""
     model_parameters: Count
-    """Of the frozen or tuned model that it needs; 0 where it needs none."""
+    """Parameters of the frozen or fine-tuned model that it needs; 0 if it needs none."""
     train_seconds: Finite
 
 
@@ -163,7 +163,7 @@ def _predicted(folder: Path, ids: pl.DataFrame, width: int) -> Float[Tensor, "ro
     if missing := [name for name in columns if name not in table.columns]:
         raise _refused(folder, f"columns {', '.join(columns)}", f"no {' and no '.join(missing)}")
     if len(table) != len(ids):
-        raise _refused(folder, f"{len(ids)} answers, one a test example", str(len(table)))
+        raise _refused(folder, f"{len(ids)} answers, one per test example", str(len(table)))
     if not table.select(ids.columns).equals(ids):
         raise _refused(folder, "the test examples' text ids in their order", "others, or another order")
     return _tensor(folder, table[ANSWER])

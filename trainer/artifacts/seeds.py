@@ -29,7 +29,7 @@ def load_seeds(folder: Path, task: Task) -> list[TrainedHead | Answers]:
 
 
 def load_head_seeds(folder: Path, task: Task) -> list[TrainedHead]:
-    """The same of a head, which has layers to look at. Raises `UserError` as `load_seeds` does."""
+    """Loads all seeds of a head; refuses controls, which read no layers. Raises `UserError` as `load_seeds` does."""
     return [_load_head(path, task) for path in _seed_folders(folder)]
 
 

@@ -54,7 +54,7 @@ class Options:
 
 
 def measure_layers(matched: Matched, options: Options) -> list[Figure]:
-    """Of every layer CKA, shared neighbours and the rows' errors. Raises `UserError` for damaged rows."""
+    """CKA, shared neighbours and row errors of every layer. Raises `UserError` for damaged rows."""
     sample = np.sort(drawn(matched.text_ids, options.texts))
     every, width = range(len(matched.a.layers)), matched.a.dim + matched.b.dim
     fixed = 8 * len(sample) * (3 * PIECE + 4 * len(sample))

@@ -24,7 +24,7 @@ from trainer.objectives import MultiClass, Objective
 from trainer.objectives.ordinal import Ordinal
 
 ITERATIONS = 1_000
-"""Of lbfgs at most; some tens to hundreds are enough for standardised rows."""
+"""Limit of L-BFGS iterations; tens to hundreds are enough for standardised rows."""
 
 
 @dataclass(frozen=True)

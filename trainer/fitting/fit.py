@@ -43,7 +43,7 @@ class Fit:
     layer_scores: list[float] | None
     """For `best`: the validation figure of every layer's probe at its own best epoch."""
     penalty: float | None = None
-    """Of a head that was solved and not trained, whose `curve` has a strength of it for every epoch."""
+    """Penalty of a head that was solved, not trained; its `curve` then has one strength per epoch."""
     drawn: bool = True
     """Whether its seed had a part in it: not where a head is solved and validation chooses its penalty."""
     epochs_before: int = 0
@@ -148,7 +148,7 @@ def _result(head: Head, best: BestStates, history: list[Triple], seconds: float)
 
 @torch.no_grad()
 def _calibrated(result: Fit, objective: Objective, validation: Examples) -> Fit:
-    """The same, once the head has chosen on validation what it chooses when it is trained."""
+    """The fit after the head has made its own choices on validation, such as exit thresholds."""
     if not result.head.calibrate(validation.chunks(VALIDATION_ROWS)):
         return result
     loss, score = (float(value) for value in measured(result.head, result.head, objective, validation))

@@ -44,7 +44,7 @@ def _cuda_index(device: str) -> int | None:
 
 @contextmanager
 def quiet(logger: str) -> Iterator[None]:
-    """Nothing below a warning of this logger."""
+    """Silences a logger below warnings."""
     found = logging.getLogger(logger)
     with _COUNTING:
         users, before = _QUIET.get(logger, (0, found.level))

@@ -39,7 +39,7 @@ class NotFiniteError(UserError):
 
 
 STEPS = 16
-"""Of a stretch."""
+"""Steps of one stretch."""
 
 
 class Stretch:
@@ -114,11 +114,11 @@ class Training(pl.LightningModule):
 
     @property
     def seconds(self) -> float:
-        """Of the whole fit, without the time between a stop and going on."""
+        """Seconds of the whole fit, without the time between a stop and its resumption."""
         return self.seconds_before + time.perf_counter() - self.started
 
     def state(self) -> State:
-        """All that the next epoch follows from."""
+        """Everything that the next epoch depends on."""
         optimizer = self.optimizer.state_dict()
         tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best.state_dict().items()}
@@ -238,5 +238,5 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Of a schedule's state what counts its steps; the rest follows from the recipe."""
+    """The counters in a schedule's state; the rest follows from the recipe."""
     return {name: value for name, value in values.items() if isinstance(value, int | float)}

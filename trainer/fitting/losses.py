@@ -42,7 +42,7 @@ def validate(
 def measured(
     outputs: Callable[[Any], Tensor], head: Head, objective: Objective, rows: Examples
 ) -> tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]:
-    """The same of whatever `outputs` makes of a batch of rows."""
+    """Mean losses of what `outputs` makes of the batches of `rows`."""
     loss, answers = told(outputs, head, objective, rows)
     return loss, objective.score(answers, rows.y[rows.order()])
 

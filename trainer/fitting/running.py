@@ -55,7 +55,7 @@ class OneProcess(LightningEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """None of them are of this training."""
+        """False: this training has no processes that others started."""
         return False
 
     def local_rank(self) -> int:

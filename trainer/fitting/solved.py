@@ -28,12 +28,12 @@ from trainer.objectives.regression import Regression
 from trainer.rows.in_memory import Examples, Rows, label_weights
 
 STRENGTHS = tuple(10 ** (power / 2) for power in range(-10, 9))
-"""Of C, from strong penalties to weak ones, for standardised rows: 1e-5 to 1e4."""
+"""Values of C, from strong penalties to weak ones, for standardised rows: 1e-5 to 1e4."""
 WORSE = 4
 """Strengths in a row that are better for no candidate: the end of the path."""
 FOLDS = 5
 FEW_ROWS = 500
-"""Of validation: with fewer, whose figures are uncertain by two points and more, folds choose."""
+"""Validation rows below which folds choose, as the figures are then uncertain by two points and more."""
 FOLDED_ROWS = 5_000
 """Labelled rows at most for folds, which take five times as long."""
 CHUNK = 4096
@@ -89,7 +89,7 @@ def is_solved(head: Head, objective: Objective, recipe: Recipe, rows: Examples) 
         return False
     why = None
     if not is_linear(head):
-        why = f"'{head.spec.name}', which is no linear map of rows"
+        why = f"'{head.spec.name}', which is not linear in its rows"
     elif not isinstance(objective, MultiClass | MultiLabel | Ordinal | Regression):
         why = f"the objective {objective.kind}"
     elif not isinstance(rows, Rows):
@@ -284,7 +284,7 @@ def _until_worse(places: Iterator[Place]) -> Iterator[Place]:
 
 
 def _best(path: list[Place], by_loss: bool) -> Int[Tensor, " candidates"]:
-    """Of every candidate the place with the highest figure, then the lowest loss, then the strongest penalty.
+    """For every candidate, the place with the highest figure, then the lowest loss, then the strongest penalty.
 
     `by_loss`: with the lowest loss, whatever the figure.
     """

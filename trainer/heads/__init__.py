@@ -168,7 +168,7 @@ def build_head(
     options
         Its options, or some of them; None for the defaults.
     layers, dim
-        The cache's rows an example and their width.
+        The cache's rows per example and their width.
     out
         Outputs: classes, 1 for a score, or the width of a vector; 0 for the encoder's own vector.
     pair_width
@@ -219,7 +219,7 @@ def _require_joint(spec: HeadSpec[Any], joined: JoinedOptions) -> None:
 
 
 def _of_rows(spec: HeadSpec[Any]) -> Head:
-    """The head that reads a row a layer, for one text or two."""
+    """The head that reads one row per layer, for one text or two."""
     kind, pair_width = head_kind(spec.name), spec.pair_width
     if pair_width is None:
         return _checked(kind.build(spec))

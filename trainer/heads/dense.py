@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 above = torch.ops.aten.threshold_backward
-"""By its name what ReLU does to gradients: the first where the second is above a number, else 0; in one pass."""
+"""ReLU's gradient in one pass: the first argument where the second is above a threshold, else 0."""
 
 STEPS = 256
-"""Of a byte of random bits, which decides one element."""
+"""Values of the random byte that decides one element."""
 
 
 class Dropout(nn.Module):

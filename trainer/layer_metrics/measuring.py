@@ -1,4 +1,4 @@
-"""All figures of a cache's layers, in one pass over its pooled rows.
+"""Measures all layers of a cache in one pass over its pooled rows.
 
 Layers are taken in groups whose sums fit the memory budget. A layer's bytes lie side by side in the cache, so several
 groups read no byte twice.

@@ -51,7 +51,7 @@ class Probed:
 
     @property
     def right(self) -> Tensor:
-        """Which texts each layer has right, bool [texts, layers]."""
+        """Mask of the texts that each layer answers correctly, bool [texts, layers]."""
         return self.log_probabilities.argmax(2) == self.y[:, None]
 
 

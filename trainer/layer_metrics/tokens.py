@@ -24,7 +24,7 @@ from trainer.layer_metrics import spectra
 
 METRICS = ("prompt_entropy", "curvature", "token_anisotropy")
 WORKING_VALUES = 2**22
-"""Of a text's layers in float64 at a time: 32 MB, and some such copies."""
+"""Float64 values of a text's layers that are processed at a time: 32 MB, and a few such copies."""
 
 States = Float[Tensor, "tokens layers width"]
 Figures = Float[Tensor, "metrics layers"]

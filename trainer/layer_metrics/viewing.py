@@ -21,7 +21,7 @@ from trainer.rows.stored import gather
 
 LEAST_VIEWS = 2
 OF_DIME = 500
-"""Most texts of DiME, which takes eleven spectra of texts × texts a layer."""
+"""Most texts of DiME, which takes eleven spectra of texts × texts per layer."""
 
 
 class Viewed:

@@ -36,7 +36,7 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def plain_losses(self, outputs: Float[Tensor, "batch ..."], y: Tensor) -> Float[Tensor, " candidates"]:
-        """The same without weights and smoothing: what validation looks at."""
+        """Losses without weights and smoothing, as validation uses them."""
         return self.losses(outputs, y)
 
     def answers(self, outputs: Float[Tensor, "batch ..."], y: Tensor) -> Float[Tensor, "examples candidates kept"]:

@@ -64,7 +64,7 @@ class Table:
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """Of all columns."""
+        """Kinds of all columns."""
         return {**self.columns, **self.may}
 
 

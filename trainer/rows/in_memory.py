@@ -78,7 +78,7 @@ class Rows:
         yield from zip(self.x.split(size), self.y.split(size), strict=True)
 
     def order(self) -> Int[Tensor, " rows"]:
-        """As they are."""
+        """The identity: rows are in the order of the examples."""
         return torch.arange(len(self.y))
 
     def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> IndexBatches:
@@ -130,7 +130,7 @@ class PairRows:
         return (self.batch(chosen) for chosen in self.order().split(size))
 
     def order(self) -> Int[Tensor, " rows"]:
-        """As they are."""
+        """The identity: rows are in the order of the examples."""
         return torch.arange(len(self.y))
 
     def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> IndexBatches:
@@ -181,7 +181,7 @@ class Part:
         return (self.batch(chosen) for chosen in self.order().split(size))
 
     def order(self) -> Int[Tensor, " rows"]:
-        """As they are."""
+        """The identity: rows are in the order of the examples."""
         return torch.arange(len(self.chosen))
 
     def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> IndexBatches:
@@ -206,7 +206,7 @@ class IndexBatches:
             yield self._rows.batch(chosen)
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Does nothing, as nothing is kept."""
 
     def _order(self) -> Tensor:
         y = self._rows.y

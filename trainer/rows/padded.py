@@ -16,7 +16,7 @@ from trainer.rows.ragged import Tokens
 
 @dataclass(frozen=True)
 class Padded(Tokens):
-    """The same texts as `Tokens`, at least one token each, all with as many places.
+    """Texts of at least one token each, padded to the same number of places.
 
     Parameters
     ----------
@@ -28,11 +28,11 @@ class Padded(Tokens):
 
     @classmethod
     def of(cls, values: Float[Tensor, "texts places layers width"], mask: Bool[Tensor, "texts places"]) -> Padded:
-        """From values and a mask of them."""
+        """Builds it from values and their mask."""
         return cls(values.flatten(0, 1), mask.sum(1), mask)
 
     def map(self, treat: Callable[[Tensor], Tensor]) -> Padded:
-        """Each place's vectors as `treat` makes them."""
+        """The vectors of all places after `treat`."""
         return Padded(treat(self.values), self.lengths, self.mask)
 
     def of_layers(self, places: list[int]) -> Padded:

@@ -33,7 +33,7 @@ GROUP_SHARDS = 2
 LOOSE_SHARDS = 3 + GROUP_SHARDS
 """Memory beside the blocks: a shard as it is read, in order, and what is needed of it; and a group to validate on."""
 SCALES = 4
-"""Of int8: a shard's scales take as much as so many tokens."""
+"""Tokens whose states take as much memory as a shard's scales in int8."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class PairRoom:
     values: Tensor  # [rows or tokens, layers, width]; of tokens as they are stored
 
     def announce(self, group: int) -> None:
-        """Nothing: the shards of two groups may be the same ones."""
+        """Does nothing, as two groups may share shards."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Which examples are read together.
+    """Groups of examples that are read together.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def rows_of_pairs(
 def tokens_of_pairs(
     cache: Cache, layers: tuple[int, ...], places: NDArray[np.int64], y: Tensor, ids: list[str], budget: int
 ) -> StreamedPairTokens:
-    """The same of token states; raises also for texts without any."""
+    """Streams the token states of pairs. Raises `UserError` also for texts without any token."""
     lengths_of(cache, places.ravel())
     counts, scales = cache.token_counts().astype(np.int64), SCALES if token_type(cache) == "int8" else 0
     # Of int8 a text brings its shard's scales along, at most.

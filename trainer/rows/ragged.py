@@ -34,11 +34,11 @@ class Tokens:
         return len(self.lengths)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Tokens:
-        """The same on a device."""
+        """The token states on a device."""
         return Tokens(self.values.to(device, non_blocking=non_blocking), self.lengths.to(device))
 
     def map(self, treat: Callable[[Tensor], Tensor]) -> Tokens:
-        """Each token's vectors as `treat` makes them of [tokens, layers, width]."""
+        """The vectors of all tokens after `treat`, which gets [tokens, layers, width]."""
         return Tokens(treat(self.values), self.lengths)
 
     def of_layers(self, places: list[int]) -> Tokens:
@@ -81,7 +81,7 @@ def for_each_token(
 
 
 def token_places(starts: Int[Tensor, " texts"], lengths: Int[Tensor, " texts"]) -> Int[Tensor, " tokens"]:
-    """Where the tokens of texts are that begin at `starts`."""
+    """Positions of the tokens of texts that begin at `starts`."""
     ends = lengths.cumsum(0)
     shift = starts - (ends - lengths)
     return torch.arange(int(ends[-1]) if len(ends) else 0) + shift.repeat_interleave(lengths)

@@ -67,7 +67,7 @@ class Room:
             self.cache.announce(shard, self.layers, name)
 
     def starts(self, slots: Int[Tensor, " rows"], inside: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-        """Which of all values a row begins at, by the place of its shard in the room and its own in the shard."""
+        """First value of each row, from its shard's place in the room and its place in the shard."""
         return slots * self.values[0].numel() + inside * self.cache.dim
 
     def rows(self, starts: Int[Tensor, " rows"]) -> Float[Tensor, "rows layers width"]:

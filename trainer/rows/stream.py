@@ -100,7 +100,7 @@ class Streamed(ABC):
     ahead: bool = False
 
     def treated(self: S, treat: Treat) -> S:
-        """The same examples, treated as they are taken."""
+        """The examples, treated as they are read."""
         return replace(self, treat=treat)
 
     @abstractmethod
@@ -238,7 +238,7 @@ class StreamedBatches:
 
 
 def _in_turn(rows: Streamed, blocks: list[list[int]], rooms: list[Any]) -> Iterator[ReadBlock]:
-    """Each block in the same room, while the disk gets at the next one."""
+    """Reads each block into the same room, while the disk prefetches the next one."""
     for shards, following in zip_longest(blocks, blocks[1:], fillvalue=()):
         block = rows.read(shards, rooms[0])
         for shard in following:
@@ -247,7 +247,7 @@ def _in_turn(rows: Streamed, blocks: list[list[int]], rooms: list[Any]) -> Itera
 
 
 def _ahead(rows: Streamed, blocks: list[list[int]], rooms: list[Any]) -> Iterator[ReadBlock]:
-    """Each block in the next room, while a thread reads the one after it."""
+    """Reads each block into the next room, while a thread reads the one after it."""
     with ThreadPoolExecutor(1) as reader:
         coming = deque[Future[ReadBlock]]()
         for shards, room in zip(blocks, cycle(rooms)):

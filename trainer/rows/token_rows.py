@@ -15,7 +15,7 @@ from trainer.rows.token_shelf import TokenShelf
 from trainer.treatment import Treat
 
 CHUNK_BYTES = 2**26
-"""Of the float32 values of a piece that is looked at without training: some long texts must not fill the memory."""
+"""Bytes of float32 values per chunk outside training: a few long texts must not fill the memory."""
 STATISTICS_VALUES = 2**18
 """Values whose statistics are taken at a time: float64 copies of them stay in a processor's cache."""
 
@@ -43,7 +43,7 @@ class TokenRows:
     treat: Treat | None = None
 
     def treated(self, treat: Treat) -> TokenRows:
-        """The same examples, treated as they are taken."""
+        """The examples, treated as they are read."""
         return replace(self, treat=treat)
 
     def batch(self, chosen: Int[Tensor, " chosen"]) -> Batch:
@@ -63,14 +63,14 @@ class TokenRows:
         return TokenRows(self.shelf.joined(other.shelf), places, torch.cat([self.y, other.y]), ids, self.treat)
 
     def chunks(self, size: int) -> Iterator[Batch]:
-        """All examples in order, fewer than `size` at a time where texts are long."""
+        """All examples in order; fewer than `size` at a time if texts are long."""
         lengths = self.shelf.lengths[self.places].view(len(self.y), -1).sum(1)
         values = self.shelf.values.shape[1] * self.shelf.values.shape[2]
         for piece in pieces(lengths, size, CHUNK_BYTES // (4 * values)):
             yield self.batch(self.order()[piece])
 
     def order(self) -> Int[Tensor, " rows"]:
-        """As they are."""
+        """The identity: rows are in the order of the examples."""
         return torch.arange(len(self.y))
 
     def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> IndexBatches:

@@ -29,7 +29,7 @@ class TokenRoom:
     shard_tokens: int
 
     def announce(self, shard: int) -> None:
-        """Nothing: the tokens of a shard are one file, which is read in one go."""
+        """Does nothing: the tokens of a shard are one file, which is read in one go."""
 
 
 @dataclass(frozen=True)

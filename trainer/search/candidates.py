@@ -50,7 +50,7 @@ class Candidate:
 
     @property
     def settings(self) -> str:
-        """Those that are not the defaults, in words."""
+        """Options that differ from their defaults, in words."""
         told = dict(self.options) if self.tokens is None else {"tokens": "", **self.tokens, **self.options}
         told |= {key: value for key, value in self.recipe.items() if key not in _OF_ALL}
         return ", ".join(f"{key} {value}".strip() for key, value in told.items())
@@ -71,18 +71,18 @@ class Candidate:
         return validate("train", TrainParams, given, where=f"candidate '{self.label}'")
 
     def with_epochs(self, epochs: int) -> Candidate:
-        """The same, trained for so many epochs."""
+        """The candidate, trained for this number of epochs."""
         return replace(self, recipe={**self.recipe, "epochs": epochs, "least_steps": 0})
 
 
 _SOLVED: dict[str, Any] = {"optimizer": "auto", "penalty": "validation", "refit": False}
-"""By validation alone, so that their figures are of the same rows as the others'."""
+"""Recipe of solved candidates: validation alone chooses, so that all figures are on the same rows."""
 _OF_ALL = ("optimizer", "penalty", "refit", "epochs", "least_steps")
 """Keys of recipes that tell no candidates apart."""
 
 
 LEAST_STEPS = 500
-"""Of a head on tokens: here validation may end a training early that takes too many."""
+"""Least steps of a head on tokens, where validation may end a long training early."""
 
 
 def _on_tokens(rate: float = OF_TOKENS["learning_rate"], /, **tokens: Any) -> Candidate:
@@ -113,7 +113,7 @@ CANDIDATES: tuple[Candidate, ...] = (
     _on_tokens(pool="attention"),
     _on_tokens(1e-3, rank=64),
 )
-"""In the order in which they are tried."""
+"""Candidates in the order in which they are tried."""
 
 
 def fitting(

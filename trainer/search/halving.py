@@ -71,15 +71,15 @@ class Tried:
     of_epochs: int | None
     """Epochs that it would have been trained for."""
     penalty: float | None
-    """Of a head that was solved."""
+    """Penalty of a head that was solved."""
     val_score: float
     """Minus infinity for one whose loss was not finite."""
     val_loss: float
     parameters: int
     seconds: float
-    """With reading its rows."""
+    """Seconds, including reading its rows."""
     estimate: Estimate | None = None
-    """Of the figure and how it varies with the validation examples; None for one that was ended for being behind."""
+    """The figure and its variance over validation examples; None if the candidate was stopped for falling behind."""
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -176,7 +176,7 @@ class _Screening:
         return HeadTrainer(self._task, candidate.params(self._params), candidate.head, inputs=self._inputs)
 
     def _made(self, trainer: HeadTrainer, watching: _Watching) -> Made | None:
-        """None where the loss was not finite."""
+        """Trains the candidate; None if the loss was not finite."""
         try:
             return trainer.of_seed(self._seed, watch=watching)
         except NotFiniteError:
@@ -208,7 +208,7 @@ class _Screening:
         return recipe.for_batches(-(-self._rows // recipe.batch_size)).epochs
 
     def _estimate(self, trainer: HeadTrainer, trained: TrainedHead) -> Estimate | None:
-        """None where so few examples define no figure."""
+        """Estimates the figure; None if there are too few examples to define it."""
         if self._task.rows(VALIDATION) < 2:
             return None
         predicted, y = trainer.validated(trained.head, self._seed)

@@ -47,7 +47,7 @@ SCHEMA: dict[str, Any] = {
     "p_holm": pl.Float64,
     "chosen": pl.Boolean,
 }
-"""Columns of `results/auto/candidates.csv`, a row a candidate that was tried, in that order.
+"""Columns of `results/auto/candidates.csv`, one row per candidate that was tried, in that order.
 
 `ended` is `finished`, `behind` (of rivals at a quarter or half of its epochs), `out of time` or `not finite`. The last
 columns compare the chosen one with those that were not behind: points that it is ahead, and p with Holm's correction.
@@ -61,9 +61,9 @@ class Chosen:
     head: TrainedHead
     """The winner: rows of the cache in, outputs out; `facts` has its recipe and validation figure."""
     candidate: Candidate
-    """Its name and settings."""
+    """The winner's name and settings."""
     tried: pl.DataFrame
-    """A row a candidate, columns as `SCHEMA`."""
+    """One row per candidate, columns as `SCHEMA`."""
     lines: list[str]
     """What is to be said of it."""
 

@@ -129,7 +129,7 @@ def _predict(name: str, trained: TrainedHead, held_out: Callable[[tuple[int, ...
 
 
 def _exits(trained: TrainedHead, rows: Examples) -> list[dict[str, Any]]:
-    """Of a head with exits: accuracy and depth of every threshold, and (`chosen`) of its own."""
+    """Accuracy and depth of a head with exits at every threshold; `chosen` marks its own."""
     head, layers = trained.head, trained.head.layers_read
     exits = head.inner if isinstance(head, FrontedHead) else head
     if not isinstance(exits, Exits):

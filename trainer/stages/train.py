@@ -92,7 +92,7 @@ class HeadTrainer:
         return result, TrainedHead(_for_head(treatment, self._reads, result), result.head, facts, self._basis)
 
     def _best_run(self, seed: int, unfinished: Path | None, watch: Watch | None) -> tuple[Recipe, Treatment, Fit]:
-        """Of the learning rates that are left to try the best run."""
+        """The best run over the learning rates that are left to try."""
         if self._undrawn is not None:
             self._say(f"{self._name} seed {seed}: the same head, since nothing in its training is random")
             return self._undrawn
@@ -206,6 +206,6 @@ def write_figures(name: str, metric: str, rate: float, fits: list[Fit], results:
 
 def _line(metric: str, result: Fit) -> str:
     best = result.best
-    before = f", gone on with after epoch {result.epochs_before - 1}" if result.epochs_before else ""
+    before = f", resumed after epoch {result.epochs_before - 1}" if result.epochs_before else ""
     place = f"epoch {best.epoch}" if result.penalty is None else f"penalty {result.penalty:.3g}"
     return f"validation {metric} {best.val_score:.4f} at {place}, {result.seconds:.1f} s{before}"

@@ -190,9 +190,9 @@ def _study(tuning: TuneParams, head: str, key: str) -> optuna.Study:
     if study.user_attrs.setdefault(KEY, key) != key:
         raise UserError(
             f"study '{head}' in {tuning.storage}",
-            expected="trials on this data with these parameters, to go on with",
+            expected="trials on this data with these parameters, to resume",
             found="trials on other data, with another recipe or with another space",
-            next_step="name another tune.storage, or delete the old one to start anew",
+            next_step="name another tune.storage, or delete the old one to start again",
         )
     study.set_user_attr(KEY, key)
     return study

@@ -40,7 +40,7 @@ def require_writable(path: Path, kind: Kind, option: str = "another name") -> No
         raise _refused(given, kind, f"a link to {path}, where there is nothing", option)
     *missing, place = _up_to_what_exists(path if kind == "folder" else path.parent)
     if not place.is_dir():
-        raise _refused(given, kind, f"{place}, which is no folder", option)
+        raise _refused(given, kind, f"{place}, which is not a folder", option)
     sweep(place)
     name = (missing[-1] if missing else path).name
     try:

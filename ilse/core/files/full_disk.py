@@ -18,7 +18,7 @@ from ilse.core.errors import UserError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says of a disk, a quota or a limit on files that leaves no room."""
 DISK_ERRORS = (*FULL, errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO)
-"""The same, of a disk that takes nothing from us, and of one that fails."""
+"""Error numbers of a disk that is full, that refuses our writes, or that fails."""
 LITTLE = 4096
 """Bytes, less than which is a full disk: a block."""
 _NUMBERED = re.compile(r"(?:os error |\[errno )(\d+)", re.IGNORECASE)

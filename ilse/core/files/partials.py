@@ -112,7 +112,7 @@ def _made(path: Path) -> tuple[Path, Any]:
             lock = _taken(work / LOCK)
             if lock is not None and (work / LOCK).exists():
                 return work, lock
-    raise RuntimeError(f"no folder beside {path} stays")
+    raise RuntimeError(f"no folder next to {path} can be kept")
 
 
 def _taken(file: Path) -> Any:

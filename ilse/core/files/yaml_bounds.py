@@ -61,7 +61,7 @@ def _require_few(events: Iterator[Any]) -> None:
                 sizes[event.anchor] = size
         elif isinstance(event, yaml.AliasEvent):
             if any(one.anchor == event.anchor for one in inside):
-                raise _refused(f"the name '{event.anchor}', which stands for what it is in", event)
+                raise _refused(f"the name '{event.anchor}', which refers to a value that contains it", event)
             size = sizes.get(str(event.anchor), 1)  # one that was never given is the reader's to refuse
         else:
             continue
@@ -69,7 +69,7 @@ def _require_few(events: Iterator[Any]) -> None:
         if sum(one.values for one in inside) > VALUES:
             raise _refused(f"more than {VALUES:,} values, with all names (&, *, <<) written out", event)
         if len(inside) > DEPTH:
-            raise _refused(f"collections inside one another, more than {DEPTH} deep", event)
+            raise _refused(f"collections nested deeper than {DEPTH} deep", event)
 
 
 def _refused(found: str, event: Any) -> yaml.YAMLError:
@@ -91,7 +91,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> Any:
-        """Of digits to the base 60 too, which YAML knows, and for which its reader takes the square of their number."""
+        """Reads a number; refuses long ones, as YAML's numbers to the base 60 take quadratic time to read."""
         if len(node.value) > DIGITS:
             problem = f"found a number of {len(node.value):,} characters"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)

@@ -33,7 +33,7 @@ from trainer.data.task import read_examples
 DRAWN, SHOWN = 200, 4
 """Examples that are answered, and those of them that are shown as right, and as wrong."""
 DIGITS = 4
-"""Of a contribution that is kept."""
+"""Significant digits of a contribution that is kept."""
 
 
 @quietly()
