@@ -136,8 +136,8 @@ def _few_rows(few: dict[str, Any]) -> Iterator[str]:
         "scikit-learn is its logistic regression with C chosen by five folds, on the last layer and on the layer that "
         "the folds find best. How much `linear` favours the last layer was set by test accuracy on other draws of "
         "these texts. That solved heads choose by the lowest loss and smooth no labels was set by test accuracy on the "
-        "same draws, so the table is no independent check of these two defaults. Median test accuracy over the draws in per "
-        "cent, and in brackets the lowest and the highest.\n\n"
+        "same draws, so the table is no independent check of these two defaults. Median test accuracy over the draws "
+        "in per cent, and in brackets the lowest and the highest.\n\n"
         "**With few rows, choosing costs accuracy**: `chosen` is worse than `linear`, which is `HeadClassifier`'s "
         "default.\n"
     )

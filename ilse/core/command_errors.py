@@ -68,7 +68,7 @@ class Commands(click.Group):
                 return returned
             except BaseException as error:
                 if stop.number is not None or isinstance(error, KeyboardInterrupt):
-                    _leave(f"\n{_ended_by(stop)}; what is finished is kept, and the same command resumes from there",
+                    _leave(f"\n{_ended_by(stop)}; finished work is kept, and the same command resumes from there",
                            stop.code)  # fmt: skip
                 if isinstance(error, click.ClickException):  # it repeats the argument that is wrong
                     error.message = in_line(masked(error.message))  # type: ignore[misc]
@@ -129,7 +129,7 @@ def _no_room(error: OSError) -> UserError:
         f"writing {error.filename or 'the output'}",
         expected=expected,
         found=error.strerror or "no space",
-        next_step=f"{cure} and run the same command again; what is finished is kept",
+        next_step=f"{cure} and run the same command again; finished work is kept",
     )
 
 

@@ -93,7 +93,7 @@ def _refuse_code(folder: Path, config: dict[str, Any]) -> None:
             f"model {folder}",
             expected="an architecture that transformers knows",
             found=f"'{config.get('model_type')}', which comes with Python code of its own; none of it was run",
-            next_step="read that code, then set extract.model.trust_remote_code to true, or take another model",
+            next_step="read that code, then set extract.model.trust_remote_code to true, or use another model",
         )
 
 

@@ -277,7 +277,7 @@ def _require_room(params: ModelParams, kind: Any, config: Any) -> None:
             f"model {params.name}",
             expected=f"a config that fits the weights, which hold at most {most:,} values",
             found=f"one of {values:,} values",
-            next_step="fetch the model again, or take another one",
+            next_step="fetch the model again, or use another one",
         )
 
 

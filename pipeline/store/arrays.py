@@ -195,5 +195,5 @@ class CheckedArrays:
             f"cache {self.path}, rows {rows.start} to {rows.stop}",
             expected="the values that were recorded",
             found=found,
-            next_step=f"'ilse verify {self.path}' names all damage; 'ilse extract' computes the damaged shards again",
+            next_step=f"'ilse verify {self.path}' lists all damage; 'ilse extract' computes the damaged shards again",
         )

@@ -151,7 +151,9 @@ class Basis:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 found = {name: arrays[name] for name in arrays.files}
         except Exception as error:  # a cut archive has many errors, by where it was cut
-            raise _refused("a file that Basis.save wrote", f"one that does not open ({type(error).__name__})") from None
+            raise _refused(
+                "a file that Basis.save wrote", f"one that cannot be opened ({type(error).__name__})"
+            ) from None
         return cls.from_arrays(found)
 
     def save(self, path: Path) -> None:

@@ -225,7 +225,7 @@ class Location:
             expected="an object store that answers",
             found=without_secrets(_in_short(error)),
             next_step="check the address, the credentials in the environment and the network, then run the same "
-            "command again; what is finished is kept",
+            "command again; finished work is kept",
         )
 
     def _store(self) -> Any:

@@ -39,7 +39,7 @@ class ProvenLocation(Location):
                 f"cache {self}, {name}",
                 expected="the bytes that its list of checksums names",
                 found="other bytes",
-                next_step=f"'ilse verify {self}' names all damage; pull the cache again, or extract it again",
+                next_step=f"'ilse verify {self}' lists all damage; pull the cache again, or extract it again",
             )
         return data
 

@@ -133,7 +133,7 @@ def open_cache(place: str | Path | Location, fingerprint: str | None = None) -> 
             f"cache {location}",
             expected=f"capture {fingerprint[:16]}",
             found=f"capture {header.capture.fingerprint[:16]} ({header.model_name})",
-            next_step="use the cache that the expectation comes from, or train again on this one",
+            next_step="use the cache that is expected, or train again on this one",
         )
     check_sizes(location, header)
     return Cache(location, header)
@@ -163,7 +163,7 @@ def open_proven(place: str | Path | Location) -> Cache:
 def _unlisted(location: Location) -> UserError:
     return UserError(
         f"cache {location}",
-        expected=f"its list of checksums, {SUMS}, which says whose its shards are",
+        expected=f"its list of checksums, {SUMS}, which says what its shards belong to",
         found="none, or a damaged one",
         next_step="pull the cache again, or extract again",
     )

@@ -44,7 +44,7 @@ def require_bounded(file: Path) -> None:
     normaliser, words, around = (list(_steps(part)) for part in parts)
     for step in (*normaliser, *words):
         if runs_away(pattern := _regex(step)):
-            raise ValueError(f"the pattern {pattern[:80]!r}, a repetition in a repetition, which may never end")
+            raise ValueError(f"the pattern {pattern[:80]!r}, a nested repetition, which may never end")
     if len(normaliser) + len(words) > STEPS:
         raise ValueError(f"{len(normaliser) + len(words):,} steps of normalisation and cutting")
     if sum(step.get("type") == "ByteLevel" for step in (*normaliser, *words)) > BYTE_LEVELS:
@@ -156,7 +156,7 @@ def _require_room(truncation: Any) -> None:
     """A limit of its own that leaves nothing of a text, or its first token."""
     most = truncation.get("max_length") if isinstance(truncation, dict) else None
     if isinstance(most, int) and most < 2:
-        raise ValueError(f"a limit of its own of {most} tokens")
+        raise ValueError(f"its own limit of {most} tokens")
 
 
 def _highest_id(values: dict[str, Any]) -> int:

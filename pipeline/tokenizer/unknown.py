@@ -57,5 +57,5 @@ class Unknown:
             expected="words that it knows",
             found=f"{100 * share:.0f} % of the texts' tokens are {self._token}, the token for what it does not know: "
             f"in {shown}",
-            next_step="take the model's own tokenizer, or a model of the texts' language and script",
+            next_step="use the model's own tokenizer, or a model for the texts' language and script",
         )

@@ -192,6 +192,6 @@ def refusals_in_words(refusals: Sequence[Refusal]) -> list[str]:
         more = f" and {len(named) - NAMED:,} more" if len(named) > NAMED else ""
         lines.append(
             f"donor {donor}: {len(named):,} of its shards are not as its list of checksums says and lent nothing: "
-            f"{', '.join(named[:NAMED])}{more}; 'ilse verify {donor}' names all damage"
+            f"{', '.join(named[:NAMED])}{more}; 'ilse verify {donor}' lists all damage"
         )
     return lines

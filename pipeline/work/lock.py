@@ -36,7 +36,7 @@ class Lock:
                 expected="the lock to stay with this run",
                 found=f"that {named(self._lost_to)} took it over, when this one gave no sign for "
                 f"{SILENT_BEATS * BEAT:.0f} s (suspended, or cut off from the network)",
-                next_step="let the other run end; finished shards are kept",
+                next_step="let the other run finish; finished shards are kept",
             )
 
 
@@ -106,7 +106,7 @@ def _take_over(place: Location, mine: Holder) -> bool:
 def _is_dead(place: Location, holder: Holder | None) -> bool:
     if holder is not None and holder.machine == machine():
         return not holder.lives
-    say(f"{named(holder)} holds the lock; watching for {SILENT_BEATS * BEAT:.0f} s whether it gives signs of life")
+    say(f"{named(holder)} holds the lock; waiting {SILENT_BEATS * BEAT:.0f}s for a sign of life")
     before = _content(place)
     for _ in range(SILENT_BEATS * 4):
         time.sleep(BEAT / 4)

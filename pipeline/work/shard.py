@@ -177,7 +177,7 @@ def _require_same_model(job: Job, found: ModelFacts) -> None:
             f"model {job.model.hub or job.model.path}",
             expected=f"the files that this run began with, {capture.model}, on every worker",
             found=f"{found.identity}" + (", with another tokenizer" if found.tokenizer != capture.tokenizer else ""),
-            next_step="put the same files on every machine, leave them alone during a run, and run the same command "
+            next_step="put the same files on every machine, do not change them during a run, and run the same command "
             "again; finished shards are kept",
         )
 

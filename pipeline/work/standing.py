@@ -46,7 +46,7 @@ def is_whole(
     damages = list(store.verify(out))
     if not damages:
         made = ", ".join(changes(there.versions, header.versions))
-        say(f"{out} is complete and every byte of it is as it was written: nothing to compute")
+        say(f"{out} is complete, and every byte is as it was written: nothing to compute")
         if made:
             say(f"it was made with {made}")
         return True
@@ -98,7 +98,7 @@ def _require_no_others(out: store.Location) -> None:
     names = [name for name, _ in out.list()]
     found = CACHE.foreign_among(names)
     if names == ["zarr.json"] and b"ilse_cache" not in out.get(names[0]):
-        found = "a Zarr group that is no cache"
+        found = "a Zarr group that is not a cache"
     if found is not None:
         raise UserError(
             f"destination {out}",

@@ -27,7 +27,7 @@ from trainer.rows.ragged import Tokens, each_sum
 COLUMNS = profile_columns("share")
 CAVEAT = (
     "To first order, and against a row of zeros, the training mean of standardised rows; "
-    "layers that say the same share it in ways that differ from seed to seed."
+    "layers with the same information share it differently from seed to seed."
 )
 
 

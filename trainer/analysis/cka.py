@@ -26,8 +26,8 @@ COLUMNS: Columns = {
     "cka": pl.Float64,
 }
 CAVEAT = (
-    "Layers are alike here if texts lie to one another in the same way, each coordinate standardised; "
-    "that says neither that they hold the label nor that a head reads them the same."
+    "Layers are similar here if they arrange the texts in the same way, each coordinate standardised; "
+    "that shows neither that they contain the label nor that a head reads them alike."
 )
 TEXTS = 1_000
 """Number of texts; their Gram matrices take 4 MB per layer."""

@@ -24,7 +24,7 @@ from trainer.fitting.isolation import seeded
 from trainer.heads import build_head, head_config
 
 COLUMNS: Columns = {"head": pl.String} | dict.fromkeys(("entropy", "low", "high", "untrained"), pl.Float64)
-CAVEAT = "Only a distance from 'untrained' was learned, and an even spread may be of layers that say the same."
+CAVEAT = "Only the distance from 'untrained' was learned, and layers with the same information may share it evenly."
 
 
 def table(seeds: Seeds, split: Split) -> Iterator[Row]:

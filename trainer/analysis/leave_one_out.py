@@ -22,8 +22,8 @@ from trainer.treatment import Treatment
 
 COLUMNS = profile_columns("drop_points")
 CAVEAT = (
-    "The head is not trained again, and what other layers hold too is not missed: "
-    "a layer that costs nothing to leave out may still say much."
+    "The head is not trained again, and information that other layers also hold is not missed: "
+    "a layer that can be left out at no cost may still be informative."
 )
 
 

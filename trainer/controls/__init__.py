@@ -60,5 +60,5 @@ def refuse_unless_answered(control: ControlKind, kind: Kind, pairs: bool) -> Non
             f"control '{control.name}'",
             expected=f"an objective that it can answer: {', '.join(control.of_pairs if pairs else control.of_texts)}",
             found=f"{kind}" + (", two texts per example" if pairs else ""),
-            next_step=f"take it out of controls.names; for these examples there are {', '.join(others)}",
+            next_step=f"remove it from controls.names; for these examples there are {', '.join(others)}",
         )

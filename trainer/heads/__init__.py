@@ -202,7 +202,7 @@ def refuse_tokens(name: str, caches: int) -> UserError:
         f"head '{name}', tokens",
         expected="one cache, whose tokens it reads",
         found=f"{caches} caches, whose models cut texts into tokens of their own",
-        next_step="name one cache, or take 'tokens' out of the head's options: it then reads pooled rows of all",
+        next_step="name one cache, or remove 'tokens' from the head's options: it then reads pooled rows of all",
     )
 
 
@@ -235,7 +235,7 @@ def _checked(head: Head) -> Head:
             f"head '{head.spec.name}', whose own vectors are compared",
             expected="an encoder with something to train",
             found="none: it is a linear map of rows of the cache",
-            next_step="set train.embedding to a width, such as 256, or take it out of train.heads",
+            next_step="set train.embedding to a width, such as 256, or remove it from train.heads",
         )
     return head
 

@@ -82,7 +82,7 @@ def require_tokens(cache: Cache) -> None:
             f"cache {cache.path}",
             expected="token states, for a head with the option 'tokens'",
             found="pooled rows alone",
-            next_step="set extract.token_states and extract again, or take 'tokens' out of the head's options",
+            next_step="set extract.token_states and extract again, or remove 'tokens' from the head's options",
         )
 
 
@@ -96,7 +96,7 @@ def lengths_of(cache: Cache, texts: npt.NDArray[np.int64]) -> npt.NDArray[np.int
             f"cache {cache.path}, text {cache.text_ids()[place]}",
             expected="at least one token, for a head with the option 'tokens'",
             found=f"none, as of {int((counts == 0).sum())} of {len(counts)} texts",
-            next_step="take empty texts out of the data set, or take 'tokens' out of the head's options",
+            next_step="remove empty texts from the data set, or remove 'tokens' from the head's options",
         )
     return counts
 

@@ -109,7 +109,7 @@ def _search(study: optuna.Study, objective: Callable[[optuna.Trial], float], tri
         except (UpdateFinishedTrialError, ValueError) as error:
             if not isinstance(error, UpdateFinishedTrialError) and not str(error).startswith("Cannot tell a FAIL"):
                 raise
-            say(f"{study.study_name}: another process took a trial of this one for dead and tries it again")
+            say(f"{study.study_name}: another process believed a trial of this one dead and repeats it")
 
 
 class _Objective:
@@ -211,7 +211,7 @@ def _usable(address: str) -> Iterator[None]:
                 f"parameter tune.storage, {address}",
                 expected="a file that this command may write to",
                 found=f"one that another program has kept locked for {PATIENCE_SECONDS:.0f} s",
-                next_step="end that program, such as a browser of databases or a backup, and run the same command "
+                next_step="close that program, such as a database browser or a backup, and run the same command "
                 "again; finished trials are kept",
             ) from None  # the cause may hold the address with its password
         raise UserError(

@@ -120,7 +120,7 @@ def _in_the_way(place: Path, made: Made) -> str | None:
     try:
         return made.foreign(place) if stat.S_ISDIR(place.stat().st_mode) else _A_FILE
     except (FileNotFoundError, NotADirectoryError) as error:
-        return f"{Path(error.filename).name!r}, which came and went" if os.path.lexists(place) else None
+        return f"{Path(error.filename).name!r}, which appeared and disappeared" if os.path.lexists(place) else None
 
 
 def _state(place: Path) -> tuple[int, int, int] | None:

@@ -65,7 +65,7 @@ def hold_folder(folder: Path, what: str) -> Iterator[None]:
     lock = _acquired(folder, what)
     try:
         if left := _read(folder):
-            say(f"{named(left)} ended without releasing its lock; this run resumes from what it finished")
+            say(f"{named(left)} ended without releasing its lock; this run resumes from its finished work")
         write_text(folder / HOLDER, this_process().as_bytes().decode())
         yield
     finally:
@@ -175,5 +175,5 @@ def refusal(what: str, holder: Holder | None) -> UserError:
         what,
         expected="one run at a time",
         found=f"{named(holder)}, which holds the lock",
-        next_step="wait for it, or stop it; what it has finished is kept",
+        next_step="wait for it, or stop it; finished work is kept",
     )
