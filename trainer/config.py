@@ -37,7 +37,7 @@ and it learns the words of the training texts by heart after some ten passes."""
 SMOOTHING = 0.1
 """Default label smoothing of a head that is trained in epochs."""
 OF_SHOTS: dict[str, Any] = {"folds": None, "penalty": "validation", "refit": False}
-"""What `auto` is with `shots` or `share`: who asks what so many training examples are worth trains on no others."""
+"""What `auto` means with `shots` or `share`: to learn what this many examples are worth, train on no others."""
 
 
 class Recipe(TreatmentOptions):

@@ -1,4 +1,4 @@
-"""What is said of a call over the network that failed, whichever library made it: which host, and what to do."""
+"""Messages for failed network calls, whichever library made them: which host, and what to do."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def say(text: object) -> None:
 
 @runtime_checkable
 class Sink(Protocol):
-    """What takes text."""
+    """A destination for text."""
 
     def write(self, text: str, /) -> object:
         """Takes some more."""

@@ -1,6 +1,6 @@
 """The lora stage: the model itself fine-tuned on the training examples, and its answers to the test examples.
 
-It reads no test label: `ilse evaluate` scores the answers beside those of heads.
+It reads no test label: `ilse evaluate` scores the answers together with those of heads.
 """
 
 from __future__ import annotations

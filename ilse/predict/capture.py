@@ -126,7 +126,7 @@ class Capture:
     def rows_of_tokens(
         self, texts: Sequence[str], names: Sequence[str], width: int, make: Callable[[Tokens], Tensor]
     ) -> Float32[Tensor, "texts layers width"]:
-        """What `make` gives for the tokens of each text, as the cache holds them: some texts at a time.
+        """Applies `make` to the token states of the texts in the cache's form, some texts at a time.
 
         So the states of a few texts are in memory, however many and however long the texts are.
         """
@@ -157,7 +157,7 @@ class Capture:
     def _made(
         self, texts: Sequence[str], names: Sequence[str], width: int, make: Callable[[BatchRows, list[str]], Tensor]
     ) -> Float32[Tensor, "texts layers width"]:
-        """What `make` gives for the texts of each batch and their names, in the texts' order."""
+        """Applies `make` to the texts of each batch and their names; results in the texts' order."""
         distinct, chosen, named = _once(texts, names)
         rows = torch.empty(len(distinct), len(self._names), width)
         if distinct:
@@ -170,7 +170,7 @@ class Capture:
     def leaving(
         self, texts: Sequence[str], names: Sequence[str], exits: Callable[[int], Exits]
     ) -> Float[Tensor, "texts out"] | None:
-        """What `exits` of so many texts say, each asked layer by layer until it is sure; None where no text can leave.
+        """Outputs of `exits` for this many texts, asked layer by layer until one is sure; None if no text can leave.
 
         It is given rows of one layer as `rows` would give them. A text that is read in windows has its rows when the
         last one has been read, so that none leaves where there is one.

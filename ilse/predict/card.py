@@ -109,7 +109,7 @@ def _capture(capture: CaptureSpec, of_tokens: bool) -> str:
 
 
 def _read(trained: TrainedHead) -> str:
-    """What it reads of the model's layers."""
+    """What the head reads of the model's layers, in words."""
     facts, tokens = trained.facts, trained.facts.capture.tokens
     if not facts.reads_tokens or tokens is None:
         return "Rows: pooling " + " and ".join(f"`{pooling}`" for pooling in facts.poolings)

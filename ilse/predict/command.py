@@ -50,7 +50,7 @@ def predict(
 ) -> None:
     """Predicts every row of `source`, a file, a folder or `-`, into `out` or, as CSV, to standard output.
 
-    A run that was killed leaves its finished parts beside `out`, and the next one with the same head and options goes
+    A run that was killed leaves its finished parts next to `out`, and the next one with the same head and options goes
     on with those whose rows are still the same; what came from standard input or goes into a pipe is not kept. Without
     `model` a head over a local model takes that of section `extract`, if it is the one, and a head over several those
     of `extract` and `control_caches` that have their names. `device` and `threads` as there. `why` is where a page of

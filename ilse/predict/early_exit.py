@@ -24,7 +24,7 @@ def leaving_of(trained: TrainedHead) -> Callable[[int], Leaving] | None:
 
 
 class Leaving:
-    """What the exits of a head say of some texts; each leaves at the exit at which `Exits.forward` lets it leave.
+    """Outputs of a head's exits for some texts; each text leaves at the exit where `Exits.forward` lets it leave.
 
     Parameters
     ----------

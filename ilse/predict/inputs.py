@@ -40,7 +40,7 @@ Format = Literal["lines", "csv", "tsv", "jsonl", "parquet", "folder"]
 STANDARD = "-"
 """Names standard input."""
 ROW, WHERE, ID = "row", "where", "id"
-"""Columns beside the texts: the row's number, from 0; what an error calls it; its id in the source."""
+"""Columns in addition to the texts: the row's number, from 0; what an error calls it; its id in the source."""
 
 Row = tuple[str, list[str | None]]
 """What an error calls a row, and its values, as `Fields.columns` names them."""

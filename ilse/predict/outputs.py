@@ -6,7 +6,7 @@
 | any number of labels    | `labels`, those with a probability over 1/2                |
 | a score, a similarity   | `score`                                                    |
 
-before them `row`, the row's number in the input, from 0, and `id`, where it has one; behind them, for more than one
+before them `row`, the row's number in the input, from 0, and `id`, where it has one; after them, for more than one
 label asked for, `top`, the likeliest labels with their probabilities. A row without a text has no answer: its cells are
 empty. CSV has no lists: there `labels` are joined by `|`, and `top` is `label_1`, `probability_1`, `label_2`, …
 """

@@ -102,7 +102,7 @@ def export_folder(head: Path, out: Path, model: Path | None, params: Path) -> No
 
 
 def load(folder: str | Path) -> SentenceTransformer:
-    """What `export` wrote. Raises `UserError` for another folder, and as `Predictor.load` does."""
+    """Loads what `export` wrote. Raises `UserError` for another folder, and as `Predictor.load` does."""
     return _around(HeadModule.load(str(folder), f"0_{HeadModule.__name__}"))
 
 

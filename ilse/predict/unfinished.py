@@ -1,4 +1,4 @@
-"""What a killed prediction leaves for the next one: a file a finished part, in a hidden folder beside the output.
+"""What a killed prediction leaves for the next one: a file a finished part, in a hidden folder next to the output.
 
     <folder of out>/.<name of out>.unfinished/<key>/<rows>.parquet
 

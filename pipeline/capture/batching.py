@@ -47,7 +47,7 @@ class Spans:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one forward pass: a text each, padded on either side, or several texts packed behind one another.
+    """Rows of one forward pass: a text each, padded on either side, or several texts packed one after another.
 
     `positions` says which text of the shard each one is; `content` is True for tokens that are not special; `types`
     are the tokens' types, None where all are 0.
@@ -181,7 +181,7 @@ def _cuts(widths: list[int], budget: int) -> list[slice]:
 
 
 def lay_out(tokens: Tokens, rows: Sequence[Sequence[int]], width: int, pad: int) -> Batch:
-    """The texts of each row one behind the other, and padding behind the last."""
+    """The texts of each row one after the other, and padding after the last."""
     texts = list(chain.from_iterable(rows))
     lengths = torch.tensor([len(tokens.ids[i]) for i in texts])
     row = torch.tensor(list(chain.from_iterable(repeat(r, len(of_row)) for r, of_row in enumerate(rows))))

@@ -34,7 +34,7 @@ SAMPLE_TEXTS = 1_000
 SAMPLE_TOKENS = 8_192
 """Tokens in the sample; once reached, its remaining texts are skipped. Some hundred texts of one sentence each."""
 GROUP_BYTES = 1 << 30
-"""Memory for states and covariances of the layers that are worked out at a time; each time the sample is read anew."""
+"""Memory for states and covariances of the layers that are worked out at a time; each time the sample is read again."""
 LEAST_SPREAD = 1e-6
 """Least spread of a coordinate, relative to the layer's median one: keeps the noise of constant coordinates small."""
 GAUSSIAN_QUARTILES = 1.3489795

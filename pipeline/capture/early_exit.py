@@ -145,7 +145,7 @@ class LeavingReader:
 
 
 def _of(there: Int[Tensor, " there"], whole: int, given: Any) -> Any:
-    """What was made for the whole batch, for the rows that are there; anything else as it is."""
+    """The part of a batch's value that belongs to the rows that are left; anything without a batch axis unchanged."""
     if isinstance(given, tuple | list):
         return type(given)(_of(there, whole, part) for part in given)
     if isinstance(given, Tensor) and given.ndim > 1 and len(given) == whole and len(there) < whole:

@@ -1,4 +1,4 @@
-"""What is proven on a loaded model, with made-up texts, before a row of it is believed: never taken from its name.
+"""Proofs on a loaded model with made-up texts, before any of its rows is trusted: nothing is concluded from its name.
 
 The measure is what `output_hidden_states` gave for each made-up text alone. First hooks have to read the same of a
 text alone, whatever was read before it; then the fastest way to batch texts is sought that changes no text's states.

@@ -31,7 +31,7 @@ WAY_OUT = {
     "hooks": "set extract.capture to hidden_states: slower, and it holds all layers at a time",
     "hidden_states": "use another model: this one cannot be read",
 }
-"""What is left where a model fails while it is read in some way."""
+"""Next step in the error if a model fails while it is read in some way."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ _ONE_AT_A_TIME = threading.Lock()
 class Part:
     """A window of a text, and which of the window's tokens, from `start` to `stop`, count among the text's.
 
-    The parts of a text's windows follow one another without a gap, and together are the text.
+    The parts of a text's windows follow each other without a gap, and together are the text.
     """
 
     text: int
@@ -116,7 +116,7 @@ def tokens_of(
 
 
 def _encoded(tokenizer: Any, texts: list[str], **options: Any) -> Any:
-    """What the tokenizer makes of the texts. Raises `UserError` for whatever it raises."""
+    """Tokenises the texts. Raises `UserError` for any error of the tokenizer."""
     try:
         with _ONE_AT_A_TIME, panics_as_errors():
             return tokenizer(texts, return_attention_mask=False, **options)
@@ -151,7 +151,7 @@ def _require_rows(tokenizer: Any, ids: list[list[int]], text_ids: Sequence[str],
 
 
 def around(content: Sequence[bool]) -> tuple[int, int]:
-    """How many special tokens stand before a text and behind it; none where it has no others."""
+    """How many special tokens stand before a text and after it; none where it has no others."""
     if not any(content):
         return 0, 0
     return list(content).index(True), list(reversed(content)).index(True)

@@ -228,7 +228,7 @@ def _device_number(index: int, devices: int) -> int:
 
 
 def _no_sign(worker: str, seconds: float) -> str:
-    """Whether it comes back nobody knows, so nothing is taken from it here: giving it up is the scheduler's."""
+    """Warns of a silent worker. It may come back, so its tasks stay with it: giving it up is up to the scheduler."""
     return (
         f"worker {worker} has given no sign for {seconds:,.0f} s: it hangs, or its machine or network does. If it is "
         "killed its shards go elsewhere at once; else when the scheduler gives it up, by Dask's own setting within 10 "

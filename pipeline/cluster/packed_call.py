@@ -28,7 +28,7 @@ _ALONE = threading.Lock()
 
 
 def packed(function: Callable[..., Any], *args: Any) -> bytes:
-    """What `run_alone` takes for a call."""
+    """A call packed as bytes, for `run_alone`."""
     from distributed.protocol.pickle import dumps  # by value what can't be imported there, such as a script's own
 
     return dumps((function, args))  # type: ignore[no-any-return]

@@ -22,7 +22,7 @@ class _Sign:
 
 
 class Signs:
-    """What was last heard of each worker."""
+    """The last sign of each worker."""
 
     def __init__(self) -> None:
         self._latest: dict[str, _Sign] = {}

@@ -96,7 +96,7 @@ def _label_notes(found: Mapping[str, Mapping[str, int]]) -> dict[str, list[str]]
 
 
 def split_table(counts: Mapping[str, Any]) -> list[str]:
-    """What `prepare` made of the rows, for the terminal: examples by split and, for the most frequent labels, by label.
+    """The table that `ilse prepare` prints: examples by split and, for the most frequent labels, by label.
 
     `counts` are those that `prepare` returns. Labels in excess of `SHOWN_LABELS` are summed up in one line.
     """

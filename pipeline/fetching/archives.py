@@ -83,7 +83,7 @@ def gunzip(data: bytes) -> bytes:
 
 
 def _flaw(info: zipfile.ZipInfo) -> str:
-    """What is wrong with a member's name or kind, or nothing."""
+    """Says what is wrong with a member's name or kind, if anything."""
     # zipfile rewrites NUL bytes and foreign separators in `filename`; the archive's own spelling is the one to judge
     name = info.orig_filename
     if "\\" in name or "\0" in name or ":" in name.split("/")[0]:

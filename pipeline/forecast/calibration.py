@@ -39,7 +39,7 @@ _WRITE_VALUES = 16_000_000  # of a shard that is written as a trial: a few tenth
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured on the sample; rates are those of one worker."""
+    """Measurements on the sample; rates are those of one worker."""
 
     texts: int
     tokens: int
@@ -50,13 +50,13 @@ class Calibration:
     spread: float
     """Standard error of the mean length, as a part of it; 0 when every text was counted."""
     padded_tokens: int
-    """What the sample's batches hold, padding included."""
+    """Tokens in the sample's batches, including padding."""
     shapes: int
     """Different (texts, length) among them."""
     padded_rate: float
     """Padded tokens per second, of shapes that were seen before."""
     first_seconds: float
-    """What the first batch of a shape takes longer than the next one."""
+    """Extra seconds of the first batch of a shape, compared with the next one."""
     shapes_seen: int
     """Shapes that this calibration ran: they are not new to this worker any more."""
     tokenise_rate: float

@@ -30,7 +30,7 @@ _INNER_STATES = 3
 
 @dataclass(frozen=True)
 class KeptTokens:
-    """What is kept of token states, where it is not all of them, whole and in the cache's storage type."""
+    """The part of the token states that is kept, if not all of them, whole and in the cache's storage type."""
 
     layers: int
     width: int
@@ -41,7 +41,7 @@ class KeptTokens:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is to be extracted: everything that bytes and operations depend on."""
+    """An extraction to plan: everything that its bytes and operations depend on."""
 
     texts: int
     tokens: int

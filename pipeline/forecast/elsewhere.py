@@ -18,7 +18,7 @@ TEXTS, TOKENS_PER_TEXT = "100M", "128"
 
 @dataclass(frozen=True)
 class Quote:
-    """What the extraction of a model costs on each machine."""
+    """Costs of a model's extraction on each machine."""
 
     shape: Shape
     work: Workload

@@ -93,7 +93,7 @@ class Estimate:
         return sum(self.parts.values())
 
     def lines(self) -> list[str]:
-        """What the first lines of a run say."""
+        """The first lines that a run prints."""
         work, facts, sample = self.work, self.facts, self.calibration
         error = float(f"{200 * sample.spread:.1g}")
         about = f" (± {error:g} %, from {sample.texts:,} of them)" if sample.spread else ""

@@ -96,7 +96,7 @@ class Times:
     requests: float
     schedule: float
     finish: float
-    """What the main process does alone when, or before, the workers are not at work."""
+    """Seconds in which the main process works alone, before or after the workers do."""
 
     @property
     def overlapping(self) -> dict[str, float]:

@@ -23,7 +23,7 @@ class Room:
     """Memory of the worker's GPU, if the model runs on one."""
 
     def shared(self, workers: int) -> Room:
-        """The part of one of so many workers on a machine."""
+        """The part of one of this many workers on a machine."""
         return Room(self.main // workers, self.device)
 
     @property

@@ -23,7 +23,7 @@ class ToDo:
 
 
 def to_do_of(texts: Path, new: np.ndarray[tuple[int], np.dtype[np.int64]]) -> ToDo | None:
-    """What the texts at the positions `new` of the table are of it all; None where they are all."""
+    """The part of the texts at the positions `new` of the table that is to be computed; None if it is all of them."""
     table = scan_parquet(texts)
     if len(new) == table.select(pl.len()).collect().item():  # the file's own count: a first run reads no text for this
         return None

@@ -14,7 +14,7 @@ MODEL_FILES = (*WEIGHT_FILES, "*.json", "*.model", "*.txt", "*.py")
 
 
 def model_identity(params: ModelParams) -> dict[str, str]:
-    """The commit of a Hub repository, or a sha256 of a local model's files; and the seed of weights drawn anew."""
+    """The commit of a Hub repository, or a sha256 of a local model's files; and the seed of randomly drawn weights."""
     drawn = {} if params.untrained is None else {"untrained": str(params.untrained)}
     return _source(params) | drawn
 

@@ -41,7 +41,7 @@ class Kept(Generic[V]):
             return self._values.get(key)
 
     def forget(self) -> None:
-        """Makes every value anew when it is next asked for; those that are in use live on."""
+        """Makes every value again when it is next asked for; those that are in use live on."""
         with self._lock:
             self._values.clear()
 

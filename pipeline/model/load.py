@@ -63,7 +63,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the main process needs to know of a model that only workers load.
+    """Facts about a model for the main process, which does not load it; only workers do.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def load_model(params: ModelParams, compute: Compute) -> FrozenModel:
 
 
 def in_memory(params: ModelParams, compute: Compute) -> FrozenModel | None:
-    """What `load_model` gives without loading anything."""
+    """The model if it is in memory already, else None; loads nothing."""
     return MODELS.held(_made_from(params, compute))
 
 

@@ -15,7 +15,7 @@ from pipeline.model.folder import check_folder
 
 
 def find_source(params: ModelParams) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` takes for these parameters: a name or folder, and further arguments.
+    """Arguments of `from_pretrained` for these parameters: a name or folder, and further keywords.
 
     Raises `UserError` for what is not there, or comes with code that was not named as trusted.
     """

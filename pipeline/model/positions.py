@@ -69,7 +69,7 @@ def lookups(model: Any, device: str, length: int, asked: bool = False) -> list[L
         inputs["position_ids"] = torch.arange(length, device=device)[None]
     with _Watch() as watch:
         model(**inputs)
-    # Some models fill a text up to whole windows of their own, behind its tokens.
+    # Some models fill a text up to whole windows of their own, after its tokens.
     filled = ((rows, index.cpu()) for rows, index in watch.seen if index.numel() == length or _is_row(index, length))
     found = ((rows, index.reshape(-1)[:length]) for rows, index in filled)
     found = ((rows, index) for rows, index in found if not torch.equal(index, ids[0].cpu()))

@@ -199,7 +199,7 @@ def _required(model: Any, states: tuple[Tensor, ...] | None, tokens: int) -> tup
 
 
 def _fits(states: Tensor, tokens: int, model: Any) -> bool:
-    """BigBird and its like fill a text up to whole blocks, behind its tokens."""
+    """BigBird and its like fill a text up to whole blocks, after its tokens."""
     return states.ndim == 3 and states.shape[1] >= tokens and states.shape[::2] == (1, width(model.config))
 
 

@@ -88,7 +88,7 @@ def compute_of(params: ExtractParams) -> Compute:
 
 
 def request_of(params: ExtractParams, facts: ModelFacts) -> Request:
-    """What is captured of the model."""
+    """The request for what is captured from the model."""
     layers, tokens = chosen_layers(params.layers, len(facts.layers)), token_layers(params, facts)
     return Request(layers, tuple(params.poolings), tokens or False)
 
@@ -183,7 +183,7 @@ def _bring_about(
     header = there or header  # a cache that is mended keeps its notes
     # `auto` was decided by the first worker's hardware; the others follow it.
     compute, request = replace(compute_of(params), type=facts.compute_type), request_of(params, facts)
-    # Asked anew: a cache that was too damaged to be opened lends its rows once `is_whole` has restored its metadata.
+    # Asked again: a cache that was too damaged to be opened lends its rows once `is_whole` has restored its metadata.
     refused: list[Refusal] = []
     donors = _donors(params, header, out, scratch_root, refused.append)
     _say_refused(refused)
@@ -333,7 +333,7 @@ def _window_figures(cache: store.Cache) -> dict[str, Any]:
 
 
 def _token_figures(cache: store.Cache) -> dict[str, Any]:
-    """What is kept of token states, where anything is."""
+    """Figures about token states, if any are kept."""
     tokens, basis = cache.header.capture.tokens, cache.basis() if cache.token_layers else None
     if tokens is None:
         return {}

@@ -131,7 +131,7 @@ def fetch(artifact: Artifact, destination: Path) -> Path:
 
 
 class _Record:
-    """The record of the files that were fetched into a folder. It lies beside the folder, as `.NAME.fetched`, because
+    """The record of the files that were fetched into a folder. It lies next to the folder, as `.NAME.fetched`, because
     an artifact may contain files of any name.
 
     A file that is not as the record says, of a folder that was checked out or fetched by an earlier version for one,

@@ -1,4 +1,4 @@
-"""What `ilse inspect` prints about a cache: its spec, size and state, and one line per layer."""
+"""Describes a cache for `ilse inspect`: its spec, size and state, and one line per layer."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from pipeline.dataset.splits import uniform
 from pipeline.work.ids import TextIndex
 
 FINER_TO_COARSER = ("float32", "float16", "bfloat16", "int8")
-"""A value that was rounded to one of these loses no more than its size in a type behind it; before it, the type would
+"""A value that was rounded to one of these loses no more than its size in a type after it; before it, the type would
 promise what the value lacks."""
 
 Rows = npt.NDArray[np.int64]
@@ -34,7 +34,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Selection:
-    """What is kept; None keeps all, or the type as it is."""
+    """What to keep; None keeps everything, or leaves the type unchanged."""
 
     layers: tuple[int | str, ...] | None = None
     """Layers to keep, in the syntax of `extract.layers`."""
@@ -54,7 +54,7 @@ def subset(place: str, out: Path, selection: Selection) -> str:
     One shard of each cache is in memory at a time. Raises `UserError` for a selection that the cache does not hold or
     that would be empty, a type finer than its own, and an `out` that is no cache.
     """
-    # What is taken is signed anew. A cache that says which values belong to which texts is read layer by layer; an
+    # What is taken is signed again. A cache that says which values belong to which texts is read layer by layer; an
     # older one proves its files as a whole.
     cache = store.open_cache(place)
     cache = cache if cache.is_bound else store.open_proven(place)
@@ -137,7 +137,7 @@ def _basis(cache: store.Cache, layers: tuple[int, ...]) -> store.Basis | None:
 
 
 def _token_states(cache: store.Cache, layers: tuple[int, ...], basis: store.Basis | None) -> store.TokenSpec | bool:
-    """What is kept of them, as an extraction of these layers would say it."""
+    """Spec of the kept token states, as an extraction of these layers would have it."""
     had = cache.header.capture.token_states
     if isinstance(had, bool):
         return had

@@ -1,4 +1,4 @@
-"""What `ilse verify` says of a cache: every damaged file, by shard and rows, or that there is none."""
+"""Verifies a cache for `ilse verify`: names every damaged file with its shard and rows."""
 
 from __future__ import annotations
 

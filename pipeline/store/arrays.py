@@ -54,7 +54,7 @@ class CheckedArrays:
 
     @property
     def is_local(self) -> bool:
-        """Whether it lies on this machine."""
+        """Whether the cache is on this machine."""
         return self.location.is_local
 
     @property

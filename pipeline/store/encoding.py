@@ -88,7 +88,7 @@ def value_bytes(storage_type: str) -> int:
 
 
 def stored_width(storage_type: str, width: int) -> int:
-    """Stored numbers of so many values."""
+    """Stored numbers of this many values."""
     return -(-width // 2) if storage_type == "int4" else width
 
 

@@ -228,7 +228,7 @@ def text_id_rows(text_ids: Sequence[str] | TextIds) -> TextIds:
 
 @dataclass(frozen=True)
 class _Form:
-    """What the metadata of an array say."""
+    """The form of an array, from its metadata."""
 
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
@@ -322,7 +322,7 @@ def _create(group: zarr.Group, name: str, form: _Form) -> zarr.Array[Any]:
 
 
 def _one_shard(form: _Form, values: npt.NDArray[Any]) -> bytes:
-    """The bytes of one shard that holds `values`, and the fill value behind them."""
+    """The bytes of one shard that holds `values`, and the fill value after them."""
     files: dict[str, Any] = {}
     shape = form.shards or form.chunks
     array = _create(zarr.create_group(MemoryStore(files)), "a", replace(form, shape=shape))

@@ -53,7 +53,7 @@ class Cache(TokenStates):
     ) -> Scales | None:
         """Reads a shard as it is stored to `out`, see `chunks`; returns the scales of int8, [layers, dim].
 
-        `rows_in(out, header)` are the values, of which the last shard has rows without meaning behind its own. Raises
+        `rows_in(out, header)` are the values, of which the last shard has rows without meaning after its own. Raises
         `UserError` as `read` does, of which it takes a third of the time.
         """
         self._require_pooling(pooling)
@@ -108,7 +108,7 @@ class Cache(TokenStates):
 
 
 def _run_of(places: npt.NDArray[np.int64]) -> slice | npt.NDArray[np.int64]:
-    """A slice where they follow one another: NumPy then copies nothing in between."""
+    """A slice where they follow each other: NumPy then copies nothing in between."""
     whole = len(places) and (np.diff(places) == 1).all()
     return slice(int(places[0]), int(places[-1]) + 1) if whole else places
 
@@ -140,7 +140,7 @@ def open_cache(place: str | Path | Location, fingerprint: str | None = None) -> 
 
 
 def open_proven(place: str | Path | Location) -> Cache:
-    """A finished cache of which nothing is read but what it was written with: for those who sign its rows anew.
+    """A finished cache of which nothing is read but what it was written with: for those who sign its rows again.
 
     Its list of checksums proves it. Where the list is damaged, lost or another cache's, the cache's own binding does.
     Raises `UserError` as `open_cache` does, and where neither proves its texts.

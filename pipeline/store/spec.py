@@ -82,7 +82,9 @@ class WindowSpec:
 
 @dataclass(frozen=True)
 class NoiseSpec:
-    """What is done to a text before the model reads it, other for each text and seed: see `pipeline.capture.noise`."""
+    """Typing mistakes made in a text before the model reads it, which differ by text and seed; see
+    `pipeline.capture.noise`.
+    """
 
     characters: float
     """Share of letters and digits that are left out, doubled, replaced or exchanged with the next."""
@@ -119,19 +121,19 @@ class CaptureSpec:
     max_tokens: int | None
     """Longer texts are cut here, special tokens included; None, with `windows` alone: nowhere."""
     template: str
-    """What the model reads; `{text}` stands for the text."""
+    """What the model reads; `{text}` is replaced by the text."""
     compute_type: str
     """Type of the weights and activations while computing."""
     storage_type: str
     """Type of the stored values, one of `STORAGE_TYPES`."""
     poolings: tuple[str, ...] = ("mean",)
     token_states: TokenSpec | bool = False
-    """Whether the state of every token is kept beside the pooled rows: True for all layers, whole and in the cache's
-    storage type, or what is kept of them. `tokens` says the same without the short form."""
+    """Whether token states are kept in addition to the pooled rows: True for whole states of all layers in the cache's
+    storage type, or a spec of what is kept. `tokens` says the same without the short form."""
     windows: WindowSpec | None = None
     """How longer texts are read; None: every text in one piece."""
     noise: NoiseSpec | None = None
-    """What is done to each text first; None: nothing."""
+    """Typing mistakes made in each text first; None: none."""
 
     def __post_init__(self) -> None:
         known = isinstance(self.model, Mapping) and all(isinstance(value, str) for value in self.model.values())
@@ -181,7 +183,7 @@ class CaptureSpec:
 
     @property
     def tokens(self) -> TokenSpec | None:
-        """What is kept of the token states; None for none."""
+        """Spec of the kept token states; None if there are none."""
         if isinstance(self.token_states, bool):
             return TokenSpec(self.layers, None, self.storage_type) if self.token_states else None
         return self.token_states
@@ -210,7 +212,7 @@ class CaptureSpec:
 
     @property
     def noise_in_words(self) -> str:
-        """What is done to texts first: `5% of characters changed, seed 1`, for one; empty for nothing."""
+        """The noise in words, such as `5% of characters changed, seed 1`; empty without noise."""
         if self.noise is None:
             return ""
         told = {"changed": self.noise.characters, "mistyped": self.noise.keyboard, "after a space": self.noise.splits}
@@ -321,7 +323,7 @@ class ShardRecord:
     token_count: list[int]
     truncated: list[bool]
     claim: str
-    """What the shard is of, as `claim_of` has it: the capture, the shard's number, and its texts in their order."""
+    """The shard's claim, as `claim_of` gives it: the capture, the shard's number, and its texts in their order."""
     binding: list[int]
     """The shard's row of the array `binding`."""
 

@@ -98,7 +98,7 @@ class TokenGrid:
 
     @property
     def index(self) -> npt.NDArray[np.uint8]:
-        """What the file ends in."""
+        """Index at the end of the file."""
         return index_of(self.pieces * self.layers, self.chunk_bytes)
 
     def values(self, chunks: ChunkBytes) -> Stored:

@@ -243,7 +243,7 @@ def _require_shapes(header: CacheHeader, shard: int, rows: ShardRows) -> None:
 
 
 def _sums(stored: Stored, scales: Scales | None, kind: str) -> npt.NDArray[np.float64]:
-    """What the statistics need of a shard, [4, layers]; of what is stored, not of what was rounded."""
+    """Sums of a shard for the statistics, [4, layers], over the stored values and not those before rounding."""
     sums = np.empty((4, stored.shape[1]))
     for layer in range(stored.shape[1]):  # one at a time stays in the processor's cache: twice as fast
         values = decode(stored[:, layer], kind, None if scales is None else scales[layer])
@@ -302,7 +302,7 @@ def record_to_json(record: ShardRecord) -> bytes:
 
 
 def record_from_json(data: bytes) -> ShardRecord | None:
-    """The record in a file, or None for a damaged one, or one that a power cut left empty: its shard is made anew."""
+    """The record in a file, or None for a damaged one, or one that a power cut left empty: its shard is made again."""
     try:
         values = json.loads(data)
         checksum = values.pop("checksum")

@@ -20,7 +20,7 @@ FILES = ("tokenizer.json", "*.model", "*vocab*", "tekken.json", "*.tiktoken", "m
 
 
 def read_tokenizer(params: ModelParams, config: Any) -> Any:
-    """The tokenizer that stands beside the model.
+    """The tokenizer that is next to the model.
 
     Raises `UserError` where there is none, or one without a vocabulary.
     """

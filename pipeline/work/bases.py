@@ -1,7 +1,7 @@
 """Finds the basis of a cache's token states: from an earlier cache, an earlier run, or a sample of the texts.
 
 Rows in another basis are other rows, so a basis is made once and kept: by the cache that holds it, by the caches that
-replace that one, and by those that it lends rows to. Until a first cache is finished its basis stays beside the
+replace that one, and by those that it lends rows to. Until a first cache is finished its basis stays next to the
 unfinished work, under the name of what it is of:
 
     <scratch>/bases/<capture and sample>.npz      or <out>.unfinished/bases/… in an object store

@@ -1,6 +1,6 @@
 """Rows from caches that hold them already: a donor has the same capture fingerprint, so its rows are this cache's.
 
-What is lent is signed anew by the cache that takes it. So a donor lends what it can prove to have been written for
+What is lent is signed again by the cache that takes it. So a donor lends what it can prove to have been written for
 these texts, and nothing else: the texts' ids and each shard have the checksums that its own list names. A shard that is
 whole, but another's, is refused like a damaged one.
 """
@@ -24,7 +24,7 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Loan:
-    """What the donors hold of one shard's texts."""
+    """Rows of one shard's texts that donors hold."""
 
     found: npt.NDArray[np.bool_]
     """[texts of the shard]"""

@@ -16,7 +16,7 @@ from pipeline.store import Location
 BEAT = 10.0
 """Seconds between two signs of life of a holder in an object store."""
 SILENT_BEATS = 3
-"""A holder elsewhere that gave no sign for so many beats is dead."""
+"""A holder elsewhere that gave no sign for this many beats is dead."""
 SETTLE = 2.0
 """Seconds after a takeover before it is looked at again: of two at the same time, the later writer has it."""
 

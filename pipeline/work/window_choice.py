@@ -1,4 +1,4 @@
-"""What `extract.windows` asks of a model: windows that it has room for, and that lose no token."""
+"""Checks `extract.windows` against a model: it must have room for them, and no token may be lost."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ class _Drawing:
         )
 
     def scale(self) -> str:
-        """What the colours mean."""
+        """The legend of the colours."""
         return (
             f'<div class="scale"><span>against it {signed(-self.most)}</span><i></i>'
             f"<span>{signed(self.most)} for it</span><span>(sums: up to ±{self.most_sum:.3g})</span></div>"

@@ -50,10 +50,10 @@ class HeadFacts:
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # for loading
 
     objective: dict[str, str | int | float]
-    """What it was trained for, as `objectives.restore` takes it."""
+    """Objective that the head was trained for, in the form that `objectives.restore` takes."""
     labels: list[str]
     capture: CaptureSpec
-    """What its rows are; from the cache."""
+    """Capture that the rows come from, copied from the cache."""
     pooling: str | tuple[str, ...]
     """The poolings that the head reads; several are joined side by side in a layer's row. `TOKENS` if it reads tokens.
     """
@@ -165,7 +165,7 @@ class TrainedHead(nn.Module):
         return self.head.inner if isinstance(self.head, FrontedHead) else self.head
 
     def rows(self, x: Float[Tensor, "texts layers dim"] | Tokens) -> Float[Tensor, "texts layers treated"]:
-        """What `inner` is asked about: treated rows, or those that a reader or map makes of what is treated."""
+        """Input of `inner`: treated rows, or the rows that a reader or map makes from treated values."""
         treated = self.treated(x)
         rows: Tensor = self.head.pooled(treated) if isinstance(self.head, FrontedHead) else treated
         return rows

@@ -1,4 +1,4 @@
-"""The trained seeds of heads and controls, and whether they belong to a task and to one another."""
+"""The trained seeds of heads and controls, and whether they belong to a task and to each other."""
 
 from __future__ import annotations
 

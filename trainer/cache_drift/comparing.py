@@ -37,7 +37,7 @@ class Drift:
 
     @property
     def passed(self) -> bool | None:
-        """What the gate says; None without a tolerance."""
+        """Verdict of the gate; None without a tolerance."""
         return None if self.score is None else self.score.passed
 
     def __str__(self) -> str:

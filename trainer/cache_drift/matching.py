@@ -40,7 +40,7 @@ class Matched:
 
     @property
     def texts(self) -> int:
-        """How many there are."""
+        """Number of matched texts."""
         return len(self.in_a)
 
     @property

@@ -64,7 +64,7 @@ def measure_layers(matched: Matched, options: Options) -> list[Figure]:
 
 
 class _Layer:
-    """What is gathered over all texts of one layer."""
+    """Sums over all texts, for one layer."""
 
     def __init__(self, queries: tuple[Tensor, Tensor], places: Tensor, neighbours: int) -> None:
         self.nearest = [Nearest(rows, places, neighbours) for rows in queries]

@@ -65,5 +65,5 @@ class ControlKind:
     """Another seed gives other answers, on the same training examples too."""
 
     def answers(self, kind: Kind, pairs: bool) -> bool:
-        """Whether it can answer such examples."""
+        """Whether the control can answer such examples."""
         return kind in (self.of_pairs if pairs else self.of_texts)

@@ -56,5 +56,5 @@ class ControlParams(Section):
 
     @property
     def all_names(self) -> list[str]:
-        """Everything that is evaluated beside the heads."""
+        """Everything that is evaluated along with the heads."""
         return [*self.names, *self.caches, *self.others]

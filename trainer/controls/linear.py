@@ -36,7 +36,7 @@ class Linear:
     parameters: int
 
     def answers(self, x: Matrix) -> Float[Tensor, "rows ..."]:
-        """What it predicts, as objectives have it."""
+        """Predictions in the form that objectives use."""
         return torch.from_numpy(self.predict(x)).float()
 
 

@@ -88,7 +88,7 @@ class JoinedCaches:
 
     @property
     def is_local(self) -> bool:
-        """Whether all of them lie on this machine."""
+        """Whether all caches are on this machine."""
         return all(cache.location.is_local for cache in self.parts)
 
     def text_ids(self) -> list[str]:
@@ -106,7 +106,7 @@ class JoinedCaches:
         return places if part == 0 else self._rows[part - 1][places]
 
     def runs(self, layers: Sequence[int] | None) -> Iterator[tuple[int, list[int]]]:
-        """The layers as they follow one another: cache by cache, with the layers' numbers there."""
+        """The layers as they follow each other: cache by cache, with the layers' numbers there."""
         starts = [0, *accumulate(len(cache.layers) for cache in self.parts)]
         every = range(starts[-1])
         asked = every if layers is None else [every[layer] for layer in layers]
@@ -222,7 +222,7 @@ class JoinedRoom:
 
 
 def room_of(cache: AnyCache, layers: Sequence[int], poolings: Poolings, shards: int) -> Room | JoinedRoom:
-    """Room for so many shards, with nothing in it."""
+    """Room for this many shards, with nothing in it."""
     if not isinstance(cache, JoinedCaches):
         return Room.of(cache, layers, poolings, shards)
     assert cache.shard_rows is not None

@@ -22,7 +22,7 @@ class Source:
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # for loading
 
     capture: CaptureSpec
-    """What they are; from the cache."""
+    """Capture that the rows come from, copied from the cache."""
     model_name: str
     """Id on the Hub, or the name of the model's file or folder."""
     model_parameters: Whole

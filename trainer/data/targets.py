@@ -1,4 +1,4 @@
-"""What the examples of a table are to be mapped to: from its columns to a tensor and the names of the labels."""
+"""Targets of examples: from a table's columns to a tensor and the names of the labels."""
 
 from __future__ import annotations
 

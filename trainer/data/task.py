@@ -107,7 +107,7 @@ class Task:
         return _without_targets(self._streamed(TEST, layers, poolings, memory_budget))
 
     def sample(self, split: str, texts: int, poolings: Poolings = "mean") -> Float[torch.Tensor, "texts layers dim"]:
-        """Rows of at most so many distinct texts of `train` or `validation`, the same ones every time."""
+        """Rows of at most this many distinct texts of `train` or `validation`, the same ones every time."""
         chosen = self._examples_of(_for_training(split))
         places = np.unique(chosen.select(name for name in (ROW, PAIR_ROW) if name in chosen.columns).to_numpy())
         drawn = np.random.default_rng(0).permutation(places)[:texts]

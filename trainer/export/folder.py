@@ -108,7 +108,7 @@ def export_head(head: str | Path, out: str | Path, to: Target) -> dict[str, Any]
 
 
 def load_exported(folder: str | Path) -> ExportedHead:
-    """What `export_head` wrote. Nothing is unpickled; see `checked`.
+    """Loads what `export_head` wrote. Nothing is unpickled; see `checked`.
 
     Raises `UserError` for another format version, a file that is not the described one, or one with anything in it
     that an export does not have.
@@ -169,7 +169,7 @@ def _description(trained: TrainedHead, program: Program, file: Path) -> dict[str
 
 
 def _reason(error: BaseException) -> str:
-    """What the innermost error says, in one line: the outer ones of torch's exporters give general advice."""
+    """Message of the innermost error, in one line: the outer ones of torch's exporters only give general advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,4 +1,4 @@
-"""What is exported of a head: rows or tokens as the model gives them in, named outputs out."""
+"""The exported program of a head: rows or tokens from the model in, named outputs out."""
 
 from __future__ import annotations
 
@@ -151,5 +151,5 @@ class TokenProgram(Program):
 
 
 def program_of(trained: TrainedHead) -> Program:
-    """What is exported of a head."""
+    """Builds the exported program of a head."""
     return TokenProgram(trained) if trained.facts.reads_tokens else Program(trained)

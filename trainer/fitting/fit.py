@@ -45,7 +45,7 @@ class Fit:
     penalty: float | None = None
     """Penalty of a head that was solved, not trained; its `curve` then has one strength per epoch."""
     drawn: bool = True
-    """Whether its seed had a part in it: not where a head is solved and validation chooses its penalty."""
+    """Whether its seed mattered: not if the head is solved and validation chooses its penalty."""
     epochs_before: int = 0
     """Epochs that an interrupted fit had done, with which this one went on."""
 
@@ -69,7 +69,7 @@ def fit(
     `recipe.folds`, folds of both splits choose, and the head has learned from both (`trainer.fitting.folded`). What the
     recipe leaves open is settled by the head and the rows (`trainer.fitting.settled`). With `progress` an interrupted
     fit is gone on with, to the same result on the same machine; `watch` may end it early, and of a solved head is told
-    of every penalty; a fit that folds or a penalty choose begins anew. Raises `NotFiniteError` for a loss that is not
+    of every penalty; a fit that folds or a penalty choose begins again. Raises `NotFiniteError` for a loss that is not
     finite.
     """
     accelerator = _accelerator(device)

@@ -22,11 +22,11 @@ from trainer.data.joined import JoinedCaches
 from trainer.data.task import Task
 
 UNFINISHED = ".unfinished"
-"""Folder beside the heads' own for fits that were cut short."""
+"""Folder next to the heads' folder, for interrupted fits."""
 SAVE_SECONDS = 10.0
 """Least time between two writes: what a killed fit computes again."""
 LOOP = 2
-"""Counts up when the state or the random numbers of a fit change, so that one of an older release starts anew."""
+"""Counts up when the state or the random numbers of a fit change, so that one of an older release starts again."""
 
 
 @dataclass

@@ -54,7 +54,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Solved:
-    """What was found: `path` in the order of the strengths, and by candidate the chosen place on it."""
+    """Solutions: `path` in the order of the strengths, and for each candidate the chosen place on it."""
 
     path: list[Place]
     chosen: Int[Tensor, " candidates"]
@@ -307,7 +307,7 @@ def folds_of(y: Tensor, seed: int, folds: int = FOLDS) -> Int[Tensor, " rows"]:
 
 @torch.no_grad()
 def _features(head: Head, rows: Examples, device: str) -> Float[Tensor, "rows candidates width"]:
-    """What the head's outputs are linear in, in the order of the examples."""
+    """The features in which the head's outputs are linear, in the order of the examples."""
     if isinstance(head, LayerProbes) and isinstance(rows, Rows):
         return rows.x.to(device)
     found = torch.cat([_read(head, x, device) for x, _ in rows.chunks(CHUNK)])

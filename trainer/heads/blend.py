@@ -33,7 +33,7 @@ class LinearOptions(Section):
 
 
 class Blend(Encoder):
-    """The last layer times λ, the mean of all layers, and k layers over √k, one behind the other."""
+    """The last layer times λ, the mean of all layers, and k layers over √k, one after the other."""
 
     def __init__(self, last: float, rows: int, layers: int, dim: int) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ class Dropout(nn.Module):
         self.rate = rate
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """`x` with elements zeroed at random, independently of one another."""
+        """`x` with elements zeroed at random, independently of each other."""
         if not self.training or self.rate == 0:
             return x
         return x * self.mask(x.shape, x.dtype, x.device)

@@ -60,7 +60,7 @@ class Max(Encoder):
 
 
 class Concat(Encoder):
-    """The vectors of chosen layers, one behind the other (BERT's feature-based use, arXiv 1810.04805: the last four).
+    """The vectors of chosen layers, one after the other (BERT's feature-based use, arXiv 1810.04805: the last four).
 
     Takes all `layers`, or the chosen rows alone.
     """

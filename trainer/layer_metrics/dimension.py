@@ -28,7 +28,7 @@ BLOCK = 512
 
 @dataclass(frozen=True)
 class Dimension:
-    """An estimate and its standard error, of so many distinct rows; None where there is none, and then `why`."""
+    """An estimate and its standard error, of this many distinct rows; None where there is none, and then `why`."""
 
     value: float | None
     error: float | None

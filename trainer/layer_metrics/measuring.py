@@ -78,7 +78,7 @@ def budget_of(gigabytes: int | float | None) -> int:
 
 
 class LayerSums:
-    """What is summed over the rows of one layer."""
+    """Sums over the rows of one layer."""
 
     def __init__(self, texts: int, dim: int, labels: Labels | None) -> None:
         self.moments, self.geometry = Moments(texts, dim), Geometry(dim)

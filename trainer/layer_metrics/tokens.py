@@ -105,7 +105,7 @@ def of_texts(
 
 
 def _groups(cache: Cache, tokens: int, budget: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Layers whose states of so many tokens are read at once, with the place of the first."""
+    """Layers whose states of this many tokens are read at once, with the place of the first."""
     spec = cache.header.capture.tokens
     assert spec is not None
     size = max(1, budget // max(1, tokens * cache.token_width * value_bytes(spec.storage_type)))

@@ -48,7 +48,7 @@ class Run:
 
     @property
     def summary(self) -> str:
-        """What it is, in words."""
+        """One-line description of the head or control."""
         if self.control is not None:
             return self.control
         return HEADS[self.head].summary if self.kind is None else f"best of those tried: {HEADS[self.kind].summary}"

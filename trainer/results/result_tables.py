@@ -22,7 +22,7 @@ NO_NUMBER = ["", "nan", "inf", "-inf"]
 
 @dataclass(frozen=True)
 class Kind:
-    """What the cells of a column may be: text, flags, or numbers from `least` to `most`."""
+    """Allowed cells of a column: text, flags, or numbers from `least` to `most`."""
 
     dtype: Any
     least: float = 0.0

@@ -1,4 +1,4 @@
-"""What the predictions of all heads on the test split say: who is better and how sure that is, calibration, classes."""
+"""Compares the test predictions of all heads: who is better and how sure that is, calibration, classes."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from trainer.treatment import Treat
 
 Batch = tuple[Any, Tensor]
-"""x [batch, layers, dim], or `Tokens` of so many texts, and y [batch, ...]; of pairs x has 2·batch texts."""
+"""x [batch, layers, dim], or `Tokens` of this many texts, and y [batch, ...]; of pairs x has 2·batch texts."""
 
 
 @runtime_checkable
@@ -88,7 +88,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class PairRows:
-    """The examples of one split in memory, two texts each: their rows follow one another in a batch.
+    """The examples of one split in memory, two texts each: their rows follow each other in a batch.
 
     Parameters
     ----------
@@ -217,7 +217,7 @@ class IndexBatches:
 
 @torch.inference_mode()
 def told_of_all(rows: Examples, tell: Callable[[Any], Tensor], size: int = 256) -> Float[Tensor, "rows ..."]:
-    """What `tell` gives for every example, `size` of them at a time, in the examples' order."""
+    """Applies `tell` to every example, `size` of them at a time, in the examples' order."""
     found = torch.cat([tell(x) for x, _ in rows.chunks(size)])
     ordered = torch.empty_like(found)
     ordered[rows.order()] = found

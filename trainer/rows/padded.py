@@ -48,7 +48,7 @@ class Padded(Tokens):
         return self._by_text(values, -float("inf")).amax(1)
 
     def spread(self, values: Float[Tensor, "texts *shape"]) -> Float[Tensor, "tokens *shape"]:
-        """What is a text's, for each of its places."""
+        """Repeats a value per text for each of its places."""
         return values[:, None].expand(-1, self.mask.shape[1], *values.shape[1:]).flatten(0, 1)
 
     def _by_text(self, values: Tensor, padding: float) -> Tensor:

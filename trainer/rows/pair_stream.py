@@ -31,7 +31,7 @@ from trainer.rows.token_stream import largest_shard
 GROUP_SHARDS = 2
 """Shards whose memory a group may take at most. Groups take about one where pairs lie together: few are cut."""
 LOOSE_SHARDS = 3 + GROUP_SHARDS
-"""Memory beside the blocks: a shard as it is read, in order, and what is needed of it; and a group to validate on."""
+"""Shards of memory besides the blocks: a shard as read, in order, what is needed of it, and a validation group."""
 SCALES = 4
 """Tokens whose states take as much memory as a shard's scales in int8."""
 
@@ -105,7 +105,7 @@ class StreamedPairs(Streamed):
         return self._of_texts(texts, torch.from_numpy(places.reshape(-1, 2)), self.y[chosen], ids, room)
 
     def room(self, shards: int) -> PairRoom:
-        """Memory for so many groups."""
+        """Memory for this many groups."""
         raise NotImplementedError
 
     def _of_texts(
@@ -124,7 +124,7 @@ class StreamedPairRows(StreamedPairs):
     poolings: Poolings
 
     def room(self, shards: int) -> PairRoom:
-        """Memory for the rows of so many groups, float32."""
+        """Memory for the rows of this many groups, float32."""
         shape = shards * self.groups.most, len(self.layers), row_width(self.cache, self.poolings)
         return PairRoom(torch.empty(shape))
 
@@ -144,7 +144,7 @@ class StreamedPairTokens(StreamedPairs):
     cache: Cache
 
     def room(self, shards: int) -> PairRoom:
-        """Memory for the tokens of so many groups, as they are stored."""
+        """Memory for the tokens of this many groups, as they are stored."""
         return PairRoom(room_for(self.cache, len(self.layers), shards, self.groups.most).values)
 
     def _of_texts(
@@ -223,6 +223,6 @@ def grouped(places: NDArray[np.int64], sizes: NDArray[np.int64], shard_rows: int
 
 
 def most_needed(numbers: NDArray[np.int64], places: NDArray[np.int64], sizes: NDArray[np.int64]) -> int:
-    """What the texts of a group sum to at most, each text once."""
+    """Largest sum over the texts of any group, each text counted once."""
     once = np.unique(numbers.repeat(2) * len(sizes) + places.ravel())
     return int(np.bincount(once // len(sizes), weights=sizes[once % len(sizes)]).max())

@@ -54,7 +54,7 @@ class Tokens:
         return each_max(values, self.lengths)
 
     def spread(self, values: Float[Tensor, "texts *shape"]) -> Float[Tensor, "tokens *shape"]:
-        """What is a text's, for each of its tokens."""
+        """Repeats a value per text for each of its tokens."""
         return for_each_token(values, self.lengths)
 
 
@@ -76,7 +76,7 @@ def each_max(values: Float[Tensor, "tokens *shape"], lengths: Int[Tensor, " text
 def for_each_token(
     values: Float[Tensor, "texts *shape"], lengths: Int[Tensor, " texts"]
 ) -> Float[Tensor, "tokens *shape"]:
-    """What is a text's, for each of its tokens."""
+    """Repeats a value per text for each of its tokens."""
     return values.repeat_interleave(lengths, dim=0)
 
 

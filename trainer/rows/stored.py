@@ -30,7 +30,7 @@ class Room:
     cache, layers, poolings
         Where the shards are read from, and what of them: a row has the poolings side by side.
     values
-        The chunks as the store reads them, of the stored type: a layer's rows, and four bytes behind them.
+        The chunks as the store reads them, of the stored type: a layer's rows, and four bytes after them.
     scales
         Of int8.
     """
@@ -43,7 +43,7 @@ class Room:
 
     @classmethod
     def of(cls, cache: Cache, layers: Sequence[int], poolings: Poolings, shards: int) -> Room:
-        """Room for so many shards, with nothing in it."""
+        """Room for this many shards, with nothing in it."""
         kind, values, names = cache.header.capture.storage_type, chunk_bytes(cache.header), pooling_names(poolings)
         return cls(
             cache,

@@ -29,7 +29,7 @@ class TokenRows:
     shelf
         Where the tokens are.
     places
-        Text of each example on the shelf; of pairs the two, whose tokens follow one another in a batch.
+        Text of each example on the shelf; of pairs the two, whose tokens follow each other in a batch.
     y, text_ids
         Targets, and the (first) texts.
     treat
@@ -79,7 +79,7 @@ class TokenRows:
 
 
 def pieces(lengths: Int[Tensor, " rows"], rows: int, tokens: int) -> Iterator[slice]:
-    """Runs of at most so many rows and tokens; at least one row each, however long."""
+    """Runs of at most this many rows and tokens; at least one row each, however long."""
     ends, start = lengths.cumsum(0), 0
     while start < len(lengths):
         before = int(ends[start - 1]) if start else 0

@@ -130,14 +130,14 @@ def shelf_of(
 
 
 def stored_tensor(read: ShardTokens) -> Tensor:
-    """What the store reads, [tokens, layers, width], as a tensor of the stored type."""
+    """The stored array [tokens, layers, width] as a tensor of the stored type."""
     if read.kind == "bfloat16":
         return torch.from_numpy(read.values.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(read.values)
 
 
 def room_for(cache: Cache, layers: int, shards: int, tokens: int) -> TokenShelf:
-    """A shelf for so many shards of at most so many tokens each, with nothing on it."""
+    """A shelf for this many shards of at most this many tokens each, with nothing on it."""
     kind, none = token_type(cache), torch.empty(0, dtype=torch.int64)
     values = torch.empty(shards * tokens, layers, cache.token_width, dtype=TYPES[kind])
     scales = torch.empty(shards, layers, cache.token_width) if kind == "int8" else None

@@ -74,7 +74,7 @@ class StreamedTokens(Streamed):
         return TokenRows(shelf, torch.arange(len(chosen)), self.y[chosen], [], self.treat)
 
     def room(self, shards: int) -> TokenRoom:
-        """Memory for so many shards."""
+        """Memory for this many shards."""
         tokens = largest_shard(self.cache)
         return TokenRoom(room_for(self.cache, len(self.layers), shards, tokens), tokens)
 

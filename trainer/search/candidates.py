@@ -1,4 +1,4 @@
-"""What `ilse train auto` tries: heads with settings, in the order in which they are tried.
+"""Candidates of `ilse train auto`: heads with settings, in the order in which they are tried.
 
 Linear heads at their optimum come first, which take least; then `bottleneck` on pooled rows and, where the cache keeps
 them, on token states, which gain most where they gain; then the other kinds of heads as they are by default; then a
@@ -57,7 +57,7 @@ class Candidate:
 
     @property
     def halves(self) -> bool:
-        """Whether it may be ended early for being behind: what is solved and not trained has no epochs to compare."""
+        """Whether halving may stop it early: solved heads have no epochs to compare."""
         return self.recipe.get("optimizer") in (None, *NOT_SOLVED)
 
     def params(self, base: TrainParams) -> TrainParams:

@@ -34,7 +34,7 @@ from trainer.stages.train import HeadTrainer
 from trainer.statistics import Estimate
 
 PARTS, FACTOR = 4, 2
-"""Parts of a training, after the 1st, 2nd, 4th, … of which the better one of so many goes on."""
+"""Parts of a training, after the 1st, 2nd, 4th, … of which one in this many continues."""
 FEWEST = 3
 """Epochs that a candidate has to be given: with fewer its learning rate has no schedule to speak of."""
 MARGIN = 0.9
@@ -89,7 +89,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Search:
-    """What was tried, in its order, and the best of it."""
+    """Everything that was tried, in order, and the best of it."""
 
     tried: list[Tried]
     untried: int
@@ -162,7 +162,7 @@ class _Screening:
             return None
         clock, halved = self._clock if timed else None, trial if candidate.halves else None
         made = self._made(trainer, watching := _Watching(clock, halved, epochs))
-        if watching.fitting is not None:  # so many epochs are trained anew, with rates over as many
+        if watching.fitting is not None:  # so many epochs are trained again, with rates over as many
             epochs = watching.fitting
             trainer = self._trainer(candidate.with_epochs(epochs))
             made = self._made(trainer, watching := _Watching(clock, halved, epochs, may_shorten=False))

@@ -60,7 +60,7 @@ class TuneParams(Section):
         return self
 
     def space_of(self, head: str, params: TrainParams) -> dict[str, Range | list[Value]]:
-        """What is searched for a head: the keys that it has, with what they are now among the values.
+        """The search space of a head: the keys that it has, with their current values among the choices.
 
         An option comes before the recipe's key of the same name. `UserError` for a value that the head refuses.
         """

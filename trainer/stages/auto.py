@@ -56,7 +56,7 @@ columns compare the chosen one with those that were not behind: points that it i
 
 @dataclass(frozen=True)
 class Chosen:
-    """What `auto` found."""
+    """The result of `auto`."""
 
     head: TrainedHead
     """The winner: rows of the cache in, outputs out; `facts` has its recipe and validation figure."""
@@ -65,14 +65,14 @@ class Chosen:
     tried: pl.DataFrame
     """One row per candidate, columns as `SCHEMA`."""
     lines: list[str]
-    """What is to be said of it."""
+    """Lines to print about the result."""
 
 
 def train_auto(params: TrainParams, cache: Places, examples: Path, models: Path, results: Path) -> dict[str, Any]:
     """Screens `CANDIDATES` for `train.options.auto.minutes` and returns the winner's validation figures.
 
     Writes `models/auto/seed-0/`, `results/auto/candidates.csv` and `choice.json`, and what `ilse train` writes of every
-    head. A run that is cut short leaves the older ones; the next one begins anew. Raises `UserError` as `choose` does,
+    head. An interrupted run leaves the older ones, and the next one starts again. Raises `UserError` as `choose` does,
     and while another process trains there.
     """
     require_ours(models / AUTO, HEADS, "--models")
@@ -106,7 +106,7 @@ def choose(
     seed: int = SEED,
     say: Callable[[str], None] = lambda line: None,
 ) -> Chosen:
-    """The best of the candidates on validation, as far as they can be tried in so many minutes.
+    """The best of the candidates on validation, as far as they can be tried in this many minutes.
 
     The highest figure wins, and of equal ones the head with fewer parameters. `say` is told a line about every
     candidate, and the result. Raises `UserError` for a task without training or validation examples, candidates that

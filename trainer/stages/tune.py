@@ -243,7 +243,7 @@ class _Storage(RDBStorage):
         """Lets one process alone take up a trial that waits, or give up one that is dead; True for that one.
 
         Optuna reads the state and then writes it, under a lock of the row. SQLite has no such locks: two processes took
-        the same trial, and the one that finished second ended with an error. A file beside the database stands in.
+        the same trial, and the one that finished second ended with an error. A file next to the database stands in.
         """
         file = _file_of(self.url)
         with FileLock(f"{file}.lock", timeout=PATIENCE_SECONDS) if file else nullcontext():

@@ -32,7 +32,7 @@ SCHEMA: dict[str, Any] = {
 """Columns of the table.
 
 `seeds` is the smaller number of the two heads: with 1 the interval and p are about these very runs, and with more about
-the heads trained anew. Points are 100 × the figure. `better` is true or false where `p_holm` is below 0.05, and null
+the heads trained again. Points are 100 × the figure. `better` is true or false where `p_holm` is below 0.05, and null
 where the comparison does not tell.
 """
 

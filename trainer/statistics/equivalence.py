@@ -34,7 +34,7 @@ TAILS = 1e-9
 
 @dataclass(frozen=True)
 class Change:
-    """Examples that the first run alone has right (`lost`), that the second alone has (`won`), of so many `rows`."""
+    """Examples that the first run alone has right (`lost`), that the second alone has (`won`), of this many `rows`."""
 
     lost: int
     won: int

@@ -1,4 +1,4 @@
-"""What is done to a cache's rows before a head sees them, fitted on training rows alone and saved with the head.
+"""Treatment of a cache's rows before a head sees them, fitted on training rows only and saved with the head.
 
     raw -> standardise -> clip -> PCA -> LayerNorm
 
@@ -22,7 +22,7 @@ from trainer.treatment.standardise import Standardise
 __all__ = ["PCA", "Standardise", "Treat", "Treatment", "TreatmentOptions"]
 
 Treat = Callable[[Float[Tensor, "rows layers width"]], Float[Tensor, "rows layers treated"]]
-"""What is done to rows, or to tokens, by layer."""
+"""A treatment of rows or tokens, by layer."""
 
 
 class TreatmentOptions(Section):

@@ -116,7 +116,7 @@ def require_ours(path: Path, made: Made, option: str = "another name") -> None:
 
 
 def _in_the_way(place: Path, made: Made) -> str | None:
-    """What is not ours there; also what only seems so, while another process puts a new folder in its place."""
+    """What is not ours there, including what only seems so while another process puts a new folder in its place."""
     try:
         return made.foreign(place) if stat.S_ISDIR(place.stat().st_mode) else _A_FILE
     except (FileNotFoundError, NotADirectoryError) as error:

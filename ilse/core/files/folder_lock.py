@@ -41,7 +41,7 @@ class Holder:
     beat: int = 0
 
     def as_bytes(self) -> bytes:
-        """The holder as stored beside the lock."""
+        """The holder as stored next to the lock."""
         return json.dumps(asdict(self)).encode()
 
     @property
@@ -170,7 +170,7 @@ def named(holder: Holder | None) -> str:
 
 
 def refusal(what: str, holder: Holder | None) -> UserError:
-    """What the second is told."""
+    """The error for the second process."""
     return UserError(
         what,
         expected="one run at a time",

@@ -16,7 +16,7 @@ from pathlib import Path
 from ilse.core.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says of a disk, a quota or a limit on files that leaves no room."""
+"""Error numbers of a disk, quota or file-size limit that leaves no room."""
 DISK_ERRORS = (*FULL, errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO)
 """Error numbers of a disk that is full, that refuses our writes, or that fails."""
 LITTLE = 4096
@@ -30,7 +30,7 @@ _WORDS = {
 
 
 def disk_error(error: BaseException, place: Path | None = None) -> OSError | None:
-    """What the disk said, when it is why `error` was raised; None when it is not.
+    """The disk's error if it caused `error`; else None.
 
     With `place`, a path that was being written, a disk that is full now is the reason of any error that is not one of
     ours. Of a `UserError` only no room is one: what can't be read is for itself to say.

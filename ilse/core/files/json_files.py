@@ -22,7 +22,7 @@ thirty times its own size in memory."""
 
 
 def read_json(path: Path) -> Any:
-    """What the file holds. Raises `ValueError` as `parse_json` does, and `OSError`."""
+    """Reads a JSON file. Raises `ValueError` as `parse_json` does, and `OSError`."""
     with path.open("rb") as file:
         return parse_json(file.read(MOST_JSON + 1))
 

@@ -41,7 +41,7 @@ class Made:
     """Whether a file of such a name, in such a folder, is one of ours by what it holds."""
 
     def foreign(self, folder: Path) -> str | None:
-        """What is in the folder that is not ours, for a message; None where it may be replaced or there is none."""
+        """Something in the folder that is not ours, for a message; None if it may be replaced or does not exist."""
         if not folder.is_dir():
             return None
         first, marked = None, False

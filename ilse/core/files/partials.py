@@ -73,7 +73,7 @@ def _sweep(work: Path, path: Path) -> None:
         work.rmdir()  # killed before it had a lock
         return
     found = set(os.listdir(work)) - {LOCK}
-    # A thread of a library that was interrupted makes folders anew after the lock is gone: a lock is not asked for.
+    # A thread of a library that was interrupted makes folders again after the lock is gone: a lock is not asked for.
     ours = (NEW, OLD, *(_EARLIER if (work / LOCK).exists() else ()))
     if not all(name.startswith(ours) for name in found):
         return

@@ -81,7 +81,7 @@ def available() -> bool:
 
 
 def pays() -> bool:
-    """Whether it is the faster way on this machine; the same on every call."""
+    """Whether the operator is faster on this machine; the same on every call."""
     return available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 

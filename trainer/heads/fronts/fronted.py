@@ -12,7 +12,7 @@ from trainer.heads.base import Head, HeadSpec, Outputs
 
 
 class FrontedHead(Head):
-    """What is in front gives `pooled`; the head `inner` answers from that.
+    """A head with a front: the front makes one row per layer (`pooled`), and the head `inner` answers from these.
 
     Attributes
     ----------

@@ -83,7 +83,7 @@ class JoinedHead(FrontedHead):
 
 
 class SideBySide(Encoder):
-    """The vector that an encoder makes of each model's rows, one behind the other.
+    """The vector that an encoder makes of each model's rows, one after the other.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class SideBySide(Encoder):
 
 
 def encoder_of(spec: HeadSpec[Any], build: Callable[[ModelRows], Encoder]) -> Encoder:
-    """What `build` gives for the rows of one model; of joint rows for each model, side by side."""
+    """The encoder that `build` makes for the rows of one model; for joint rows, one per model, side by side."""
     if spec.joined is None:
         return build(ModelRows(layers=spec.layers, dim=spec.dim))
     return SideBySide(spec.joined, {place: build(model) for place, model in enumerate(spec.joined.models)})
