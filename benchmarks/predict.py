@@ -139,13 +139,13 @@ def prepare(folder: Path, model: Path, layers: range, head: str, options: dict[s
     if folder.name == "never leaving":
         _Here.predictor.leaving = None
     _Here.texts = read_texts(table)
-    _Here.predictor.predict(_Here.texts)
+    _Here.predictor.predictions(_Here.texts)
 
 
 def seconds() -> tuple[float, float]:
     """Of wall time and of processor time that all texts take."""
     wall, cpu = time.perf_counter(), time.process_time()
-    _Here.predictor.predict(_Here.texts)
+    _Here.predictor.predictions(_Here.texts)
     return time.perf_counter() - wall, time.process_time() - cpu
 
 

@@ -14,8 +14,8 @@ import pytest
 from ilse.core.errors import UserError
 from ilse.core.network import asking_hub
 from pipeline.fetching import download
+from pipeline.fetching.pinning import latest_commit
 from pipeline.stages.fetch import HubArtifact, WheelArtifact, fetch
-from pipeline.stages.presets import latest_commit
 
 httpx = pytest.importorskip("httpx2")
 requests = pytest.importorskip("requests")

@@ -275,10 +275,34 @@ def _by_value(classes: npt.NDArray[Any], indices: npt.NDArray[Any]) -> tuple[npt
 def rows_of(
     cache: Cache | str | Path, text_ids: Iterable[str], layers: Sequence[int] | None = None, pooling: Poolings = "mean"
 ) -> npt.NDArray[np.float32]:
-    """X of these texts, [texts, layers, dim], in their order; of several poolings [texts, layers, poolings · dim].
+    """Read the rows of texts from a cache, in the order of the texts.
 
-    `text_ids` are such as the column of `examples.parquet`; `layers` are places among the cache's, all without them.
-    Raises `UserError` for a text that the cache does not hold, and as `open_cache` does.
+    Parameters
+    ----------
+    cache
+        An open cache, or its place.
+    text_ids
+        Ids of the texts, such as the column `text_id` of `examples.parquet`.
+    layers
+        Places of layers in the cache, counted from the last one where negative; all of them without it.
+    pooling
+        A pooling of the cache, or several.
+
+    Returns
+    -------
+    numpy.ndarray
+        [texts, layers, dim], float32; with several poolings [texts, layers, poolings · dim].
+
+    Raises
+    ------
+    UserError
+        For a text or pooling that the cache does not hold, and for a place without a cache.
+
+    Examples
+    --------
+    >>> examples = polars.read_parquet("data/examples.parquet")
+    >>> ilse.rows_of("data/cache.zarr", examples["text_id"]).shape
+    (2225, 31, 576)
     """
     opened = cache if isinstance(cache, Cache) else open_cache(cache)
     return gather(opened, places_of(opened, text_ids), layers, pooling).numpy()

@@ -1,38 +1,30 @@
-"""Training as a library: one head from a folder of tables and cache, as `pipeline.extract` or the stages make it.
-
-from trainer import auto, fit
-head = fit("data", "weighted")
-head.facts.val_score
-auto("data", minutes=5).head         # the best of many
-
-from trainer import layers
-layers("data/cache.zarr")            # how good each layer is, without a head
-
-from trainer import drift
-drift("a.zarr", "b.zarr").table      # how far two caches of the same texts are apart
-"""
+"""Training from Python: one head from a folder of tables and cache, as `pipeline.extract` or the stages make it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ilse.core import terminal
 from ilse.core.errors import UserError
 from ilse.core.files.atomic import replacing_folder
 from ilse.core.files.destinations import require_writable
 from ilse.core.files.ownership import HEAD
 from ilse.core.params import validate
 from ilse.core.tables import CACHE_FOLDER, EXAMPLES_FILE
-from trainer.artifacts.artifact import TrainedHead, save_head
+from ilse.core.terminal import speaking
+from trainer.artifacts.artifact import TrainedHead, TrainedOn, save_head
 from trainer.config import AUTO, AutoOptions, TrainParams
 from trainer.data.joined import Places, open_caches
 from trainer.data.task import open_task
+from trainer.fitting.attached import attached, loggers_of
 from trainer.heads import head_kind
 from trainer.stages.train import HeadTrainer
 
 if TYPE_CHECKING:  # Optuna is of the extra 'tune'
     import polars as pl
+    from lightning.pytorch.callbacks import Callback
 
     from trainer.cache_drift.comparing import Drift
     from trainer.search.candidates import Candidate
@@ -47,6 +39,9 @@ def fit(
     recipe: Mapping[str, Any] | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    callbacks: Iterable[Callback] = (),
+    logger: Any = None,
+    verbose: bool = False,
     **others: Any,
 ) -> TrainedHead:
     """Trains one head on the folder's training examples, as `ilse train` does with this seed; validation chooses.
@@ -58,9 +53,16 @@ def fit(
     head, options, recipe
         The head's name, its options as under `train.options`, and how it is trained, as under `train.recipe`.
     seed
-        Of weights, batches and drawn examples.
+        Seed of the weights, the batches and the examples that are drawn.
     out
-        A folder to save the head in, for `Predictor.load`, `ilse predict` and `ilse export`.
+        A folder to save the head in, for `Predictor.from_pretrained`, `ilse predict` and `ilse export`.
+    callbacks
+        Lightning callbacks. Each epoch logs `train_loss`, `val_loss` and `val_score`. A head that is solved rather than
+        trained in epochs calls none.
+    logger
+        `"tensorboard"`, `"wandb"`, `"mlflow"` or `"csv"`, one of Lightning's loggers, or a list of these.
+    verbose
+        Whether to print a line about the fit; the logger `ilse` of `logging` gets it in any case.
     others
         Further keys of the section `train`, such as `shots=8`, `objective="ordinal"`, or `caches=["a.zarr", "b.zarr"]`
         for the rows of two models in place of the folder's `cache.zarr`.
@@ -74,6 +76,12 @@ def fit(
     ------
     UserError
         For an unknown head or key, and whatever `ilse train` refuses.
+
+    Examples
+    --------
+    >>> head = trainer.fit("data", "weighted", recipe={"epochs": 10})
+    >>> head.facts.val_score
+    0.86
     """
     head_kind(head)
     for key in others.keys() & {"heads", "seeds"}:
@@ -82,8 +90,11 @@ def fit(
     params = validate("train", TrainParams, {**others, **own}, where="fit()")
     if out is not None:
         require_writable(Path(out), HEAD, "out")
-    task = open_task(open_caches(_places(data, params)), Path(data) / EXAMPLES_FILE)
-    _, trained = HeadTrainer(task, params, head).of_seed(seed)
+    watching = attached(callbacks, loggers_of(logger))
+    places, examples = _places(data, params), Path(data) / EXAMPLES_FILE
+    with speaking(verbose), watching:
+        _, trained = HeadTrainer(open_task(open_caches(places), examples), params, head, terminal.say).of_seed(seed)
+    trained.trained_on = TrainedOn(places, examples)
     if out is not None:
         with replacing_folder(Path(out), HEAD, "out") as folder:
             save_head(folder, trained)
@@ -98,14 +109,11 @@ def auto(
     recipe: Mapping[str, Any] | None = None,
     seed: int = 0,
     out: str | Path | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] | None = None,
+    verbose: bool = False,
     **others: Any,
 ) -> Chosen:
     """Screens many heads on the folder's examples within a time, as `ilse train auto` does; validation chooses.
-
-    found = auto("data", minutes=2, out="heads/auto")
-    found.candidate.label, found.head.facts.val_score
-    found.tried.select("head", "settings", "ended", "val_score", "seconds")
 
     Parameters
     ----------
@@ -122,7 +130,9 @@ def auto(
     out
         A folder to save the winner in, as of `fit`.
     say
-        Is told a line about every candidate, and about the result.
+        A function that is called with a line about every candidate, and about the result.
+    verbose
+        Whether to print these lines; the logger `ilse` of `logging` gets them in any case.
     others
         Further keys of the section `train`, such as `shots=8` or `pooling="last"`.
 
@@ -136,6 +146,13 @@ def auto(
     UserError
         For no positive number of minutes, a task without validation examples, an unknown key, and whatever `ilse train`
         refuses.
+
+    Examples
+    --------
+    >>> found = trainer.auto("data", minutes=2, out="heads/auto")
+    >>> found.candidate.label, found.head.facts.val_score
+    ('bottleneck, tokens', 0.92)
+    >>> found.tried.select("head", "settings", "ended", "val_score", "seconds")
     """
     from trainer.search.candidates import CANDIDATES
     from trainer.stages.auto import choose
@@ -148,8 +165,12 @@ def auto(
     params = validate("train", TrainParams, {**others, "recipe": dict(recipe or {})}, where="auto()")
     if out is not None:
         require_writable(Path(out), HEAD, "out")
-    task = open_task(open_caches(_places(data, params)), Path(data) / EXAMPLES_FILE)
-    found = choose(task, params, checked, CANDIDATES if candidates is None else candidates, seed, say)
+    places, examples = _places(data, params), Path(data) / EXAMPLES_FILE
+    task = open_task(open_caches(places), examples)
+    with speaking(verbose):
+        told = terminal.say if say is None else say
+        found = choose(task, params, checked, CANDIDATES if candidates is None else candidates, seed, told)
+    found.head.trained_on = TrainedOn(places, examples)
     if out is not None:
         with replacing_folder(Path(out), HEAD, "out") as folder:
             save_head(folder, found.head)
@@ -169,9 +190,6 @@ def layers(
     views: Sequence[str | Path] = (),
 ) -> pl.DataFrame:
     """How good each layer's representation is, from a cache alone, as `ilse layers` has it.
-
-    table = layers("data/cache.zarr", examples="data/examples.parquet")
-    table.filter(pl.col("metric") == "dimension").select("name", "value", "error")
 
     Parameters
     ----------
@@ -205,6 +223,11 @@ def layers(
     UserError
         For no finished cache, a pooling that it does not hold, examples of other texts or without labels, and options
         out of range.
+
+    Examples
+    --------
+    >>> table = trainer.layers("data/cache.zarr", examples="data/examples.parquet")
+    >>> table.filter(polars.col("metric") == "dimension").select("name", "value", "error")
     """
     from trainer.layer_metrics.measuring import Options, budget_of
     from trainer.stages.layers import measure
@@ -227,10 +250,6 @@ def drift(
     memory_budget: int | float | None = None,
 ) -> Drift:
     """How far two caches of the same texts are apart, as `ilse layers --compare` has it.
-
-    found = drift("data/cache.zarr", "data/int8.zarr", head="models/last/seed-0",
-                  examples="data/examples.parquet", tolerance=1)
-    found.passed, found.score.change
 
     Parameters
     ----------
@@ -264,6 +283,11 @@ def drift(
     UserError
         For no finished caches, other texts or layers, a head that was trained on neither, examples of other labels, and
         options that mean nothing.
+
+    Examples
+    --------
+    >>> found = trainer.drift("a.zarr", "b.zarr", head="models/last/seed-0", examples="data/examples.parquet")
+    >>> found.table.head()
     """
     from trainer.cache_drift.comparing import compare
     from trainer.cache_drift.row_differences import Options

@@ -26,13 +26,15 @@ from ilse.core.terminal import say, tell
 
 @main.command()
 @click.option("--data", help="Data set: a table or a folder.", type=click.Path(path_type=Path))
-@click.option("--model", help="Model: a Hugging Face folder or a GGUF file.", type=click.Path(path_type=Path))
+@click.option(
+    "--model", help="Model: a Hugging Face folder, a GGUF file, or owner/name on the Hub (pinned to its latest commit)."
+)
 @click.option("--text-column", help="Column that holds the texts, if not 'text'.")
 @click.option("--pair-column", "text_pair_column", help="Column that holds the second text of each pair.")
 @click.option("--label-column", help="Column that holds the labels, if not 'label'.")
 @click.option("--labels-column", help="Column that holds lists of labels, read instead of single labels.")
 @click.option("--score-column", help="Column that holds scores, read instead of labels.")
-def init(data: Path | None, model: Path | None, **columns: str | None) -> None:
+def init(data: Path | None, model: str | None, **columns: str | None) -> None:
     """Start a project: write params.yaml and dvc.yaml.
 
     Both go into the current folder. A folder that already has one of them is refused.
@@ -43,6 +45,8 @@ def init(data: Path | None, model: Path | None, **columns: str | None) -> None:
     tell(f"wrote {', '.join(written)}")
     if data is None or model is None:
         tell("next: set prepare.path and extract.model.path in params.yaml, or choose presets with 'ilse preset'")
+    if model is not None and not Path(model).exists():
+        tell("next: ilse fetch model")
     tell("next: ilse prepare, extract, train, control, evaluate, analyse, report; or all: dvc init && dvc repro")
 
 

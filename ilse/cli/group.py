@@ -13,6 +13,7 @@ from ilse import __version__
 from ilse.core.command_errors import Commands
 from ilse.core.files.destinations import Destination, Kind, Source
 from ilse.core.machine.spinning import spin_briefly
+from ilse.core.shadows import require_ours
 from ilse.core.terminal import say, show_traceback
 
 
@@ -92,4 +93,5 @@ class Sections(Commands):
 def main() -> None:
     """Cache every layer of a frozen language model once, then train heads over all layers anywhere."""
     sys.excepthook = show_traceback
+    require_ours()
     spin_briefly()  # before a subcommand imports torch

@@ -7,9 +7,13 @@ JSON, Parquet and CSV are data.
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
@@ -20,6 +24,11 @@ from ilse.core.secrets import masked
 # C0 besides tab and line feed, DEL, C1, the signs that turn or isolate a direction, line ends of Unicode; and what is
 # no character: halves of pairs, which no terminal can be sent, and two more, of which pictures' renderer dies as of C0.
 _ACTS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+
+LOGGER = logging.getLogger("ilse")
+LOGGER.addHandler(logging.NullHandler())  # a library says nothing on its own
+_speaking: ContextVar[bool] = ContextVar("speaking", default=True)
 
 
 def visible(text: str) -> str:
@@ -38,8 +47,26 @@ def tell(text: object, end: str = "\n") -> None:
 
 
 def say(text: object) -> None:
-    """What a command is doing, on standard error."""
-    click.echo(visible(masked(str(text))), err=True)
+    """What a command is doing, on standard error; and for Python's `logging`, as information from the logger `ilse`."""
+    line = visible(masked(str(text)))
+    LOGGER.info("%s", line)
+    if _speaking.get():
+        click.echo(line, err=True)
+
+
+@contextmanager
+def speaking(aloud: bool) -> Iterator[None]:
+    """Whether `say` and progress bars show anything on the terminal within the block, in this thread."""
+    token = _speaking.set(aloud)
+    try:
+        yield
+    finally:
+        _speaking.reset(token)
+
+
+def is_speaking() -> bool:
+    """Whether progress may be shown on the terminal."""
+    return _speaking.get()
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
 import torch
@@ -38,6 +38,27 @@ ModelChoice = str | Path | ModelParams | None
 
 ROUNDED = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 """Storage types that round a value by itself."""
+
+
+@runtime_checkable
+class Read(Protocol):
+    """What `Capture` has to know of the rows that it is to give; the facts of a head say it."""
+
+    @property
+    def capture(self) -> store.CaptureSpec:
+        """What the rows, or token states, are."""
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """Poolings of a row, in their order."""
+
+    @property
+    def model_name(self) -> str:
+        """What messages call the model."""
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether token states are read in place of pooled rows."""
 
 
 class Exits(Protocol):
@@ -86,7 +107,7 @@ class Capture:
 
     def __init__(
         self,
-        facts: HeadFacts,
+        facts: Read,
         layers: tuple[int, ...],
         model: ModelParams,
         compute: Compute,
@@ -248,7 +269,7 @@ def model_params(facts: HeadFacts, model: ModelChoice) -> ModelParams:
     )
 
 
-def _require_same_model(facts: HeadFacts, frozen: FrozenModel, model: ModelParams) -> None:
+def _require_same_model(facts: Read, frozen: FrozenModel, model: ModelParams) -> None:
     found, spec = frozen.facts, facts.capture
     pairs = {
         "model": (dict(spec.model), found.identity),

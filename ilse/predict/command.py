@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from tqdm import tqdm
 
 from ilse.core.errors import UserError
 from ilse.core.files.atomic import replacing
 from ilse.core.files.places import is_stream
 from ilse.core.params import load_document, load_section
+from ilse.core.progress_bars import progress_bar
 from ilse.core.terminal import Sink, say, screen
 from ilse.predict.inputs import STANDARD, Fields, Format, count, format_of, pieces
 from ilse.predict.joined import ModelChoices, named_among
@@ -92,7 +91,7 @@ def _answer(
     if out is None:
         _write(map(answers.table, parts), write_as, screen(), answers.top_k)
         return
-    with tqdm(total=count(source, kind), unit="text", desc="predict", file=sys.stderr) as bar:
+    with progress_bar(count(source, kind), "predict", "text", delay=0.0) as bar:
         if source == STANDARD or is_stream(out):
             with replacing(out) as new:
                 _write(map(answers.table, _counted(parts, bar)), write_as, new, answers.top_k)

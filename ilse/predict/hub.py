@@ -9,6 +9,7 @@ import re
 import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 
@@ -18,12 +19,38 @@ from ilse.core.files.ownership import PULLED
 from ilse.core.network import asking_hub
 from ilse.core.secrets import without_secrets
 from ilse.predict.card import model_card
-from trainer.artifacts.artifact import CONFIG, WEIGHTS, load_head, require_basis
+from trainer.artifacts.artifact import CONFIG, WEIGHTS, TrainedHead, load_head, require_basis, save_head
 
 CARD = "README.md"
 FILES = (CONFIG, WEIGHTS, CARD)
 """What a head's repository holds; nothing else is sent, and nothing else is taken."""
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+def write_folder(trained: TrainedHead, folder: Path) -> Path:
+    """Writes a head with its card to a folder, which it replaces as a whole; returns the folder."""
+    require_basis(trained, "a model card, which says how to predict,")
+    with replacing_folder(folder, PULLED, "another folder") as new:
+        save_head(new, trained)
+        name = trained.head.spec.name
+        (new / CARD).write_text(str(model_card(trained, name, Path("no results"))), encoding="utf-8")
+    return folder
+
+
+def downloaded(repository: str, missing: Path, **options: Any) -> Path:
+    """The folder of the Hub's own cache that holds a repository's head, downloaded where it is not there yet.
+
+    Raises `UserError` for a name that is neither a folder, `missing`, nor a repository, and for what the Hub refuses.
+    """
+    if not _REPOSITORY.fullmatch(repository):
+        raise UserError(
+            f"head {missing}",
+            expected="a folder such as models/last/seed-0, or owner/name of the Hugging Face Hub",
+            found="no such folder",
+            next_step="check the path, or train the head first",
+        )
+    with _asking(repository):
+        return Path(snapshot_download(repository, allow_patterns=list(FILES), **options))
 
 
 def push(

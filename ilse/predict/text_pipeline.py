@@ -42,7 +42,7 @@ class TextPipeline:
         """
         k = self.top_k if isinstance(top_k, str) else top_k
         if isinstance(inputs, str | dict | tuple):
-            (prediction,) = self.predictor.predict([_example(inputs)])
+            (prediction,) = self.predictor.predictions([_example(inputs)])
             return _told(prediction, k)
         answers = self._stream(inputs, k)
         return list(answers) if isinstance(inputs, Sequence) else answers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -14,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from tqdm import tqdm
 
 from ilse.core.errors import UserError
 from ilse.core.files.atomic import require_ours
 from ilse.core.files.ownership import CACHE
 from ilse.core.files.table_files import scan_parquet
+from ilse.core.progress_bars import progress_bar
 from ilse.core.tables import TEXT_ID, TEXTS_FILE
 from ilse.core.terminal import say
 from pipeline import store
@@ -249,7 +248,7 @@ def _compute_missing(
     _require_space(job, len(missing))
     texts = job.header.texts - sum(_length(job.header.rows_of(shard)) for shard in missing)
     receipts: list[Receipt] = []
-    with tqdm(total=job.header.texts, initial=texts, unit="text", desc="extract", file=sys.stderr) as bar:
+    with progress_bar(job.header.texts, "extract", "text", done=texts, delay=0.0) as bar:
         started = time.perf_counter()
         for finished in executor.each(compute_shards, job, list(_tasks(missing, workers))):
             lock.check()

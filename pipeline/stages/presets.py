@@ -18,10 +18,10 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from ilse.core.errors import UserError
-from ilse.core.network import asking_hub
 from ilse.core.params import load_document, validate
 from ilse.core.yaml_edit import edited
 from pipeline.config import ExtractParams
+from pipeline.fetching.pinning import latest_commit
 from pipeline.stages.fetch import FetchParams
 from pipeline.stages.prepare import PrepareParams
 
@@ -125,18 +125,6 @@ def _pinned(preset: Preset, revision: str | None) -> Any:
         if revision or "revision" not in artifact:
             artifact["revision"] = revision or latest_commit(artifact["repo_id"], artifact.get("repo_type", "model"))
     return values
-
-
-def latest_commit(repo_id: str, repo_type: str) -> str:
-    """The commit that a Hub repository's main branch is at. Raises `UserError` where the Hub does not say."""
-    from huggingface_hub import HfApi
-
-    with asking_hub(
-        f"Hub {repo_type} {repo_id}",
-        expected="the commit of its main branch, which the preset does not name",
-        next_step="give it as --revision (the Hub shows it under 'History' of the files), or a folder as --path",
-    ):
-        return str(HfApi().repo_info(repo_id, repo_type=repo_type, revision="main").sha)
 
 
 def _put(document: Any, values: Any) -> None:

@@ -9,21 +9,26 @@ from ilse.core.errors import UserError
 from ilse.core.files.atomic import replacing, write_text
 from ilse.core.files.destinations import require_writable
 from ilse.core.yaml_edit import set_values
+from pipeline.fetching.pinning import named_model
 
+FETCHED = Path("data/raw/model")
+"""Where `ilse fetch model` brings a model of the Hub."""
 PARAMS, STAGES = "params.yaml", "dvc.yaml"
 KEPT = {".gitignore": "gitignore", ".dvcignore": "dvcignore"}
 """Files that a project may have before: file → template. One that is there stays as it is."""
 
 
 def start(
-    folder: Path, data: Path | None = None, model: Path | None = None, columns: dict[str, str] | None = None
+    folder: Path, data: Path | None = None, model: str | Path | None = None, columns: dict[str, str] | None = None
 ) -> list[str]:
     """Writes the files of a new project into `folder`, and returns their names.
 
     Parameters
     ----------
     data, model
-        The data set and the model, absolute or relative to `folder`; without one its path is to be filled in.
+        The data set and the model, absolute or relative to `folder`; without one its path is left to fill in. A model
+        may also be `owner/name` of the Hugging Face Hub, perhaps with `@revision`: `ilse fetch model` then brings it,
+        pinned to the commit that the name stands for now.
     columns
         Keys of section `prepare` → columns of the data set, such as `{"text_column": "review"}`.
 
@@ -40,7 +45,9 @@ def start(
                 found="one that is there",
                 next_step="change it by hand, or go to an empty folder",
             )
-    for option, path in (("--data", data), ("--model", model)):
+    named = {} if model is None or (folder / model).exists() else named_model(str(model))
+    place = FETCHED if named else None if model is None else Path(model)
+    for option, path in (("--data", data), ("--model", None if named else place)):
         if path is not None and not (folder / path).exists():
             raise UserError(
                 f"{option} {path}", expected="a file or folder", found="nothing there", next_step="correct the path"
@@ -49,11 +56,14 @@ def start(
         require_writable(folder / name, "file", "another folder for the project")
     kept = {name: template for name, template in KEPT.items() if not (folder / name).exists()}
     for name, template in ({STAGES: STAGES} | kept).items():
-        write_text(folder / name, _template(template) + (_ignored(model) if name == ".gitignore" else ""))
+        write_text(folder / name, _template(template) + (_ignored(place) if name == ".gitignore" else ""))
     with replacing(folder / PARAMS) as new:  # last, and whole: a folder with it has been started
         new.write_text(_template(PARAMS), encoding="utf-8")
         set_values(new, "prepare", ({"path": str(data)} if data else {}) | (columns or {}))
-        set_values(new, "extract.model", {"path": str(model)} if model else {})
+        set_values(new, "extract.model", {"path": str(place)} if place else {})
+        if named:
+            artifact = {"kind": "hub", "repo_id": named["hub"], "revision": named["revision"]}
+            set_values(new, f"fetch.{FETCHED.name}", artifact)
     return [PARAMS, STAGES, *kept]
 
 

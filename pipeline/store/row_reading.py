@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,51 @@ from pipeline.store.verification import has_checksum, listed_sums
 
 
 class Cache(TokenStates):
-    """A finished cache, open for reading. Use `open_cache`."""
+    """A finished cache, open for reading; made by `open_cache`.
+
+    It is indexed as an array [texts, layers, dim] of mean-pooled rows (of the first pooling, where it holds no mean),
+    and reads only what is asked for:
+
+        cache.shape          # (2096, 31, 576)
+        cache[0]             # [layers, dim], float32
+        cache[:100, -1]      # the last layer of 100 texts, [100, dim]
+        np.asarray(cache)    # everything
+
+    `read`, `gather` and `read_chunks` read other poolings, and `text_ids` says which text a row belongs to.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Texts, layers and width."""
+        return self.header.texts, len(self.layers), self.dim
+
+    def __len__(self) -> int:
+        return self.header.texts
+
+    def __getitem__(self, key: Any) -> FloatRows:
+        """Rows as float32, for an index, a slice, a list or a mask of texts; with a second one for layers.
+
+        Raises `IndexError` for texts or layers that the cache does not have, and `UserError` for damaged rows.
+        """
+        texts, layers = key if isinstance(key, tuple) and len(key) == 2 else (key, slice(None))
+        rows, places = _places_of(texts, len(self), "texts"), _places_of(layers, len(self.layers), "layers")
+        pooling = "mean" if "mean" in self.header.capture.poolings else self.header.capture.poolings[0]
+        found = self.gather(np.atleast_1d(rows), np.atleast_1d(places).tolist(), pooling)
+        return found[(0 if rows.ndim == 0 else slice(None), 0 if places.ndim == 0 else slice(None))]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        if copy is False:
+            raise ValueError("the rows of a cache are read from disk: an array of them is always a copy")
+        return self[:].astype(dtype or np.float32, copy=False)
+
+    def __repr__(self) -> str:
+        texts, layers, dim = self.shape
+        capture = self.header.capture
+        kept = f", token states of {len(capture.tokens.layers)} layers" if capture.tokens else ""
+        return (
+            f"<Cache {self.path}: {texts:,} texts x {layers} layers x {dim}, {capture.storage_type}, "
+            f"pooling {', '.join(capture.poolings)}{kept}, of {self.header.model_name}>"
+        )
 
     def statistics(self, pooling: str = "mean") -> dict[str, npt.NDArray[np.float64]]:
         """The rows of `STATISTICS`, each [layers]. Raises `UserError` for a pooling that the cache does not hold."""
@@ -111,6 +156,28 @@ def _run_of(places: npt.NDArray[np.int64]) -> slice | npt.NDArray[np.int64]:
     """A slice where they follow each other: NumPy then copies nothing in between."""
     whole = len(places) and (np.diff(places) == 1).all()
     return slice(int(places[0]), int(places[-1]) + 1) if whole else places
+
+
+def _places_of(key: Any, count: int, what: str) -> npt.NDArray[np.int64]:
+    """The places that an index, a slice, a list or a mask names, none of them below 0; a single one has no axis."""
+    if isinstance(key, slice):
+        return np.arange(*key.indices(count))
+    if key is Ellipsis:
+        return np.arange(count)
+    given = np.asarray(key)
+    if given.dtype == bool:
+        if given.shape != (count,):
+            raise IndexError(f"a mask of {count:,} {what} is needed, this one has the shape {given.shape}")
+        return np.flatnonzero(given)
+    if given.size == 0:
+        return np.empty(0, np.int64)
+    if given.ndim > 1 or not np.issubdtype(given.dtype, np.integer):
+        raise IndexError(f"{what} are named by a number, a slice, a list of numbers or a mask, not by {key!r:.80}")
+    if given.min() < -count or given.max() >= count:
+        raise IndexError(
+            f"the cache has {count:,} {what}: no number {given.max() if given.max() >= count else given.min()}"
+        )
+    return np.where(given < 0, given + count, given).astype(np.int64)
 
 
 def open_cache(place: str | Path | Location, fingerprint: str | None = None) -> Cache:

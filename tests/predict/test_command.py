@@ -41,7 +41,7 @@ def texts() -> list[str]:
 
 def test_the_same_answers_from_every_format(project: Build, texts: list[str], tmp_path: Path) -> None:
     made = project()
-    expected = [p.label for p in Predictor.load(made.trained("mean"), made.model).predict(texts)]
+    expected = [p.label for p in Predictor.load(made.trained("mean"), made.model).predictions(texts)]
     (tmp_path / "lines.txt").write_text("\n".join(texts) + "\n")
     source().write_csv(tmp_path / "table.csv")
     source().rename({"text": "headline"}).write_ndjson(tmp_path / "table.jsonl")
@@ -93,7 +93,7 @@ def test_the_three_outputs_say_the_same(project: Build, texts: list[str], tmp_pa
         "probability_2",
     ]
     assert [row["label_2"] for row in rows] == [top[1]["label"] if top is not None else "" for top in found["top"]]
-    for row, prediction in zip(rows, made_predictor(made).predict(texts[:5]), strict=False):
+    for row, prediction in zip(rows, made_predictor(made).predictions(texts[:5]), strict=False):
         assert prediction.top(2) == [(row[f"label_{k}"], pytest.approx(float(row[f"probability_{k}"]))) for k in (1, 2)]
 
 
@@ -120,18 +120,20 @@ def test_a_folder_of_texts(project: Build, texts: list[str], tmp_path: Path) -> 
         (folder / f"{number}.txt").write_text(f"{texts[number]}\n\nwhat no model shall read\n")
     found = pl.read_parquet(out_of(made, folder, "--use", "first_line"))
     assert found["id"].to_list() == ["0.txt", "1.txt", "2.txt"]
-    assert found["label"].to_list() == [p.label for p in made_predictor(made).predict(texts[:3])]
+    assert found["label"].to_list() == [p.label for p in made_predictor(made).predictions(texts[:3])]
 
 
 def test_label_sets_and_scores_have_columns_too(project: Build, texts: list[str], tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("\n".join(texts))
     made = project("scores")
     found = pl.read_parquet(out_of(made, tmp_path / "in.txt"))
-    assert found["score"].to_list() == pytest.approx([p.score for p in made_predictor(made).predict(texts)], abs=1e-4)
+    assert found["score"].to_list() == pytest.approx(
+        [p.score for p in made_predictor(made).predictions(texts)], abs=1e-4
+    )
     refused = run(made, "--top-k", "2", input="the film")
     assert (refused.exit_code, "trained for regression" in refused.stderr) == (2, True)
     made = project("label sets")
-    told = made_predictor(made).predict(texts)
+    told = made_predictor(made).predictions(texts)
     found = pl.read_parquet(out_of(made, tmp_path / "in.txt", "--top-k", "9"))
     assert found["labels"].to_list() == [list(p.labels) for p in told]
     assert [[row["label"] for row in top] for top in found["top"]] == [
@@ -147,7 +149,7 @@ def test_pairs_come_from_two_columns(project: Build, tmp_path: Path, kind: str, 
     made = project(kind)
     source().write_csv(tmp_path / "in.csv")
     found = pl.read_parquet(out_of(made, tmp_path / "in.csv", "--text-pair-column", "other"))
-    told = made_predictor(made).predict(source().select("text", "other").rows())
+    told = made_predictor(made).predictions(source().select("text", "other").rows())
     expected = [getattr(prediction, column) for prediction in told]
     assert found[column].to_list() == (expected if column == "label" else pytest.approx(expected, abs=1e-5))
     refused = run(made, input="the film")

@@ -84,7 +84,7 @@ def test_a_head_that_reads_tokens_goes_with_its_basis(
     assert "- Tokens: the states of every token of 4 layers, in a basis of rank 8, which is among the weights" in card
     assert "stored as\n  bfloat16." in card
     texts = list(made.texts().values())
-    here, there = (Predictor.load(folder, made.model, device="cpu").predict(texts) for folder in (head, pulled))
+    here, there = (Predictor.load(folder, made.model, device="cpu").predictions(texts) for folder in (head, pulled))
     assert here == there
     config = json.loads((pulled / "config.json").read_text())
     weights = load_file(pulled / "head.safetensors")

@@ -78,7 +78,7 @@ def test_predictions_are_those_of_the_caches(two: Callable[..., TwoModels], head
     made = two()
     predictor = Predictor.load(made.folder(head), made.models, device="cpu", threads=1, batch_tokens=64)
     told, texts = made.first.predicted(head), made.first.texts()
-    found = predictor.predict([texts[text] for text in told["text_id"]])
+    found = predictor.predictions([texts[text] for text in told["text_id"]])
     assert len(found) == len(told)
     for prediction, label, row in zip(found, told["prediction"], told.rows(named=True), strict=True):
         assert prediction.label == label
@@ -92,14 +92,14 @@ def test_pairs_of_texts_are_read_by_both_models(two: Callable[..., TwoModels]) -
     predictor = Predictor.load(made.folder("weighted"), made.models, device="cpu", threads=1)
     told, texts = made.first.predicted("weighted"), made.first.texts()
     pairs = [(texts[one], texts[other]) for one, other in told.select("text_id", "pair_text_id").rows()]
-    found = [prediction.score for prediction in predictor.predict(pairs)]
+    found = [prediction.score for prediction in predictor.predictions(pairs)]
     assert np.allclose(found, told["prediction"].to_numpy(), atol=1e-3)
 
 
 def test_a_predictor_travels_to_another_process(two: Callable[..., TwoModels]) -> None:
     predictor = Predictor.load(two().folder("weighted"), two().models, device="cpu", threads=1)
     again = pickle.loads(pickle.dumps(predictor))
-    assert again.predict("art and law") == predictor.predict("art and law")
+    assert again.predictions("art and law") == predictor.predictions("art and law")
 
 
 def test_models_are_given_in_the_order_of_the_caches(two: Callable[..., TwoModels]) -> None:

@@ -37,7 +37,7 @@ def rows_of_blocks(predictor: Predictor, texts: list[str]) -> list[int]:
             seen[number] = seen.get(number, 0) + len(out)
 
         handles.append(block.register_forward_hook(count))
-    predictor.predict(texts)
+    predictor.predictions(texts)
     for handle in handles:
         handle.remove()
     return [seen.get(number, 0) for number in range(3)]
@@ -68,9 +68,9 @@ def test_texts_leave_where_the_head_lets_them(
         head.threshold.fill_(0.5 if kind == "patience" else between)
         left = leaves_at(sure, head.threshold)
     predictor.leaving = leaving_of(predictor.trained)
-    found = predictor.predict(texts)
+    found = predictor.predictions(texts)
     predictor.leaving = None
-    expected = predictor.predict(texts)
+    expected = predictor.predictions(texts)
     assert [p.label for p in found] == [p.label for p in expected]
     for one, other in zip(found, expected, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-3)
@@ -94,10 +94,10 @@ def test_where_a_model_does_not_bear_it_all_layers_are_read(project: Build, monk
     predictor = made.predictor("exits")
     predictor.trained.head.threshold.fill_(0.4)
     predictor.leaving, texts = None, list(made.texts().values())[:9]
-    expected = predictor.predict(texts)
+    expected = predictor.predictions(texts)
     predictor.leaving = leaving_of(predictor.trained)
     monkeypatch.setattr(pipeline.capture.early_exit, "_of", lambda _there, _whole, given: given)  # masks keep all rows
-    assert predictor.predict(texts) == expected
+    assert predictor.predictions(texts) == expected
     assert not predictor.capture._leaving.works
 
 
@@ -106,9 +106,9 @@ def test_where_a_text_is_read_in_windows_none_leaves_on_the_way(project: Build) 
     predictor, texts = made.predictor("exits"), list(made.texts().values())
     predictor.trained.head.threshold.fill_(0.4)
     predictor.leaving = None
-    expected = predictor.predict(texts)
+    expected = predictor.predictions(texts)
     predictor.leaving = leaving_of(predictor.trained)
-    assert predictor.predict(texts) == expected
+    assert predictor.predictions(texts) == expected
     short = [text for text in texts if len(text.split()) <= 6]
     assert predictor.capture.leaving(texts, texts, predictor.leaving) is None
     assert predictor.capture.leaving(short, short, predictor.leaving) is not None

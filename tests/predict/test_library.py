@@ -45,20 +45,21 @@ def arguments(kind: str) -> tuple[list[Any], dict[str, Any]]:
     return table["score"].to_list(), {"pairs": table["other"].to_list()}
 
 
-def test_the_lines_of_the_readme_run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lines_of_the_readme_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (lines,) = re.findall(r"```python\n(from pipeline import extract\n.*?)```", readme, re.DOTALL)
-    assert len([line for line in lines.splitlines() if line]) == 5
+    (lines,) = re.findall(r"```python\n(import ilse\n.*?)```", readme, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "path" / "of" / "a").mkdir(parents=True)
-    (tmp_path / "path" / "of" / "a" / "model").symlink_to(model)
+    (tmp_path / "path" / "or").mkdir(parents=True)
+    (tmp_path / "path" / "or" / "hub-id").symlink_to(model)
     texts, labels = source()["text"].to_list(), source()["label"].to_list()
     made: dict[str, Any] = {"texts": texts, "labels": labels}
     exec(lines, made)
-    assert 0 < made["head"].facts.val_score <= 1
-    assert made["data"] == Path("data")
-    predicted = Predictor.load("models/weighted", model).predict(texts[:3])
-    assert {one.label for one in predicted} <= set(labels)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("head ")
+    assert said[-1].strip("[]'") in set(labels)
+    assert made["heads"][0].facts.val_score > 0
 
 
 def test_a_call_leaves_its_process_as_it_was(model: Path, tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_a_call_leaves_its_process_as_it_was(model: Path, tmp_path: Path) -> Non
         assert state() == before
         fit(data, "weighted", recipe=RECIPE, out=tmp_path / "head")
         assert state() == before
-        Predictor.load(tmp_path / "head", model).predict(texts[:3])
+        Predictor.load(tmp_path / "head", model).predictions(texts[:3])
         assert state() == before
         with pytest.raises(UserError):
             extract(texts, labels, model=tmp_path, out=tmp_path / "other", **EXTRACT)

@@ -31,7 +31,7 @@ HEADS = ("last", "best", "weighted", "concat", "cayley", "exits", "gated")
 def compare(project: Project, predictor: Predictor, head: str, tolerance: float = 1e-3) -> None:
     """Class and probabilities of every test example as evaluation read them from the cache."""
     table, texts = project.predicted(head), project.texts()
-    found = predictor.predict([texts[text_id] for text_id in table["text_id"]])
+    found = predictor.predictions([texts[text_id] for text_id in table["text_id"]])
     assert [p.label for p in found] == table["prediction"].to_list()
     np.testing.assert_allclose([p.probability for p in found], table["probability"], atol=tolerance)
     np.testing.assert_allclose(
@@ -79,9 +79,9 @@ def test_so_it_is_for_every_pooling_and_for_several_side_by_side(project: Build,
 
 def test_texts_that_the_tokenizer_does_not_know_are_refused_and_an_odd_one_is_answered(project: Build) -> None:
     predictor = project().predictor("last")
-    assert len(predictor.predict(["quite another language"])) == 1
+    assert len(predictor.predictions(["quite another language"])) == 1
     with pytest.raises(UserError, match=r"% of the texts' tokens are \[UNK\](.|\n)*'quite another"):
-        predictor.predict([f"quite another language here {number}" for number in range(40)])
+        predictor.predictions([f"quite another language here {number}" for number in range(40)])
 
 
 def test_so_it_is_over_a_smaller_cache(project: Build, tmp_path: Path) -> None:
@@ -121,12 +121,12 @@ def test_vectors_are_those_of_the_cached_rows(project: Build, head: str) -> None
 def test_label_sets_and_scores_are_told_too(project: Build) -> None:
     made = project("label sets")
     predictor, table, texts = made.predictor("weighted"), made.predicted("weighted"), made.texts()
-    sets = predictor.predict([texts[text_id] for text_id in table["text_id"]])
+    sets = predictor.predictions([texts[text_id] for text_id in table["text_id"]])
     assert all(isinstance(p, LabelSetPrediction) for p in sets)
     assert [list(p.labels) for p in sets] == table["predictions"].to_list()
     made = project("scores")
     predictor, table, texts = made.predictor("weighted"), made.predicted("weighted"), made.texts()
-    scores = predictor.predict([texts[text_id] for text_id in table["text_id"]])
+    scores = predictor.predictions([texts[text_id] for text_id in table["text_id"]])
     assert all(isinstance(p, ScorePrediction) for p in scores)
     np.testing.assert_allclose([p.score for p in scores], table["prediction"], rtol=1e-3, atol=1e-3)
 
@@ -141,7 +141,7 @@ def test_pairs_are_answered_as_pairs(project: Build) -> None:
         made = project(kind)
         predictor, table, texts = made.predictor("weighted"), made.predicted("weighted"), made.texts()
         pairs = [(texts[a], texts[b]) for a, b in table.select("text_id", "pair_text_id").rows()]
-        found = predictor.predict(pairs)
+        found = predictor.predictions(pairs)
         if column == "label":
             assert [p.label for p in found] == table["prediction"].to_list()
             np.testing.assert_allclose([p.probability for p in found], table["probability"], atol=1e-3)
@@ -152,7 +152,7 @@ def test_pairs_are_answered_as_pairs(project: Build) -> None:
             np.testing.assert_allclose(cosine, table["prediction"], atol=1e-3)
         assert predictor.embed(list(texts.values())).shape == (len(texts), 6)
         with pytest.raises(UserError, match=r"example 1\n(.|\n)*a pair of texts(.|\n)*'the film'"):
-            predictor.predict([("the film", "the cup"), "the film"])
+            predictor.predictions([("the film", "the cup"), "the film"])
 
 
 def test_only_the_blocks_that_the_head_needs_are_run(project: Build, tmp_path: Path) -> None:
@@ -177,21 +177,21 @@ def test_two_predictors_of_one_model_take_turns(project: Build) -> None:
 def test_texts_are_normalised_as_prepare_does_it_and_any_number_is_taken(project: Build) -> None:
     predictor = project().predictor("mean")
     plain = ["the film\nwins", "new law"]
-    assert predictor.predict(["\u2003the film\r\nwins \n", " new law"]) == predictor.predict(plain)
+    assert predictor.predictions(["\u2003the film\r\nwins \n", " new law"]) == predictor.predictions(plain)
     many = [plain[i % 2] for i in range(600)]
     streamed = predictor.stream(iter(many))
-    assert next(streamed).label == predictor.predict(plain)[0].label
-    assert [p.label for p in predictor.predict(many)] == [p.label for p in predictor.predict(plain)] * 300
-    assert predictor.predict([]) == []
+    assert next(streamed).label == predictor.predictions(plain)[0].label
+    assert [p.label for p in predictor.predictions(many)] == [p.label for p in predictor.predictions(plain)] * 300
+    assert predictor.predictions([]) == []
     assert predictor.embed([]).shape == (0, predictor.width)
 
 
 def test_what_is_no_text_is_named_by_its_number(project: Build) -> None:
     predictor = project().predictor("mean")
     with pytest.raises(UserError, match=r"text 300\n +expected: a string\n +found: +None"):
-        predictor.predict(["the film"] * 300 + [None])
+        predictor.predictions(["the film"] * 300 + [None])
     with pytest.raises(UserError, match=r"text 2\n +expected: at least one token\n(.|\n)*leave it out"):
-        predictor.predict(["the film", "the film", " "])
+        predictor.predictions(["the film", "the film", " "])
 
 
 def test_another_model_is_refused(project: Build, tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_copy_of_the_model_elsewhere_is_the_same_model(project: Build, tmp_pat
     made = project()
     folder = made.trained("mean")
     copy = shutil.copytree(made.model, tmp_path / "copy")
-    here, there = (Predictor.load(folder, place).predict(["the film"]) for place in (made.model, copy))
+    here, there = (Predictor.load(folder, place).predictions(["the film"]) for place in (made.model, copy))
     assert here == there
 
 
@@ -251,7 +251,7 @@ def test_values_are_rounded_as_those_that_are_stored(kind: str) -> None:
 
 def test_labels_come_in_the_order_of_the_label_map(project: Build) -> None:
     made = project()
-    (found,) = made.predictor("mean").predict(["the film"])
+    (found,) = made.predictor("mean").predictions(["the film"])
     assert isinstance(found, LabelPrediction)
     labels = pl.read_parquet(made.folder / "examples.parquet")["label"]
     assert list(found.probabilities) == labels.unique().sort().to_list()

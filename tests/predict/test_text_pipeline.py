@@ -22,7 +22,7 @@ def near(label: str, score: float) -> dict[str, Any]:
 
 def test_answers_have_the_form_of_transformers_pipelines(project: Build) -> None:
     predictor = project().predictor("mean")
-    pipe, first, second = TextPipeline(predictor), *predictor.predict(TEXTS)
+    pipe, first, second = TextPipeline(predictor), *predictor.predictions(TEXTS)
     expected = [near(p.label, p.probability) for p in (first, second)]
     assert pipe(TEXTS) == expected
     assert pipe(TEXTS[0]) == pipe({"text": TEXTS[0]}) == pipe(TEXTS[:1]) == expected[:1]
@@ -45,7 +45,7 @@ def test_an_iterator_is_answered_as_it_is_read(project: Build) -> None:
 
 def test_pairs_and_scores(project: Build) -> None:
     predictor = project("pairs with a score").predictor("weighted")
-    (expected,) = predictor.predict([tuple(TEXTS)])
+    (expected,) = predictor.predictions([tuple(TEXTS)])
     pipe = TextPipeline(predictor)
     assert (
         pipe({"text": TEXTS[0], "text_pair": TEXTS[1]})

@@ -30,7 +30,7 @@ THREADS = 8
 
 def answers_of(predictor: Predictor, texts: list[str]) -> list[Any]:
     """One text a call."""
-    return [answer for text in texts for answer in predictor.predict([text])]
+    return [answer for text in texts for answer in predictor.predictions([text])]
 
 
 def in_threads(answer: Callable[[str], Any], texts: list[str]) -> list[Any]:
@@ -45,7 +45,7 @@ def test_threads_that_share_a_predictor_get_the_serial_answers(project: Build, m
     texts = list(made.texts().values())
     serial = answers_of(predictor, texts)
     assert len({answer.probability for answer in serial}) > len(texts) / 2
-    assert in_threads(lambda text: predictor.predict(text)[0], texts * 2) == serial * 2
+    assert in_threads(lambda text: predictor.predictions(text)[0], texts * 2) == serial * 2
     pipe = TextPipeline(predictor)
     assert in_threads(lambda text: pipe(text)[0]["score"], texts) == [answer.probability for answer in serial]
     whole = predictor.embed(texts)
@@ -58,7 +58,7 @@ def test_so_do_threads_whose_texts_leave_early(project: Build) -> None:
     predictor = made.predictor("exits")
     predictor.trained.head.threshold.fill_(0.4)
     predictor.leaving, texts = leaving_of(predictor.trained), list(made.texts().values())
-    assert in_threads(lambda text: predictor.predict(text)[0], texts) == answers_of(predictor, texts)
+    assert in_threads(lambda text: predictor.predictions(text)[0], texts) == answers_of(predictor, texts)
 
 
 def test_predictors_over_one_model_share_it_and_answer_in_threads_of_their_own(project: Build) -> None:
@@ -70,7 +70,7 @@ def test_predictors_over_one_model_share_it_and_answer_in_threads_of_their_own(p
     texts = list(made.texts().values())
     serial = {id(one): answers_of(one, texts) for one in (deep, shallow)}
     turns = [(one, text) for text in texts for one in (deep, shallow)]
-    found = in_threads(lambda turn: (id(turn[0]), turn[0].predict(turn[1])[0]), turns)
+    found = in_threads(lambda turn: (id(turn[0]), turn[0].predictions(turn[1])[0]), turns)
     for one in (deep, shallow):
         assert [answer for owner, answer in found if owner == id(one)] == serial[id(one)]
 
@@ -94,7 +94,7 @@ def test_predictors_over_two_models_take_turns_without_loading(project: Build, m
     serial = [answers_of(predictor, texts) for predictor in predictors]
     monkeypatch.setattr(pipeline.model.load, "_read", lambda *_: pytest.fail("a model was loaded again"))
     for text, *expected in zip(texts, *serial, strict=True):
-        assert [predictor.predict(text)[0] for predictor in predictors] == expected
+        assert [predictor.predictions(text)[0] for predictor in predictors] == expected
 
 
 def test_a_predictor_leaves_the_process_its_number_of_threads(project: Build) -> None:
@@ -105,7 +105,7 @@ def test_a_predictor_leaves_the_process_its_number_of_threads(project: Build) ->
         assert predictor.capture.conditions["threads"] == expected
         block = find_blocks(predictor.capture.frozen.model)[0]
         hook = block.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
-        predictor.predict("the film")
+        predictor.predictions("the film")
         hook.remove()
         assert (set(seen), torch.get_num_threads()) == ({expected}, before)
         seen.clear()
@@ -113,10 +113,10 @@ def test_a_predictor_leaves_the_process_its_number_of_threads(project: Build) ->
 
 def test_a_string_is_one_text(project: Build) -> None:
     predictor = project().predictor("mean")
-    assert predictor.predict("the film wins") == predictor.predict(["the film wins"])
-    assert [*predictor.stream("the film wins")] == predictor.predict(["the film wins"])
+    assert predictor.predictions("the film wins") == predictor.predictions(["the film wins"])
+    assert [*predictor.stream("the film wins")] == predictor.predictions(["the film wins"])
     np.testing.assert_array_equal(predictor.embed("the film wins"), predictor.embed(["the film wins"]))
-    assert predictor.predict(pd.Series(["the film"])) == predictor.predict(np.array(["the film"]))
+    assert predictor.predictions(pd.Series(["the film"])) == predictor.predictions(np.array(["the film"]))
 
 
 @pytest.mark.parametrize("given", [{"text": "the film"}, pd.DataFrame({"text": ["the film"]})])
@@ -130,9 +130,9 @@ def test_what_is_no_list_of_texts_is_refused(project: Build, given: Any) -> None
 def test_another_process_gets_the_same_predictor(project: Build, tmp_path: Path) -> None:
     """Dask and joblib send it: what travels is the head, and which model it reads."""
     predictor = project().predictor("mean")
-    sent, answer = tmp_path / "sent", predictor.predict("the film wins")[0].probability
+    sent, answer = tmp_path / "sent", predictor.predictions("the film wins")[0].probability
     sent.write_bytes(pickle.dumps(predictor))
     assert sent.stat().st_size < 100_000
-    code = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).predict('the film wins')[0].probability)"
+    code = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).predictions('the film wins')[0].probability)"
     said = subprocess.run([sys.executable, "-c", code, str(sent)], capture_output=True, text=True, check=True).stdout
     assert float(said) == pytest.approx(answer, abs=1e-6)

@@ -51,7 +51,7 @@ def options_of(head: str, **tokens: Any) -> dict[str, Any]:
 
 
 def probabilities(predictor: Predictor, texts: list[str]) -> np.ndarray[Any, Any]:
-    return np.array([list(answer.probabilities.values()) for answer in predictor.predict(texts)])
+    return np.array([list(answer.probabilities.values()) for answer in predictor.predictions(texts)])
 
 
 def seen(predictor: Predictor, texts: list[str]) -> list[np.ndarray[Any, Any]]:
@@ -105,7 +105,7 @@ def test_so_it_is_for_pairs(project: Build) -> None:
     for kind, column in (("pairs with a label", "label"), ("pairs with a score", "score")):
         made = project(kind, token_states=RANKED)
         predictor, table, texts = predictor_of(made), made.predicted("weighted"), made.texts()
-        found = predictor.predict([(texts[a], texts[b]) for a, b in table.select("text_id", "pair_text_id").rows()])
+        found = predictor.predictions([(texts[a], texts[b]) for a, b in table.select("text_id", "pair_text_id").rows()])
         answers = [p.probability if column == "label" else p.score for p in found]
         wanted = table["probability" if column == "label" else "prediction"]
         np.testing.assert_allclose(answers, wanted, atol=1e-3)
@@ -182,11 +182,11 @@ def test_any_company_order_and_number_of_threads_gives_the_same(project: Build) 
 def test_threads_that_share_a_predictor_get_the_serial_answers(project: Build) -> None:
     made = project(token_states=RANKED)
     predictor, texts = predictor_of(made), list(made.texts().values())
-    serial = [predictor.predict([text])[0] for text in texts]
+    serial = [predictor.predictions([text])[0] for text in texts]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda text: predictor.predict([text])[0], texts)) == serial
+        assert list(pool.map(lambda text: predictor.predictions([text])[0], texts)) == serial
     again = pickle.loads(pickle.dumps(predictor))
-    assert [again.predict([text])[0] for text in texts[:5]] == serial[:5]
+    assert [again.predictions([text])[0] for text in texts[:5]] == serial[:5]
 
 
 def test_a_longer_text_than_any_in_training_is_answered(project: Build) -> None:
@@ -195,7 +195,7 @@ def test_a_longer_text_than_any_in_training_is_answered(project: Build) -> None:
     counts = store.open_cache(made.cache).token_counts()
     (long,) = seen(predictor, [f"{LONG} {LONG}"])
     assert len(long) > 2 * counts.max()
-    beside, alone = predictor.predict([f"{LONG} {LONG}", "the film"])[1], predictor.predict(["the film"])[0]
+    beside, alone = predictor.predictions([f"{LONG} {LONG}", "the film"])[1], predictor.predictions(["the film"])[0]
     assert beside.label == alone.label
     # Products of other sizes are summed in another order on some processors: the last bit of float32 may differ.
     assert beside.probabilities == pytest.approx(alone.probabilities, rel=1e-6)
@@ -204,8 +204,8 @@ def test_a_longer_text_than_any_in_training_is_answered(project: Build) -> None:
 def test_a_text_without_tokens_is_refused_by_its_number(project: Build) -> None:
     predictor = predictor_of(project(token_states=RANKED))
     with pytest.raises(UserError, match=r"text 2\n +expected: at least one token\n(.|\n)*leave it out"):
-        predictor.predict(["the film", "the cup", " "])
-    assert predictor.predict([]) == []
+        predictor.predictions(["the film", "the cup", " "])
+    assert predictor.predictions([]) == []
     assert predictor.answers([], []) == []
     assert predictor.embed([]).shape == (0, predictor.width)
 
@@ -217,7 +217,7 @@ def test_a_state_that_the_type_cannot_hold_is_refused_by_its_text(project: Build
     predictor.capture._projection._directions[2] *= 1e6
     expected = r"layer 'block 2', text text 0, dimension \d\n(.|\n)*float16 can hold(.|\n)*token_states.storage_type to"
     with pytest.raises(UserError, match=expected):
-        predictor.predict(["the film", "the cup"])
+        predictor.predictions(["the film", "the cup"])
 
 
 def test_only_the_blocks_that_the_head_needs_are_run(project: Build, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_the_states_of_one_batch_are_in_memory_at_a_time(project: Build, monkeyp
             yield positions, found
 
     monkeypatch.setattr(reader, "read_all", counted)
-    predictor.predict(list(made.texts().values()))
+    predictor.predictions(list(made.texts().values()))
     assert len(largest) > 5
     assert max(largest) <= predictor.capture.compute.batch_tokens
 
@@ -260,7 +260,7 @@ def test_vectors_are_those_of_the_cached_tokens(project: Build) -> None:
 def test_the_command_and_the_pipeline_give_the_same(project: Build, tmp_path: Path) -> None:
     made = project(token_states=RANKED)
     predictor, texts = predictor_of(made), list(made.texts().values())
-    expected = predictor.predict(texts)
+    expected = predictor.predictions(texts)
     (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
     head = made.trained("weighted", **options_of("weighted"))
     given = ["predict", head, "--model", made.model, "--input", tmp_path / "texts.txt"]

@@ -75,7 +75,7 @@ def test_of_a_linear_head_they_sum_to_the_answer(project: Build) -> None:
 def test_the_prediction_and_the_tokens_are_the_texts(project: Build) -> None:
     predictor = predictor_of(project(token_states={"rank": 8}))
     found = predictor.why(f"  {TEXT}\n")
-    assert found.prediction == predictor.predict([TEXT])[0]
+    assert found.prediction == predictor.predictions([TEXT])[0]
     assert [token for token in found.tokens if token in TEXT.split()] == TEXT.split()
     ranked = found.top()
     assert len(ranked) == len(found.tokens)
@@ -165,7 +165,7 @@ def test_validation_examples_are_explained_with_their_answers(project: Build, tm
     held = {row["text_id"]: row for row in pl.read_parquet(tables[0]).filter(split="validation").to_dicts()}
     assert told.asked == len(held)
     column = {"labels": "label", "label sets": "labels", "scores": "score"}[kind]
-    misses = {one: missed(predictor.predict(texts[one])[0], row[column]) for one, row in held.items()}
+    misses = {one: missed(predictor.predictions(texts[one])[0], row[column]) for one, row in held.items()}
     for example in told.examples:
         why = predictor.why(texts[example.text_id])
         assert (example.answer, example.words) == (in_words(why.prediction), why.words)

@@ -132,11 +132,23 @@ class HeadFacts:
 _FACTS = TypeAdapter(HeadFacts)
 
 
+@dataclass(frozen=True)
+class TrainedOn:
+    """The caches and the examples that a head was trained on in this process; no part of its artifact."""
+
+    caches: Any
+    examples: Path
+
+
 class TrainedHead(nn.Module):
     """Input treatment and head together: raw rows in, logits out.
 
     Attributes
     ----------
+    facts
+        What it was trained on, and its validation figure.
+    trained_on
+        The caches and examples, where it was trained in this process.
     inner
         What answers from one row per text: the head, or what stands behind the reader of a head that reads tokens, and
         behind the maps of one that reads the rows of several models.
@@ -151,6 +163,16 @@ class TrainedHead(nn.Module):
         self.facts = facts
         self.basis = basis
         self.objective = restore(facts.objective, tuple(facts.labels))
+        self.trained_on: TrainedOn | None = None
+
+    def __repr__(self) -> str:
+        facts = self.facts
+        task = f"{len(facts.labels)} labels" if facts.labels else str(facts.objective.get("kind", "a score"))
+        reads = "tokens" if facts.reads_tokens else f"{len(self.head.layers_read)} layers"
+        return (
+            f"<TrainedHead '{self.head.spec.name}', seed {facts.seed}: {reads} of {facts.model_names} -> {task}, "
+            f"validation {self.objective.metric} {facts.val_score:.4f}, {self.parameters_trained:,} parameters>"
+        )
 
     def forward(self, x: Float[Tensor, "texts layers dim"] | Tokens) -> Float[Tensor, "answers out"]:
         """Outputs for rows of the layers that the head reads, as the cache holds them; `objective` reads them.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
 from ilse.core.errors import UserError
 from trainer.config import Recipe
+from trainer.fitting.attached import attached, current, log_curve
 from trainer.fitting.best import BestStates
 from trainer.fitting.folded import Triple, require_foldable, train_by_folds
 from trainer.fitting.isolation import seeded
@@ -76,16 +77,21 @@ def fit(
     recipe = settled(recipe, head, objective, train, validation)
     if isinstance(recipe.folds, int):
         require_foldable(head, train, validation, recipe.folds)
-    if recipe.optimizer == "lbfgs":
-        objective.learn(train, recipe.imbalance)
-        with seeded(seed):
-            return _of_solved(head, solve(head, train, validation, objective, recipe, seed, accelerator, watch))
-    if recipe.folds is not None:
-        folded = train_by_folds(head, train, validation, objective, recipe, seed, accelerator)
-        with seeded(seed):
-            result = _result(head, folded.best, folded.history, folded.seconds)
-        if watch is not None:
-            watch(result.best.epoch, result.best.val_score)
+    if recipe.optimizer == "lbfgs" or recipe.folds is not None:
+        loggers = current().loggers
+        with attached():  # nobody watches each fold
+            if recipe.optimizer == "lbfgs":
+                objective.learn(train, recipe.imbalance)
+                with seeded(seed):
+                    solved = solve(head, train, validation, objective, recipe, seed, accelerator, watch)
+                    result = _of_solved(head, solved)
+            else:
+                folded = train_by_folds(head, train, validation, objective, recipe, seed, accelerator)
+                with seeded(seed):
+                    result = _result(head, folded.best, folded.history, folded.seconds)
+                if watch is not None:
+                    watch(result.best.epoch, result.best.val_score)
+        log_curve(map(asdict, result.curve), loggers)
         return result
     training = trained(head, train, lambda head, _: validate(head, objective, validation), objective, recipe, seed,
                        accelerator, progress, watch)  # fmt: skip

@@ -198,7 +198,12 @@ class Training(pl.LightningModule):
             if isinstance(self.schedule, torch.optim.lr_scheduler.OneCycleLR):
                 self.schedule.step()
 
-    def on_train_epoch_end(self) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After an epoch's last stretch; a caller's callbacks at the epoch's end then see its figures."""
+        if self.trainer.is_last_batch:
+            self._end_epoch()
+
+    def _end_epoch(self) -> None:
         """Judges the epoch, keeps what is best, and ends or saves the fit."""
         epoch = self.epochs_done
         losses = torch.stack(self._losses).cpu()
@@ -209,6 +214,11 @@ class Training(pl.LightningModule):
         loss, score = self._judge(self.head, epoch)
         _refuse_nan("validation loss", loss[None], f"epoch {epoch}")
         self.history.append((train_loss, loss, score))
+        if not self.trainer.barebones:
+            best = int(score.argmax())
+            figures = {"train_loss": train_loss[best], "val_loss": loss[best], "val_score": score[best]}
+            logged = {name: float(value) for name, value in figures.items()}
+            self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1)
         self.best.offer(epoch, score, loss, dict(self.head.named_parameters()))
         if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.schedule.step(float(loss.mean()))  # candidates have one rate: it follows their mean
@@ -216,7 +226,8 @@ class Training(pl.LightningModule):
         patient = self.recipe.patience is None or epoch - int(self.best.epoch.max()) < self.recipe.patience
         hopeless = self._watch is not None and self._watch(epoch, float(self.best.score.max()))
         self.finished = self.epochs_done == self.recipe.epochs or not patient or hopeless
-        self.trainer.should_stop = self.finished
+        if self.finished:  # a callback may have ended it before
+            self.trainer.should_stop = True
         if self._progress is not None:
             self._progress.offer(self.state(), self.finished)
 

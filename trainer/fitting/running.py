@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from ilse.core.machine.hardware import native_bfloat16
 from ilse.core.machine.linear import pays, with_onednn
 from trainer.config import Recipe
+from trainer.fitting.attached import current
 from trainer.fitting.isolation import interruptible, quiet, seeded
 from trainer.fitting.loop import Judge, Stretches, Training, Watch
 from trainer.fitting.progress import Progress
@@ -74,7 +77,6 @@ def _run(training: Training, recipe: Recipe, seed: int, accelerator: str) -> Non
     # The seed is for dropout; the caller seeded the head's weights. Of the logger: which accelerators are unused.
     with seeded(seed, "cuda:0" if accelerator == "cuda" else "cpu"), quiet("lightning.pytorch"), interruptible():
         try:
-            # barebones: without logging, checkpoints, progress bar and a first look at validation.
             trainer = pl.Trainer(
                 max_epochs=recipe.epochs - training.epochs_done,
                 accelerator=accelerator,
@@ -82,13 +84,30 @@ def _run(training: Training, recipe: Recipe, seed: int, accelerator: str) -> Non
                 num_nodes=1,
                 strategy="auto",
                 plugins=[OneProcess()],
-                barebones=True,
+                **_watched(),
             )
             trainer.fit(training, _loader(Stretches(training.batches)))
         except SystemExit as error:  # how Lightning ends upon Ctrl-C
             raise KeyboardInterrupt from error
         finally:
             training.batches.close()
+
+
+def _watched() -> dict[str, Any]:
+    """How Lightning runs a fit: bare where nobody watches, else with the caller's callbacks and loggers."""
+    watching = current()
+    if not watching:
+        # Without logging, checkpoints, progress bar and a first look at validation.
+        return {"barebones": True}
+    return {
+        "callbacks": list(watching.callbacks),
+        "logger": list(watching.loggers) or False,
+        "enable_checkpointing": any(isinstance(one, Checkpoint) for one in watching.callbacks),
+        "enable_progress_bar": any(isinstance(one, ProgressBar) for one in watching.callbacks),
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+    }
 
 
 def _loader(stretches: Stretches) -> CombinedLoader:

@@ -69,7 +69,7 @@ def explain_examples(
     known = _texts(texts, drawn[TEXT_ID].to_list())
     asked = [known[text_id] for text_id in drawn[TEXT_ID]]
     predictor = Predictor.load(head, model or configured(trained, params), device=device, threads=threads or cores())
-    found = predictor.predict(asked)
+    found = predictor.predictions(asked)
     wanted = drawn[{"label": LABEL, "labels": LABELS, "score": SCORE}[targets.kind]].to_list()
     misses = [missed(prediction, target) for prediction, target in zip(found, wanted, strict=True)]
     shown, right = chosen(misses, scores=targets.kind == "score")
