@@ -27,7 +27,7 @@ from ilse.core.terminal import say, tell
 @main.command()
 @click.option("--data", help="Data set: a table or a folder.", type=click.Path(path_type=Path))
 @click.option(
-    "--model", help="Model: a Hugging Face folder, a GGUF file, or owner/name on the Hub (pinned to its latest commit)."
+    "--model", help="Model: a Hugging Face folder, a GGUF file, or owner/name on the Hub (pinned to a commit)."
 )
 @click.option("--text-column", help="Column that holds the texts, if not 'text'.")
 @click.option("--pair-column", "text_pair_column", help="Column that holds the second text of each pair.")

@@ -1,4 +1,4 @@
-"""How a command ends that cannot go on: what the user can mend is a message and exit code 2, never a traceback."""
+"""How commands end when they fail: what the user can fix is a message and exit code 2, never a traceback."""
 
 from __future__ import annotations
 

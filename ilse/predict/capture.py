@@ -1,4 +1,4 @@
-"""New texts to the rows that a head was trained on: the capture of its cache, run again."""
+"""Turns new texts into the rows that a head was trained on, by running its cache's capture again."""
 
 from __future__ import annotations
 

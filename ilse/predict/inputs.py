@@ -1,4 +1,4 @@
-"""The texts to be predicted, read as they are needed: what is in memory is a piece of them, whatever the file's size.
+"""Reads the texts to predict piece by piece, so that memory does not depend on the file's size.
 
 | format        | a row is                                                                            |
 |---------------|-------------------------------------------------------------------------------------|

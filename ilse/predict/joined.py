@@ -1,4 +1,4 @@
-"""New texts to the joint rows that a head over several models was trained on: each model's capture, run again."""
+"""Turns new texts into joint rows for a head on several models, by running each model's capture again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictions as a table, a piece at a time, and the file that it becomes.
+"""Predictions as a table, written piece by piece to a file.
 
 | objective               | columns                                                    |
 |-------------------------|------------------------------------------------------------|

@@ -1,4 +1,4 @@
-"""What a head says of an example, by what it was trained for."""
+"""Predictions for single examples, by the objective that the head was trained for."""
 
 from __future__ import annotations
 

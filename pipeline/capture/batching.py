@@ -1,4 +1,6 @@
-"""Turns the texts of a shard into batches of few shapes and little padding, as far as the model's rows bear it."""
+"""Groups the texts of a shard into batches of few shapes and little padding, in ways that leave the model's rows
+unchanged.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How texts may share a forward pass: what is fastest of what a model's rows bear."""
+"""Ways for texts to share a forward pass; each model gets the fastest that leaves its rows unchanged."""
 
 from __future__ import annotations
 

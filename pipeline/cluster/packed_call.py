@@ -1,4 +1,4 @@
-"""One task as a worker gets it: a call as bytes, which the task's own thread reads.
+"""A task in the form that workers receive: a call as bytes, which the task's own thread unpacks.
 
 Dask reads what a worker is sent on the thread of its event loop. Whatever that needs is imported there: for a shard
 PyTorch and transformers, many seconds on a busy machine, and all the while the worker gives no sign of life and takes

@@ -1,4 +1,4 @@
-"""The columns of a data set's files: theirs, ours, and what is said where one is not there or not well-formed."""
+"""Columns of a data set's files: their names, our names, and errors for missing or malformed ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reader of CSV and TSV: a header, and rows that are as long as it; a stray quote that swallows rows is refused."""
+"""Reads CSV and TSV: a header, and rows of the same length. A stray quote that would swallow rows is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reader of JSON Lines: what JSON allows in a field and a data set does not is named with its line."""
+"""Reads JSON Lines. Values that JSON allows but a data set does not are refused, with their line."""
 
 from __future__ import annotations
 

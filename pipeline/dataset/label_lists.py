@@ -1,4 +1,4 @@
-"""Label lists as people have them: lists, lists written as strings, names with a separator, vectors of 0 and 1."""
+"""Reads lists of labels in their usual forms: lists, lists written as strings, separated names, vectors of 0 and 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The reader of Parquet: strings that a dictionary holds once and a column a million times are counted before.
+"""Reads Parquet. The bytes of strings are counted first, as a dictionary may hold once what a column repeats a million
+times.
 
 A file of a megabyte can so hold terabytes of text. Arrow reads a dictionary as one, so that counting makes none of it.
 """

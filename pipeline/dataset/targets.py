@@ -1,4 +1,4 @@
-"""What an example is mapped to: one label or a set (strings, by one map over all splits), or a score (a number)."""
+"""Targets of examples: a label or a set of labels (strings, mapped alike in all splits), or a score (a number)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few seconds of the real work, on a worker: what the time estimate of a run is made of."""
+"""A few seconds of real work on a worker, from which the time of a run is estimated."""
 
 from __future__ import annotations
 

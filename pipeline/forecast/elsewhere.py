@@ -1,4 +1,4 @@
-"""`ilse plan` for a model that is not here: a table of machines, in seconds and without a weight."""
+"""`ilse plan` for a model that is not on this machine: a table of machines, in seconds and without weights."""
 
 from __future__ import annotations
 

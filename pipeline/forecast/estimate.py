@@ -1,4 +1,4 @@
-"""What a run will cost, said before it is paid: its size, its memory, and its time from a calibration."""
+"""Estimates a run before it starts: its size, its memory, and its time from a calibration."""
 
 from __future__ import annotations
 

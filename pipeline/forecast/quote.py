@@ -1,4 +1,4 @@
-"""Says a workload and what it costs in plain words: counts, bytes, durations, and the table of machines."""
+"""Describes a workload and its costs in plain words: counts, bytes, durations, and the table of machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a worker's memory holds what a run needs of it, and which batch would fit."""
+"""Checks whether a run fits into a worker's memory, and which batch would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What part of the texts a run computes, where an earlier cache holds the rows of the others."""
+"""The part of the texts that a run computes if an earlier cache holds the rows of the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workload of the model and texts that are here, from a sample of the texts."""
+"""Workload of the local model and texts, from a sample of the texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model's folder may hold: its own files, and no code or weights from elsewhere. Looked at before it is read."""
+"""Checks a model's folder before it is read: it may hold its own files, but no code or weights from elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model's files are: a checksum that names them, their size, and the tokenizer's."""
+"""Identity of a model's files: their checksum and size, and the tokenizer's checksum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models that this process has in memory: each is there once, for as long as someone uses it."""
+"""Models that this process has in memory, each only once, for as long as someone uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a model numbers its tokens and how many it has room for: seen on a run, never taken from its name."""
+"""How a model numbers its tokens and how many fit, observed in a run and never concluded from its name."""
 
 from __future__ import annotations
 

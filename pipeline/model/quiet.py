@@ -1,4 +1,4 @@
-"""Transformers says nothing while a call of ours lasts, and speaks as its caller set it afterwards."""
+"""Silences transformers during our calls, and restores its caller's settings afterwards."""
 
 from __future__ import annotations
 

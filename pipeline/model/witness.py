@@ -1,4 +1,4 @@
-"""What Hugging Face itself says the hidden states of made-up texts are, each read alone: what capture is held to."""
+"""Reference states: Hugging Face's own hidden states of made-up texts, each read alone. Capture is compared with them."""
 
 from __future__ import annotations
 

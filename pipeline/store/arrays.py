@@ -1,4 +1,4 @@
-"""What every read of a finished cache goes through: arrays laid out as the header says, and values that are its own."""
+"""Common part of all reads of a finished cache: arrays match the header, and values belong to the cache."""
 
 from __future__ import annotations
 

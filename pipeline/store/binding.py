@@ -1,4 +1,4 @@
-"""What ties a shard's values to its texts: checksums of all that a shard holds, in one row beside its texts' own.
+"""Binds a shard's values to its texts: checksums of everything in a shard, in one row with the checksum of its texts.
 
 A chunk's checksum tells whether the chunk is whole. It does not tell whose it is: a whole shard of another cache of the
 same capture passes. The array `binding` [shards, columns] says of each shard what belongs together, as CRC-32C unless

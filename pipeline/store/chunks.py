@@ -1,4 +1,4 @@
-"""A shard's chunks straight from its file: the bytes as they stand there, every checksum looked at.
+"""Reads a shard's chunks straight from its file, and checks every checksum.
 
 The file that the layout's writer makes, little-endian (Zarr v3, sharding with the index at the end):
 

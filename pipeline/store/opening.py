@@ -1,4 +1,4 @@
-"""Opens a cache as far as its header: what it says of itself, checked."""
+"""Opens a cache and checks its header."""
 
 from __future__ import annotations
 

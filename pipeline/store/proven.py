@@ -1,4 +1,4 @@
-"""A cache of which nothing is read but what its own list of checksums says: for those who sign its rows again.
+"""A cache that is only read if it matches its own list of checksums, for those who sign its rows again.
 
 A chunk's own checksum tells a whole chunk of any cache from a damaged one. The list tells this cache's from any
 other's: it names every file, the list of texts and the shards alike. Files are read as a whole here, and the bytes that

@@ -1,4 +1,4 @@
-"""What a cache is: the capture that its values depend on, and the header with its size."""
+"""Specification of a cache: the capture that its values depend on, and the header with its size."""
 
 from __future__ import annotations
 

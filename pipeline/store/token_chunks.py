@@ -1,4 +1,4 @@
-"""A shard's token states straight from its file, as `chunks` reads pooled rows: bytes where they stand, all checked.
+"""Reads a shard's token states straight from its file, as `chunks` reads pooled rows, and checks every checksum.
 
 A chunk is one layer of n tokens with its CRC-32C behind it. Where the cache says which token states it keeps, n is all
 of the shard's tokens, a layer's bytes stand side by side, and those of chosen layers are all that is read:

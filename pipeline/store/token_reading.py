@@ -1,4 +1,4 @@
-"""Reads the states of tokens from a finished cache: a shard's at once, or one text's."""
+"""Reads token states from a finished cache, by shard or by text."""
 
 from __future__ import annotations
 

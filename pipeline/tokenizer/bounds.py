@@ -1,4 +1,4 @@
-"""What a `tokenizer.json` may do to a text: no step that multiplies it, no pattern without end, few tokens around it.
+"""Limits on what a `tokenizer.json` may do: no step that multiplies a text, no endless pattern, few added tokens.
 
 Its steps run in native code, which no clock and no exception of ours ends: they are looked at before it is loaded, and
 they run on single characters and on what they themselves put in, one step at a time.

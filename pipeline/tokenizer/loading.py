@@ -1,4 +1,4 @@
-"""A model's tokenizer, which has to come with it: where none does, transformers makes one up that knows no words."""
+"""Loads the tokenizer that comes with a model; without one, transformers would make one up that knows no words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a tokenizer knows the words of the texts: where most are one and the same unknown token, rows say nothing."""
+"""Refuses a tokenizer that does not know the texts' words: if most tokens are unknown, rows mean nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run at a time into one place, on disk or in an object store."""
+"""A lock that allows one run at a time per destination, on disk or in an object store."""
 
 from __future__ import annotations
 

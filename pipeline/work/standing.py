@@ -1,4 +1,4 @@
-"""What stands where a cache is asked for: that very cache, whole or damaged, another one, or none.
+"""Finds what is already at a cache's destination: the same cache, whole or damaged, another one, or none.
 
 A cache is the very one when its capture, its texts with their rows and its shards are. The name of its model's folder
 and the versions that made it are notes: a package's next release does not make it another cache.

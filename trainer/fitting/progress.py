@@ -1,4 +1,4 @@
-"""An unfinished fit on disk, to go on from: tensors and plain values in one safetensors file, replaced in one step."""
+"""An unfinished fit on disk, to resume from: tensors and plain values in one safetensors file, replaced in one step."""
 
 from __future__ import annotations
 

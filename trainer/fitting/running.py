@@ -1,4 +1,4 @@
-"""Runs the training loop of one head: Lightning has the epochs and devices, and what was interrupted goes on."""
+"""Runs the training loop of one head: Lightning handles epochs and devices, and an interrupted fit resumes."""
 
 from __future__ import annotations
 

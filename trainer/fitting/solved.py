@@ -1,4 +1,4 @@
-"""Linear heads are solved: to the optimum of the loss and a penalty, whose strength is chosen along a path.
+"""Solves linear heads: to the optimum of the loss plus a penalty, whose strength is chosen along a path.
 
 Where validation is small, five folds of all labelled rows choose, and the head is then solved on all of them; else
 validation does, or where the recipe says so. Validation chooses what has the best figure there, then the lowest loss:

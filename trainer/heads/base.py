@@ -1,4 +1,4 @@
-"""What every head is: an encoder of all layers' vectors, a readout, and the facts that rebuild both."""
+"""The base of all heads: an encoder of all layers' vectors, a readout, and the facts that rebuild both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear, ReLU, Dropout: the unit that the nonlinear heads are made of; and a linear map for each layer."""
+"""Linear, ReLU and Dropout, the building block of nonlinear heads; and a linear map for each layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fusions that learn nothing: one row, the mean, the maximum, rows side by side (heads `mean`, `max`, `concat`)."""
+"""Fusions without weights: one row, the mean, the maximum, rows side by side (heads `mean`, `max`, `concat`)."""
 
 from __future__ import annotations
 

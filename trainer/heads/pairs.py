@@ -1,4 +1,4 @@
-"""Two texts in one answer: what a head makes of each, and a linear readout of both.
+"""Heads on pairs of texts: a vector of each text, and a linear readout of both.
 
     [u, v, |u - v|, u · v] W + b
 

@@ -1,4 +1,4 @@
-"""How far labels lie apart in a layer: Fisher's ratio over all texts, silhouettes over a sample.
+"""Separation of labels in a layer: Fisher's ratio over all texts, silhouettes over a sample.
 
     Fisher = Σ_d B_d / T_d  ÷  Σ_d W_d / T_d
 

@@ -1,4 +1,4 @@
-"""Everything that is known of a cache's layers: figures of rows, of pairs of layers, of tokens and of probes."""
+"""All metrics of a cache's layers: of rows, of pairs of layers, of tokens and of probes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures as rows of a table, and on the screen. A figure that is missing has the reason in its row."""
+"""The metrics as rows of a table and on the screen; if a figure is missing, its row says why."""
 
 from __future__ import annotations
 

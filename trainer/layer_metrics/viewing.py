@@ -1,4 +1,4 @@
-"""Figures of several views of the same texts: the caches that hold them, and the pass over a sample of their rows."""
+"""Metrics of several views of the same texts: the caches that hold them, and the pass over a sample of their rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far texts agree with noisier versions of themselves, in one layer (Skean et al., arXiv 2502.02013).
+"""Agreement of texts with noisy versions of themselves, in one layer (Skean et al., arXiv 2502.02013).
 
 `x` [views, texts, width] are rows of the same texts in several caches.
 

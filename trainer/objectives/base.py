@@ -1,4 +1,4 @@
-"""What every objective is: from a head's outputs to a loss, to the figure it is chosen by, and to predictions."""
+"""The base of all objectives: from a head's outputs to a loss, to the score it is chosen by, and to predictions."""
 
 from __future__ import annotations
 

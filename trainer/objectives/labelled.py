@@ -1,4 +1,4 @@
-"""What objectives of labels share: how labels are weighted, and what one label per example brings with it."""
+"""Common parts of objectives on labels: weights of labels, and losses of single-label examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How alike two texts are: the cosine of their vectors, chosen by Spearman's correlation with the gold scores.
+"""Similarity of two texts: the cosine of their vectors, chosen by Spearman's correlation with the gold scores.
 
 Three losses, on scores y in the training scores' range, s = (y - low) / (high - low):
 

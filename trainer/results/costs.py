@@ -1,4 +1,4 @@
-"""What each way to an answer costs in all: extraction and training of a head against training alone."""
+"""Total costs of heads and controls: extraction and training of a head against training alone."""
 
 from __future__ import annotations
 

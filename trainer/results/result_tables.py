@@ -1,4 +1,4 @@
-"""Tables of results in: CSV files whose columns are checked, each cell against the kind of its column."""
+"""Reads result tables: CSV files whose columns are checked, each cell against the kind of its column."""
 
 from __future__ import annotations
 

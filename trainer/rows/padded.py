@@ -1,4 +1,4 @@
-"""Texts of different lengths with padding, for runtimes that have no ragged ones: a mask says which places are tokens.
+"""Texts of different lengths with padding and a mask, for runtimes without ragged tensors.
 
 What stands in the other places, NaN included, reaches no sum and no maximum.
 """

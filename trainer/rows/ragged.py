@@ -1,4 +1,4 @@
-"""Texts of different lengths without padding: their tokens stand one after the other, and lengths say whose they are.
+"""Texts of different lengths without padding: their tokens follow one another, with the length of each text.
 
 No place is filled up, so there is no mask that could be wrong: a text's sums and maxima run over its own tokens alone,
 in their order, and give the same bits in any company. On two cores this takes as long as padding batches of much the

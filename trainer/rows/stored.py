@@ -1,4 +1,4 @@
-"""Rows of a cache as tensors: shards are held as they are stored, and rows that are asked for become float32.
+"""Rows of a cache as tensors: shards stay in memory as they are stored, and requested rows become float32.
 
 Torch widens float16 in a fifth of NumPy's time.
 """

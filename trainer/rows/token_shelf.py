@@ -1,4 +1,4 @@
-"""The tokens of texts in memory as they are stored: half of float32 or less; those asked for are widened then."""
+"""Token states in memory as they are stored, at most half of float32; requested ones are converted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Successive halving within a time: many candidates are begun, and few are trained to their end.
+"""Successive halving within a time limit: many candidates start, and few are trained to the end.
 
 A candidate is compared with those before it at a quarter and at half of its epochs, by the best validation figure so
 far; one that is not in the better half there ends (asynchronous successive halving, Li et al. 2020, arXiv 1810.05934:

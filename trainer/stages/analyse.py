@@ -1,4 +1,4 @@
-"""The analyse stage: what the layers did in the trained heads, on the validation split alone."""
+"""The analyse stage: what each layer contributes to the trained heads, on the validation split alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ilse train auto`: screens many heads within a time, and keeps the one that does best on validation.
+"""`ilse train auto`: screens many heads within a time limit, and keeps the one that scores best on validation.
 
 `candidates` says what is tried, `halving` tries it; here stands what is written and said. The artifact is that of the
 winner, trained by its own recipe, which stands in it: `ilse train` with that recipe makes it again. No heads are

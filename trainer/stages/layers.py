@@ -1,4 +1,4 @@
-"""`ilse layers`: how good each layer's representation is, from a cache alone, and which layers to keep."""
+"""`ilse layers`: measures each layer's representation from a cache alone, and suggests which layers to keep."""
 
 from __future__ import annotations
 

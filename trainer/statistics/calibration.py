@@ -1,4 +1,4 @@
-"""Whether a head is as often right as it says: expected calibration error, and the table behind it."""
+"""Calibration of a head: expected calibration error, and the table that it comes from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure the difference of two heads is that were each trained with several seeds.
+"""Uncertainty of the difference between two heads that were each trained with several seeds.
 
 Heads h with seeds s = 1 … S_h predict the same N examples; F_hs are the figures. Examples are paired, seeds are not:
 the runs of one head have nothing to do with those of another. The difference is that of the means over seeds, and its

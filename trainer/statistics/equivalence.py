@@ -1,4 +1,4 @@
-"""Whether a change of accuracy is shown to be small: an equivalence test of two runs on the same examples.
+"""Equivalence test of two runs on the same examples: is a change of accuracy shown to be small?
 
 Of n examples, b are right in the first run alone and c in the second alone; the change is (c − b) / n. A change is
 within ±δ at an error rate α if both of its one-sided hypotheses, a loss of at least δ and a gain of at least δ, are

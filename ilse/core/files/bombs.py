@@ -1,4 +1,4 @@
-"""How much a packed file may unpack to before it counts as one that was made to fill memory or time."""
+"""Limit to what a compressed file may unpack to before it counts as a bomb."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a command can write where it is told to, found out before it computes anything."""
+"""Checks that a command can write to its destinations, before it computes anything."""
 
 from __future__ import annotations
 

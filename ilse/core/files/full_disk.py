@@ -1,4 +1,4 @@
-"""Tells that a disk took no more, whatever library wrote: few of them raise the system's own error.
+"""Recognises errors of full disks, whatever library raised them: few raise the system's own error.
 
 Polars, Arrow, safetensors and SQLite say it in the text of errors of their own, torch not even there; then the disk
 itself is asked, which has to be done before what was written is removed.

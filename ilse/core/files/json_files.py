@@ -1,4 +1,4 @@
-"""Reads what others made: JSON that says one thing, and plain files that lie in the folder that is read.
+"""Reads JSON from others strictly, and only from plain files inside the folder that is read.
 
 What is wrong is a `ValueError` whose message says it; callers know which artifact it is and name it.
 """

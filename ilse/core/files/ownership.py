@@ -1,4 +1,4 @@
-"""Tells a folder that we wrote from any other: by the names of its files, and what some of them hold.
+"""Recognises folders that we wrote, by the names of their files and the content of some.
 
 A command may replace a folder as a whole, and takes its files away then. It does so where the folder is empty, or where
 every file in it is one that the same command writes there, and one of them tells that it was us:

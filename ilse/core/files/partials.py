@@ -1,4 +1,4 @@
-"""Hidden siblings, in which what will stand at a path is made, and what killed processes left of them.
+"""Hidden folders in which outputs are made before they move into place, and what killed processes left of them.
 
     <folder>/.<name>.<random>.partial/lock        held as long as the process that made it lives
                                      /ilse-new    what is being made

@@ -1,4 +1,4 @@
-"""How long OpenMP's threads spin for each other before they sleep: said before PyTorch is loaded, or not at all.
+"""Limits how long OpenMP's threads spin before they sleep; it must be set before PyTorch is loaded.
 
 At each matrix product libgomp's threads wait for the slowest, and spin meanwhile. By default they spin for so long
 that, wherever another process wants a core too, they take it from the very thread that they wait for. Measured on two

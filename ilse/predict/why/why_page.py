@@ -1,4 +1,4 @@
-"""A page of why a head answers new texts as it does: a picture for each of the first texts that are asked about."""
+"""An HTML page that explains a head's answers to new texts: one picture for each of the first texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A head with something learned in front of it, which makes its rows of what is read."""
+"""A head with a learned front, which makes the head's rows from what is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rows of several models are: which layers of an example's rows are whose, and how wide each model's are."""
+"""Layout of joint rows of several models: which layers belong to which model, and how wide each model's rows are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a head reads tokens: what stands under `tokens` among a head's options."""
+"""Options for reading tokens: the key `tokens` of a head's options."""
 
 from __future__ import annotations
 
