@@ -1,4 +1,4 @@
-"""Reference states: Hugging Face's own hidden states of made-up texts, each read alone. Capture is compared with them."""
+"""Reference states: Hugging Face's hidden states of made-up texts, each read alone, to compare capture with."""
 
 from __future__ import annotations
 
