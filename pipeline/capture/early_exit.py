@@ -41,7 +41,7 @@ class LeavingReader:
     Attributes
     ----------
     reader
-        The reader that it goes on from.
+        The reader that it continues from.
     works
         Whether the model bears it: of one that does not, no text may leave.
     """

@@ -50,7 +50,7 @@ def extract(params: ExtractParams, texts: Path, out: str | Path, scratch_root: P
     """Writes the cache of `texts` to `out`, a folder or a URL, and returns the run's figures.
 
     Unfinished work stays under `scratch_root` (on the same disk as a local `out`), or beside a remote one: a run that
-    was killed goes on with the shards that are missing. A finished cache that is damaged has its damaged shards
+    was killed resumes with the missing shards. A finished cache that is damaged has its damaged shards
     computed again; one that is whole is left alone. Raises `UserError` for whatever the user can mend.
     """
     started = time.perf_counter()

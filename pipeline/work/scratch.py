@@ -92,7 +92,7 @@ def scratch_name(header: store.CacheHeader, text_ids: store.TextIds) -> str:
     """Names work by what its rows are: the capture, and the texts in their order and shards.
 
     Work on another model, another capture or another list of texts is never mistaken for this one. How rows are
-    computed is no part of the name: a smaller batch or fewer workers go on with what is finished.
+    computed is no part of the name: a smaller batch or fewer workers reuse what is finished.
     """
     digest = hashlib.sha256(f"{header.shard_rows}\n".encode())
     digest.update(np.ascontiguousarray(text_ids).data)  # no copy of a million ids

@@ -69,7 +69,7 @@ class Stretches:
 class Training(pl.LightningModule):
     """A head on its way.
 
-    `epochs_done` counts those of a fit that it goes on with too; Lightning's own count starts at 0 each time.
+    `epochs_done` counts those of a fit that it resumes, too; Lightning's own count starts at 0 each time.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Training(pl.LightningModule):
             self.schedule.load_state_dict(earlier.facts["schedule"])
 
     def on_train_start(self) -> None:
-        """Dropout goes on with the numbers that it stopped at."""
+        """Restores the random numbers of dropout where they stopped."""
         if self._earlier is not None:
             torch.set_rng_state(self._earlier.tensors["random.dropout"])
             if "random.cuda" in self._earlier.tensors:

@@ -47,7 +47,7 @@ class Progress:
     path
         Where it is, or will be.
     key
-        All that the fit follows from (`fit_key`): the state of another fit is not gone on with.
+        All that the fit follows from (`fit_key`): the state of another fit is not resumed.
     """
 
     path: Path
@@ -76,7 +76,7 @@ class Progress:
 
 @contextmanager
 def unfinished(models: Path, name: str) -> Iterator[Path]:
-    """The folder of fits of `models/name` that were cut short; it goes when the block ends well.
+    """The folder of interrupted fits of `models/name`; it is removed when the block ends well.
 
     Raises `UserError` while another process has it, and so trains or fits under the same name.
     """

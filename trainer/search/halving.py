@@ -232,7 +232,7 @@ class _Watching:
     def __call__(self, epoch: int, score: float) -> bool:
         done = epoch + 1
         if done == self._epochs:
-            return False  # it ends by itself; a path of penalties goes on to the next one at most
+            return False  # it ends by itself; a path of penalties continues to the next one at most
         if self._clock is not None and self._is_late(self._clock, done):
             self.ended = "out of time"
         elif self._trial is not None and self._is_behind(self._trial, done, score):

@@ -83,7 +83,7 @@ class HeadTrainer:
         """What every seed comes to, where nothing is drawn."""
 
     def of_seed(self, seed: int, unfinished: Path | None = None, watch: Watch | None = None) -> tuple[Fit, TrainedHead]:
-        """How training went, and the head; in the folder `unfinished` a fit that is interrupted is kept to go on with.
+        """How training went, and the head; an interrupted fit is kept in the folder `unfinished`, to be resumed.
 
         `watch` may end a fit early.
         """

@@ -79,7 +79,7 @@ class Tuned:
 def tune(tuning: TuneParams, params: TrainParams, head: str, cache: Places, examples: Path, results: Path) -> Tuned:
     """Runs the trials of `head` that its study lacks, and writes `results/tune/<head>.csv` and `.json`.
 
-    A study that was stopped goes on, and processes with one storage share it. Raises `UserError` for an unknown head,
+    A stopped study resumes, and processes with one storage share it. Raises `UserError` for an unknown head,
     a storage that cannot be used, a study of other data or parameters, and what `open_caches` and `open_task` refuse.
     """
     head_kind(head)
@@ -100,7 +100,7 @@ def _search(study: optuna.Study, objective: Callable[[optuna.Trial], float], tri
     """Runs trials until the study has `trials`, whatever other processes do to those of this one.
 
     A process that sleeps, as in a closed laptop, is taken for dead by the others, which give its trial up and try it
-    again. Optuna then ends the one that wakes up with an error; here it goes on with the next trial.
+    again. Optuna then ends the one that wakes up with an error; here it continues with the next trial.
     """
     enough = optuna.study.MaxTrialsCallback(trials, states=COUNTED)
     while len(study.get_trials(deepcopy=False, states=COUNTED)) < trials:
@@ -184,7 +184,7 @@ def _study(tuning: TuneParams, head: str, key: str) -> optuna.Study:
             found=f"{tuning.storage}: {in_short(error)[:200]}",
             next_step="correct the address, start the server, or install its driver",
         ) from None  # the cause may hold the address with its password
-    # The next draws of a study that goes on, or of another process, are not the first ones again.
+    # The next draws of a resumed study, or of another process, are not the first ones again.
     seed = tuning.seed + len(study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True, multivariate=True)
     if study.user_attrs.setdefault(KEY, key) != key:
@@ -284,7 +284,7 @@ def _storage(address: str) -> _Storage:
 def _key(tuning: TuneParams, params: TrainParams, head: str, task: Task) -> str:
     """What trials must have in common to be compared: not their number, their place, or the values that are searched.
 
-    A study whose best values were written into the parameters can then be gone on with.
+    A study whose best values were written into the parameters can then be continued.
     """
     space = tuning.space_of(head, params)
     of_head = head_of(params, head, task, objective_of(params, head, task), 0)
