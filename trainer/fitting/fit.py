@@ -69,8 +69,8 @@ def fit(
     A head that is one linear map is solved (`trainer.fitting.solved`), unless the recipe says otherwise. With
     `recipe.folds`, folds of both splits choose, and the head has learned from both (`trainer.fitting.folded`). What the
     recipe leaves open is settled by the head and the rows (`trainer.fitting.settled`). With `progress` an interrupted
-    fit is gone on with, to the same result on the same machine; `watch` may end it early, and of a solved head is told
-    of every penalty; a fit that folds or a penalty choose begins again. Raises `NotFiniteError` for a loss that is not
+    fit is resumed, to the same result on the same machine. `watch` may end it early; for a solved head it is called for
+    every penalty. A fit that folds or a penalty choose starts again. Raises `NotFiniteError` for a loss that is not
     finite.
     """
     accelerator = _accelerator(device)
