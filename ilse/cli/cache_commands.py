@@ -108,7 +108,7 @@ def prepare(params: Path, out: Path, scratch: Path) -> None:
     write_json(out / "prepare.json", counts)
     keep_reachable(scratch, out)
     tell("\n".join(split_table(counts)))
-    say_next("ilse extract, or 'ilse plan' to see first what it costs")
+    say_next("ilse extract, or first 'ilse plan' for what it costs")
 
 
 @main.command()
