@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from trainer.artifacts.artifact import TrainedHead
     from trainer.estimator import HeadClassifier
 
-OF_ROWS = ("tokens", "layers", "objective", "validation_fraction", "device")
-"""Arguments of `HeadClassifier` that `fit` hands on."""
+OF_ROWS = ("tokens", "layers", "objective", "validation_fraction", "device", "sample_weight")
+"""Arguments of `HeadClassifier` and its `fit` that `fit` hands on."""
 
 
 @overload
@@ -95,7 +95,7 @@ def fit(
         Whether to print a line about the fit. The logger `ilse` of Python's `logging` gets it in any case.
     train
         More keys of the section `train`, such as `shots=8` or `pooling="last"`; with `y`, more arguments of
-        `HeadClassifier`, such as `validation_fraction=0.2`.
+        `HeadClassifier` and its `fit`, such as `validation_fraction=0.2` or `sample_weight=weights`.
 
     Returns
     -------
@@ -196,9 +196,9 @@ def _of_rows(
             found=f"unknown key '{name}'",
             next_step=did_you_mean(name, OF_ROWS, "leave it out, or fit on the cache"),
         )
-    rows = x[:] if isinstance(x, Cache) else x
+    rows, weight = x[:] if isinstance(x, Cache) else x, others.pop("sample_weight", None)
     classifier = HeadClassifier(head, options=options, recipe=recipe, random_state=seed, **others)
     with speaking(verbose), attached(callbacks, loggers_of(logger)):
-        classifier.fit(rows, y)
+        classifier.fit(rows, y, weight)
         say(f"{head}: validation score {classifier.validation_score_:.4f}")
     return classifier

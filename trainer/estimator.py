@@ -23,16 +23,14 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ilse.core.errors import UserError
-from ilse.core.label_order import in_order
 from ilse.core.params import validate
 from pipeline.store import Cache, open_cache
 from trainer.config import OF_TOKENS, Recipe
-from trainer.data.inputs import TREATED_ROWS
 from trainer.data.poolings import Poolings
 from trainer.data.text_rows import places_of
 from trainer.fitting.fit import fit
@@ -41,11 +39,13 @@ from trainer.fitting.settled import settled
 from trainer.fitting.solved import is_linear
 from trainer.heads import EncoderHead, Head, build_head
 from trainer.objectives import make
-from trainer.rows.given_tokens import given_tokens, token_rows, tokens_of
+from trainer.rows.distinct import distinct_rows
+from trainer.rows.given_labels import by_value, given_labels, given_weights
+from trainer.rows.given_split import held_back, treated_split
+from trainer.rows.given_tokens import content_of, given_tokens, token_rows, tokens_of
 from trainer.rows.in_memory import Rows
-from trainer.rows.ragged import Tokens
 from trainer.rows.stored import gather
-from trainer.rows.token_rows import TokenRows, of_statistics
+from trainer.rows.token_rows import TokenRows
 from trainer.treatment import Treatment
 
 __all__ = ["HeadClassifier", "rows_of", "tokens_of"]
@@ -56,6 +56,8 @@ PREDICTED_ROWS = 256
 
 class HeadClassifier(ClassifierMixin, BaseEstimator):
     """One head, trained on the rows that it is given; a part of them chooses the best epoch.
+
+    Equal rows with equal labels are one row that counts more, and the order of rows says nothing (`fit`).
 
     Parameters
     ----------
@@ -76,9 +78,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         `multi_class`, or `ordinal` for labels whose sorted order means something; numbers are sorted by value, though
         they be strings.
     validation_fraction
-        Share of every label's rows that chooses the best epoch and is not trained on; of each label at least one row
-        is trained on. With none for it, as with 0, the training rows choose. Where folds choose, as they do of at
-        most 1,000 rows unless the recipe says otherwise, no rows are held back: all are trained on.
+        Share of every label's rows, equal ones as one, that chooses the best epoch and is not trained on; of each label
+        at least one row is trained on. With none for it, as with 0, the training rows choose. Where folds choose, as
+        they do of at most 1,000 rows unless the recipe says otherwise, no rows are held back: all are trained on.
     random_state
         Seed of weights, batches and that share.
     device
@@ -94,12 +96,18 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         What was fitted.
     best_epoch_, validation_score_, validation_loss_
         Of the epoch that is kept: its number from 0; accuracy (ordinal: weighted kappa) and loss on the held-back
-        rows, or by folds. Of few rows a head is best chosen by the loss.
+        rows, or by folds, each row counting its weight. Of few rows a head is best chosen by the loss.
 
     Raises
     ------
     UserError
         In `fit`, for a head, option or recipe that there is not. Of X and y, `ValueError` as scikit-learn has it.
+
+    Examples
+    --------
+    >>> X = rows_of("data/cache.zarr", examples["text_id"])
+    >>> HeadClassifier("linear").fit(X[:500], labels[:500]).score(X[500:], labels[500:])
+    0.86
     """
 
     def __init__(
@@ -125,8 +133,43 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.device = device
 
-    def fit(self, X: Any, y: Any) -> HeadClassifier:
-        """Trains on X [rows, layers, dim] or [rows, layers · dim], or on tokens, with labels y [rows]."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> HeadClassifier:
+        """Train the head.
+
+        Equal rows with equal labels are taken as one row that counts more, and rows are put into an order that follows
+        from their values. So a row given twice and one of weight 2 are the same, rows may come in any order, and no
+        copy of a row that is trained on chooses an epoch or a penalty.
+
+        Parameters
+        ----------
+        X
+            Rows [rows, layers, dim] or [rows, layers · dim]; with `tokens`, the tokens of each text.
+        y
+            Labels, [rows].
+        sample_weight
+            What each row counts, [rows]: in the statistics that standardise, in the loss, and in the figures that
+            choose an epoch or a penalty. 0 leaves a row out; a whole number is as if the row stood there so often. A
+            head that is trained in epochs draws rows as often as their weights say. The scale of the weights matters
+            only beside a `penalty` that the recipe gives. None: 1 each.
+
+        Returns
+        -------
+        HeadClassifier
+            This classifier, fitted.
+
+        Raises
+        ------
+        UserError
+            For a head, option or recipe that there is not.
+        ValueError
+            For X, y and weights of other shapes or lengths, NaN, a negative weight, and weights that are all 0.
+
+        Examples
+        --------
+        >>> model = HeadClassifier("linear").fit(X, y, sample_weight=np.where(y == "sport", 2.0, 1.0))
+        >>> model.predict(X[:2])
+        array(['sport', 'politics'], dtype='<U8')
+        """
         recipe = self._recipe()
         if "tokens" in (self.options or {}):
             raise UserError(
@@ -135,41 +178,101 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
                 found="'tokens'",
                 next_step="give them as HeadClassifier(tokens=…)",
             )
-        x: Tensor | Tokens
+        flat: npt.NDArray[np.float32] | None = None
         if self.tokens is None:
-            flat, layers = self._flat(X, self.layers)
-            flat, y = validate_data(self, flat, y, dtype=np.float32)
-            x = _layered(flat, layers)
-            self.n_layers_ = x.shape[1]
+            flat, self.n_layers_ = self._flat(X, self.layers)
+            flat, y = validate_data(self, flat, y, dtype=np.float32, order="C")
+            _require_layers(flat.shape[1], self.n_layers_)
+            content = flat.__getitem__
         else:
-            x = given_tokens(X)
-            y = _labels(y, len(x))
-            self.n_layers_ = x.values.shape[1]
-            self.n_features_in_ = x.values[0].numel()
+            tokens = given_tokens(X)
+            y = given_labels(y, len(tokens))
+            self.n_layers_, self.n_features_in_ = tokens.values.shape[1], tokens.values[0].numel()
+            content = content_of(tokens)
+        weights = given_weights(sample_weight, y)
         check_classification_targets(y)
-        self.classes_, indices = np.unique(y, return_inverse=True)
+        kept = np.arange(len(y)) if weights is None else np.flatnonzero(weights)
+        self.classes_, indices = np.unique(y[kept], return_inverse=True)
         if self.objective == "ordinal":
-            self.classes_, indices = _by_value(self.classes_, indices)
+            self.classes_, indices = by_value(self.classes_, indices)
+        distinct = distinct_rows(content, kept, indices, None if weights is None else weights[kept])
+        places, indices = kept[distinct.chosen], indices[distinct.chosen]
+        y, own = torch.from_numpy(indices), None if distinct.weights is None else torch.from_numpy(distinct.weights)
+        examples: Rows | TokenRows
+        if flat is None:
+            examples = token_rows(tokens, y, torch.from_numpy(places), own)
+        else:  # a copy in any case: rows are treated in its memory
+            examples = Rows(_layered(torch.from_numpy(flat[places]), self.n_layers_), y, [], own)
+        if not isinstance(recipe.penalty, str):  # beside the sum of the weighted losses
+            recipe = recipe.model_copy(update={"penalty": recipe.penalty / distinct.scale})
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        held_back = _held_back(indices, self.validation_fraction, seed)
+        held = torch.from_numpy(held_back(indices, self.validation_fraction, seed))
         with seeded(seed):
-            self._fit(x, torch.from_numpy(indices), torch.from_numpy(held_back), recipe, seed)
+            self._fit(examples, held, recipe, seed)
         return self
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
-        """The label of every row, [rows]."""
+        """Answer rows.
+
+        Parameters
+        ----------
+        X
+            Rows or tokens, as in `fit`.
+
+        Returns
+        -------
+        ndarray
+            The label of every row, [rows]: with the objective `multi_class` the most probable one, with `ordinal` the
+            middle one of the probabilities.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            For rows of another number of layers or another width, and NaN.
+
+        Examples
+        --------
+        >>> model.predict(X[:2])
+        array(['sport', 'politics'], dtype='<U8')
+        """
         probabilities = torch.from_numpy(self.predict_proba(X))
         chosen: npt.NDArray[Any] = self.classes_[self.objective_.chosen(probabilities).numpy()]
         return chosen
 
     @torch.inference_mode()
     def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
-        """Probabilities, [rows, labels], in the order of `classes_`."""
+        """Give the probability of each label.
+
+        Parameters
+        ----------
+        X
+            Rows or tokens, as in `fit`.
+
+        Returns
+        -------
+        ndarray
+            Probabilities, [rows, labels], in the order of `classes_`.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            For rows of another number of layers or another width, and NaN.
+
+        Examples
+        --------
+        >>> model.predict_proba(X[:2]).round(2)
+        array([[0.04, 0.96],
+               [0.91, 0.09]], dtype=float32)
+        """
         check_is_fitted(self)
         places = list(self.head_.layers_read)
         if self.tokens is None:
             flat, layers = self._flat(X, self.n_layers_)
-            rows = _layered(validate_data(self, flat, dtype=np.float32, reset=False), layers)
+            rows = _layered(torch.tensor(validate_data(self, flat, dtype=np.float32, reset=False)), layers)
             parts = rows[:, places].split(PREDICTED_ROWS)
             outputs = torch.cat([_answered(self.head_, self.treatment_(part)) for part in parts])
         else:
@@ -180,6 +283,37 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         found: npt.NDArray[np.float32] = self.objective_.predict(outputs).float().numpy()
         return found
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Give the accuracy on rows with labels.
+
+        Parameters
+        ----------
+        X
+            Rows or tokens, as in `fit`.
+        y
+            Their labels, [rows].
+        sample_weight
+            What each row counts, [rows]. None: 1 each.
+
+        Returns
+        -------
+        float
+            The share of rows whose label is predicted, from 0 to 1.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            For rows of another number of layers or another width, NaN, and labels or weights of another length.
+
+        Examples
+        --------
+        >>> model.score(X_test, y_test)
+        0.86
+        """
+        return float(super().score(X, y, sample_weight))
+
     def _recipe(self) -> Recipe:
         """How it is trained; of tokens some defaults are others, as for `ilse train`."""
         recipe = validate("recipe", Recipe, self.recipe or {}, where="HeadClassifier")
@@ -188,7 +322,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         given = recipe.model_dump(include=recipe.model_fields_set)
         return Recipe.model_validate({**OF_TOKENS, **given})
 
-    def _fit(self, x: Tensor | Tokens, y: Tensor, held_back: Tensor, recipe: Recipe, seed: int) -> None:
+    def _fit(self, examples: Rows | TokenRows, held: Tensor, recipe: Recipe, seed: int) -> None:
         objective = make(self.objective, tuple(map(str, self.classes_)), 0, "cosent")
         dim = self.n_features_in_ // self.n_layers_
         tokens = None if self.tokens is None else dict(self.tokens)
@@ -201,13 +335,12 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
             tokens=tokens,
         )
         reads = head.layers_read
-        every = Rows(x, y, []) if isinstance(x, Tensor) else token_rows(x, y, torch.arange(len(y)))
-        recipe = settled(recipe, head, objective, every, every)
+        recipe = settled(recipe, head, objective, examples, examples)
         if recipe.folds is not None:
-            held_back = torch.zeros_like(held_back)
+            held = torch.zeros_like(held)
         treatment = Treatment(recipe.treatment(), len(reads), dim)
-        train, validation = _treated(x, y, held_back, treatment, list(reads))
-        if not held_back.any():
+        train, validation = treated_split(examples, held, treatment, list(reads))
+        if not held.any():
             validation = train
         result = fit(head, train, validation, objective, recipe, seed, self.device)
         self.head_: Head = result.head
@@ -233,43 +366,6 @@ def _answered(head: Head, x: Float[Tensor, "rows layers dim"]) -> Float[Tensor, 
         return functional.linear(head.encode(x).double(), readout.weight.double(), readout.bias.double())
     outputs: Tensor = head(x)
     return outputs
-
-
-def _treated(
-    x: Tensor | Tokens, y: Tensor, held_back: Tensor, treatment: Treatment, reads: list[int]
-) -> tuple[Rows | TokenRows, Rows | TokenRows]:
-    """Examples to train on, to which `treatment` is fitted, and those that are held back; treated both."""
-    parts = ~held_back, held_back
-    if isinstance(x, Tensor):
-        rows = x[:, reads]
-        treatment.fit(rows[~held_back])
-        train, validation = (Rows(treatment(rows[part]), y[part], []) for part in parts)
-        return train, validation
-    tokens = x.of_layers(reads)
-    ragged, held = (token_rows(tokens, y, part.nonzero()[:, 0]) for part in parts)
-    treatment.fit_chunks(lambda: of_statistics(ragged.chunks(TREATED_ROWS)))
-    return ragged.treated(treatment.in_place), held.treated(treatment.in_place)
-
-
-def _labels(y: Any, texts: int) -> npt.NDArray[Any]:
-    """The labels, checked as scikit-learn checks them beside rows."""
-    if y is None:
-        raise ValueError("HeadClassifier requires y to be passed, but the target y is None")
-    labels: npt.NDArray[Any] = column_or_1d(y, warn=True)
-    if labels.dtype.kind == "f":
-        assert_all_finite(labels, input_name="y")
-    if len(labels) != texts:
-        raise ValueError(f"Found input variables with inconsistent numbers of samples: {[texts, len(labels)]}")
-    return labels
-
-
-def _by_value(classes: npt.NDArray[Any], indices: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Strings that are numbers in the order of their values, and where each row's label then stands."""
-    if not all(isinstance(label, str) for label in classes.tolist()):
-        return classes, indices
-    place = {name: index for index, name in enumerate(in_order(classes.tolist()))}
-    moved = np.array([place[name] for name in classes.tolist()])
-    return classes[np.argsort(moved)], moved[indices]
 
 
 def rows_of(
@@ -308,19 +404,11 @@ def rows_of(
     return gather(opened, places_of(opened, text_ids), layers, pooling).numpy()
 
 
-def _layered(flat: npt.NDArray[np.float32], layers: int) -> Float[Tensor, "rows layers dim"]:
-    if flat.shape[1] % layers:
-        raise ValueError(f"X has {flat.shape[1]} features, which are no {layers} layers of one width")
-    return torch.tensor(flat.reshape(len(flat), layers, -1))
+def _layered(flat: Float[Tensor, "rows values"], layers: int) -> Float[Tensor, "rows layers dim"]:
+    """In the memory of `flat`."""
+    return flat.view(len(flat), layers, flat.shape[1] // layers)
 
 
-def _held_back(y: npt.NDArray[np.int64], fraction: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Which rows choose the epoch: `fraction` of every label's on average, but never its first one drawn, [rows]."""
-    if not 0 <= fraction < 1:
-        raise ValueError(f"validation_fraction should be at least 0 and below 1, got {fraction}")
-    generator, chosen = np.random.default_rng(seed), np.zeros(len(y), bool)
-    for label in np.unique(y):
-        places = generator.permutation(np.flatnonzero(y == label))
-        marks = np.floor(fraction * np.arange(len(places)) + generator.random())
-        chosen[places] = np.diff(marks, prepend=0) > 0
-    return chosen
+def _require_layers(features: int, layers: int) -> None:
+    if features % layers:
+        raise ValueError(f"X has {features} features, which are no {layers} layers of one width")

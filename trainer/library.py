@@ -41,7 +41,7 @@ def fit(
     out: str | Path | None = None,
     callbacks: Iterable[Callback] = (),
     logger: Any = None,
-    verbose: bool = False,
+    verbose: bool = True,
     **others: Any,
 ) -> TrainedHead:
     """Trains one head on the folder's training examples, as `ilse train` does with this seed; validation chooses.
@@ -110,7 +110,7 @@ def auto(
     seed: int = 0,
     out: str | Path | None = None,
     say: Callable[[str], None] | None = None,
-    verbose: bool = False,
+    verbose: bool = True,
     **others: Any,
 ) -> Chosen:
     """Screens many heads on the folder's examples within a time, as `ilse train auto` does; validation chooses.

@@ -21,6 +21,7 @@ from trainer.fitting.solved import Solved, solve
 from trainer.heads import Head
 from trainer.objectives import Objective
 from trainer.rows.in_memory import Examples
+from trainer.rows.weights import weights_at
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ def _result(head: Head, best: BestStates, history: list[Triple], seconds: float)
 @torch.no_grad()
 def _calibrated(result: Fit, objective: Objective, validation: Examples) -> Fit:
     """The fit after the head has made its own choices on validation, such as exit thresholds."""
-    if not result.head.calibrate(validation.chunks(VALIDATION_ROWS)):
+    weights = weights_at(validation, validation.order())
+    if not result.head.calibrate(validation.chunks(VALIDATION_ROWS), weights):
         return result
     loss, score = (float(value) for value in measured(result.head, result.head, objective, validation))
     return replace(result, best=replace(result.best, val_loss=loss, val_score=score))

@@ -18,7 +18,7 @@ from ilse.core.errors import UserError
 from trainer.config import Recipe
 from trainer.data.task import InMemory
 from trainer.fitting.best import BestStates
-from trainer.fitting.losses import told
+from trainer.fitting.losses import figure, told, total_weight
 from trainer.fitting.running import trained
 from trainer.fitting.solved import folds_of
 from trainer.heads import Head
@@ -116,11 +116,14 @@ class _Outside:
 def _history(losses: Tensor, outside: list[_Outside], objective: Objective) -> list[Triple]:
     """The epochs of all folds together."""
     y = torch.cat([judge.rows.y for judge in outside])
+    own = [judge.rows.weights for judge in outside]
+    totals = [total_weight(len(judge.rows.y), weights) for judge, weights in zip(outside, own, strict=True)]
+    weights = None if own[0] is None else torch.cat([part for part in own if part is not None])
     found = []
     for train_loss, of_folds in zip(losses, zip(*(judge.found for judge in outside), strict=True), strict=True):
-        sums = [len(judge.rows.y) * loss for judge, (loss, _) in zip(outside, of_folds, strict=True)]
-        score = objective.score(torch.cat([answers for _, answers in of_folds]), y)
-        found.append((train_loss, torch.stack(sums).sum(0) / len(y), score))
+        sums = [total * loss for total, (loss, _) in zip(totals, of_folds, strict=True)]
+        score = figure(objective, torch.cat([answers for _, answers in of_folds]), y, weights)
+        found.append((train_loss, torch.stack(sums).sum(0) / sum(totals), score))
     return found
 
 

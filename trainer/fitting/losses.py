@@ -11,7 +11,9 @@ from torch import Tensor
 
 from trainer.heads import Head, Outputs
 from trainer.objectives import Objective
+from trainer.objectives.labelled import SingleLabel
 from trainer.rows.in_memory import Examples
+from trainer.rows.weights import Weights, weights_at
 
 VALIDATION_ROWS = 256
 """Examples that are validated at a time."""
@@ -44,7 +46,8 @@ def measured(
 ) -> tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]:
     """Mean losses of what `outputs` makes of the batches of `rows`."""
     loss, answers = told(outputs, head, objective, rows)
-    return loss, objective.score(answers, rows.y[rows.order()])
+    order = rows.order()
+    return loss, figure(objective, answers, rows.y[order], weights_at(rows, order))
 
 
 @torch.no_grad()
@@ -54,8 +57,40 @@ def told(
     """The loss, and the answers that a figure is made of, in the order of `chunks`."""
     device = next(head.parameters()).device
     loss, answers = torch.zeros((), dtype=torch.float64), []
+    weights, start = weights_at(rows, rows.order()), 0
     for x, y in rows.chunks(VALIDATION_ROWS):
         given, y = outputs(x.to(device)), y.to(device)
-        loss = loss + len(y) * objective.plain_losses(given, y).double().cpu()
+        own = None if weights is None else weights[start : start + len(y)]
+        start += len(y)
+        loss = loss + summed_losses(objective, given, y, own).cpu()
         answers.append(objective.answers(given, y).cpu())
-    return loss / len(rows.y), torch.cat(answers)
+    return loss / total_weight(len(rows.y), weights), torch.cat(answers)
+
+
+def total_weight(rows: int, weights: Weights) -> float:
+    """What so many examples count together."""
+    return float(rows if weights is None else weights.sum())
+
+
+def summed_losses(
+    objective: Objective, outputs: Float[Tensor, "batch ..."], y: Tensor, weights: Float[Tensor, " batch"] | None
+) -> Float[Tensor, " candidates"]:
+    """The sum of the examples' plain losses, each counting its weight, or 1; float64."""
+    if weights is None:
+        return len(y) * objective.plain_losses(outputs, y).double()
+    assert isinstance(objective, SingleLabel)  # no other has weights of examples
+    each = objective.each_loss(outputs, y, 0.0).double()
+    return weights.to(each) @ each
+
+
+def figure(
+    objective: Objective,
+    answers: Float[Tensor, "examples candidates kept"],
+    y: Tensor,
+    weights: Float[Tensor, " examples"] | None,
+) -> Float[Tensor, " candidates"]:
+    """What a head is chosen by, each example counting its weight, or 1."""
+    if weights is None:
+        return objective.score(answers, y)
+    assert isinstance(objective, SingleLabel)  # no other has weights of examples
+    return objective.weighed_score(answers, y, weights)

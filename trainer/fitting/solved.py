@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ilse.core.errors import UserError
 from trainer.config import Recipe
 from trainer.fitting.loop import Watch
+from trainer.fitting.losses import figure, summed_losses, total_weight
 from trainer.fitting.optimum import CLOSEST, Loss, Models, Optimum
 from trainer.heads import EncoderHead, Head, LayerProbes
 from trainer.objectives import MultiClass, Objective
@@ -26,6 +27,7 @@ from trainer.objectives.multi_label import MultiLabel
 from trainer.objectives.ordinal import Ordinal
 from trainer.objectives.regression import Regression
 from trainer.rows.in_memory import Examples, Rows, label_weights
+from trainer.rows.weights import Weights, joined_weights, weights_at, weights_of
 
 STRENGTHS = tuple(10 ** (power / 2) for power in range(-10, 9))
 """Values of C, from strong penalties to weak ones, for standardised rows: 1e-5 to 1e4."""
@@ -123,13 +125,14 @@ def solve(
     assert not isinstance(folds, str)  # `settled`
     x, y = _features(head, train, device), train.y
     _refuse_unless_finite("training", x)
-    known = given = Labelled(x, y, objective, recipe)
+    known = given = Labelled(x, y, objective, recipe, weights_of(train))
     alone = validation is train
     few = folds is not None or alone or (len(validation.y) < FEW_ROWS and len(y) + len(validation.y) <= FOLDED_ROWS)
     if not alone and (few if recipe.refit == "auto" else recipe.refit):
         held = _features(head, validation, device)
         _refuse_unless_finite("validation", held)
-        known = Labelled(torch.cat([x, held]), torch.cat([y, validation.y]), objective, recipe)
+        weights = joined_weights(train, len(y), validation, len(validation.y))
+        known = Labelled(torch.cat([x, held]), torch.cat([y, validation.y]), objective, recipe, weights)
     strengths = STRENGTHS if isinstance(recipe.penalty, str) else (1 / recipe.penalty,)
     choose = len(strengths) > 1
     by_folds = folds is not None or (choose and (alone or (few and recipe.penalty == "auto")))
@@ -167,12 +170,19 @@ class Labelled:
         As the objective has them.
     objective, recipe
         Which loss, its weights of labels and its smoothing.
+    weights
+        What each row's loss counts; None where all count 1.
     """
 
     def __init__(
-        self, x: Float[Tensor, "rows candidates width"], y: Tensor, objective: Objective, recipe: Recipe
+        self,
+        x: Float[Tensor, "rows candidates width"],
+        y: Tensor,
+        objective: Objective,
+        recipe: Recipe,
+        weights: Weights = None,
     ) -> None:
-        self.x, self.y, self.objective = x, y, objective
+        self.x, self.y, self.objective, self.weights = x, y, objective, weights
         self._present: Tensor | None = None
         self._weights: Tensor | None = None
         smoothing = recipe.smoothing
@@ -189,7 +199,7 @@ class Labelled:
         else:
             assert isinstance(objective, MultiClass | Ordinal)
             if recipe.imbalance != "none":  # what is drawn as often as the others counts as much, on average
-                self._weights = label_weights(y)[y][:, None]
+                self._weights = label_weights(y, weights)[y][:, None]
             if isinstance(objective, Ordinal):
                 told = (y[:, None] > torch.arange(objective.out)).double()
                 self._targets = told * (1 - smoothing) + smoothing / 2
@@ -201,6 +211,8 @@ class Labelled:
                 two = len(self._present) == 2
                 self._loss = "sigmoid" if two else "softmax"
                 self._targets = told[:, 1:] if two else told
+        if weights is not None:
+            self._weights = weights[:, None] if self._weights is None else self._weights * weights[:, None]
         if self._weights is not None and self._loss != "softmax":
             self._weights = self._weights.expand_as(self._targets)
 
@@ -232,27 +244,33 @@ def _by_folds(known: Labelled, strengths: tuple[float, ...], fold: Int[Tensor, "
     for strength in strengths:
         found = optimum.at(strength, optimum.compared)
         outputs = known.outputs(found, known.x)[torch.arange(len(fold)), :, fold].cpu()
-        yield _place(known, found, strength, [(outputs, known.y)])
+        yield _place(known, found, strength, [(outputs, known.y)], known.weights)
 
 
 def _by_validation(
     known: Labelled, strengths: tuple[float, ...], head: Head, validation: Examples, device: str
 ) -> Iterator[Place]:
-    optimum = known.optimum(known.x)
+    optimum, weights = known.optimum(known.x), weights_at(validation, validation.order())
     for strength in strengths:
         found = optimum.at(strength, optimum.compared)
         parts = ((known.outputs(found, _read(head, x, device))[:, :, 0].cpu(), y) for x, y in validation.chunks(CHUNK))
-        yield _place(known, found, strength, parts)
+        yield _place(known, found, strength, parts, weights)
 
 
-def _place(known: Labelled, found: Models, strength: float, parts: Iterable[tuple[Tensor, Tensor]]) -> Place:
+def _place(
+    known: Labelled, found: Models, strength: float, parts: Iterable[tuple[Tensor, Tensor]], weights: Weights
+) -> Place:
+    """The figures of the rows of `parts`, which count `weights` in that order."""
+    objective, start = known.objective, 0
     loss, answers, targets = torch.zeros((), dtype=torch.float64), [], []
     for outputs, y in parts:
-        loss = loss + len(y) * known.objective.plain_losses(outputs, y).double()
-        answers.append(known.objective.answers(outputs, y))
+        own = None if weights is None else weights[start : start + len(y)]
+        start += len(y)
+        loss = loss + summed_losses(objective, outputs, y, own)
+        answers.append(objective.answers(outputs, y))
         targets.append(y)
-    y = torch.cat(targets)
-    return Place(strength, found.loss.mean(1).cpu(), loss / len(y), known.objective.score(torch.cat(answers), y))
+    score = figure(objective, torch.cat(answers), torch.cat(targets), weights)
+    return Place(strength, found.loss.mean(1).cpu(), loss / total_weight(start, weights), score)
 
 
 def _watched(places: Iterator[Place], watch: Watch) -> Iterator[Place]:

@@ -130,10 +130,10 @@ class Head(nn.Module):
         """The head that is kept after training, given the candidates from best to worst on validation."""
         return self
 
-    def calibrate(self, chunks: Iterable[tuple[Tensor, Tensor]]) -> bool:
+    def calibrate(self, chunks: Iterable[tuple[Tensor, Tensor]], weights: Tensor | None = None) -> bool:
         """Sets what is chosen after training on validation rows x and labels y, which come in pieces.
 
-        Returns whether that changed what the head predicts.
+        `weights` say what each row counts, None that all count 1. Returns whether that changed what the head predicts.
         """
         return False
 

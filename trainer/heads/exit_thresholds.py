@@ -55,13 +55,17 @@ def leaves_at(sure: Float[Tensor, "batch exits"], threshold: Tensor | float) -> 
 
 
 def tradeoffs(
-    logits: Float[Tensor, "rows exits out"], y: Int[Tensor, " rows"], kind: Sureness, layers: Sequence[int]
+    logits: Float[Tensor, "rows exits out"],
+    y: Int[Tensor, " rows"],
+    kind: Sureness,
+    layers: Sequence[int],
+    weights: Float[Tensor, " rows"] | None = None,
 ) -> list[Tradeoff]:
     """The curve of accuracy against depth, from inputs that all leave at once to inputs that never leave early."""
     sure = sureness(logits, kind)
     levels = torch.linspace(0, 1, POINTS, dtype=sure.dtype, device=sure.device)
     thresholds = [*dict.fromkeys(_quantiles(sure.flatten(), levels)), NEVER]
-    return [tradeoff(logits, y, kind, layers, threshold) for threshold in thresholds]
+    return [tradeoff(logits, y, kind, layers, threshold, weights) for threshold in thresholds]
 
 
 def tradeoff(
@@ -70,23 +74,31 @@ def tradeoff(
     kind: Sureness,
     layers: Sequence[int],
     threshold: float,
+    weights: Float[Tensor, " rows"] | None = None,
 ) -> Tradeoff:
-    """What one threshold gives; `layers` are those that have the exits."""
+    """What one threshold gives; `layers` are those that have the exits, and `weights` say what each row counts."""
     left = leaves_at(sureness(logits, kind), threshold)
     right = (logits.argmax(-1) == y[:, None]).gather(1, left[:, None])
     depth = torch.tensor(layers, dtype=torch.float64, device=left.device)[left]
-    return Tradeoff(threshold, float(depth.mean()), float(right.double().mean()))
+    if weights is None:
+        return Tradeoff(threshold, float(depth.mean()), float(right.double().mean()))
+    shares = (weights.double() / weights.double().sum()).to(depth)
+    return Tradeoff(threshold, float(shares @ depth), float(shares @ right[:, 0].double()))
 
 
 def choose_threshold(
-    logits: Float[Tensor, "rows exits out"], y: Int[Tensor, " rows"], kind: Sureness, tolerance: float = 0.0
+    logits: Float[Tensor, "rows exits out"],
+    y: Int[Tensor, " rows"],
+    kind: Sureness,
+    tolerance: float = 0.0,
+    weights: Float[Tensor, " rows"] | None = None,
 ) -> float:
     """The threshold at which inputs leave earliest, among those at most `tolerance` below the best one's accuracy.
 
     To be asked with validation rows. The best threshold is not always the one that lets nothing leave: a late layer
     may be wrong where an earlier one was right ("overthinking").
     """
-    curve = tradeoffs(logits, y, kind, range(logits.shape[1]))
+    curve = tradeoffs(logits, y, kind, range(logits.shape[1]), weights)
     enough = max(point.accuracy for point in curve) - tolerance
     good = [point for point in curve if point.accuracy >= enough]
     return min(good, key=lambda point: (point.mean_layer, -point.accuracy)).threshold

@@ -104,10 +104,11 @@ class Exits(Head):
         """Keeps all exits, each in its own best state."""
         return self
 
-    def calibrate(self, chunks: Iterable[tuple[Tensor, Tensor]]) -> bool:
+    def calibrate(self, chunks: Iterable[tuple[Tensor, Tensor]], weights: Tensor | None = None) -> bool:
         """Chooses the threshold on these validation rows."""
+        options = self.spec.options
         logits, y = (torch.cat(parts) for parts in zip(*((self.every(x), y) for x, y in chunks), strict=True))
-        self.threshold.fill_(choose_threshold(logits, y, self.spec.options.sureness, self.spec.options.tolerance))
+        self.threshold.fill_(choose_threshold(logits, y, options.sureness, options.tolerance, weights))
         return True
 
     def input_weights(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers"]:

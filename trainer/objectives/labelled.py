@@ -9,6 +9,10 @@ from torch import Tensor
 
 from trainer.objectives.base import Objective
 from trainer.rows.in_memory import Examples, label_weights
+from trainer.rows.weights import weights_of
+
+FIGURE_DIGITS = 12
+"""Of a weighted figure: equal ones must not differ by how sums are rounded, since the loss decides between them."""
 
 
 class Labelled(Objective):
@@ -43,7 +47,7 @@ class SingleLabel(Labelled):
 
     def learn(self, train: Examples, imbalance: str) -> None:
         """The labels' weights, whose mean over the training set is 1: a batch of rare labels has a large loss."""
-        self.weights = label_weights(train.y) if imbalance == "weights" else None
+        self.weights = label_weights(train.y, weights_of(train)) if imbalance == "weights" else None
 
     def mean_losses(
         self,
@@ -60,6 +64,15 @@ class SingleLabel(Labelled):
         self, outputs: Float[Tensor, "batch ..."], y: Int[Tensor, " batch"], smoothing: float
     ) -> Float[Tensor, "batch candidates"]:
         """The loss of every example."""
+        raise NotImplementedError
+
+    def weighed_score(
+        self,
+        answers: Float[Tensor, "examples candidates kept"],
+        y: Int[Tensor, " examples"],
+        weights: Float[Tensor, " examples"],
+    ) -> Float[Tensor, " candidates"]:
+        """The figure `metric` of examples that count so much each: that of examples which stand there so often."""
         raise NotImplementedError
 
     def chosen(self, predicted: Float[Tensor, "examples labels"]) -> Int[Tensor, " examples"]:

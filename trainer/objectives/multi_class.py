@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.objectives.base import stacked
-from trainer.objectives.labelled import SingleLabel
+from trainer.objectives.labelled import FIGURE_DIGITS, SingleLabel
 
 
 class MultiClass(SingleLabel):
@@ -40,6 +40,16 @@ class MultiClass(SingleLabel):
     def score(self, answers: Float[Tensor, "examples candidates kept"], y: Tensor) -> Float[Tensor, " candidates"]:
         """Share of right answers."""
         return answers[..., 0].double().mean(0)
+
+    def weighed_score(
+        self,
+        answers: Float[Tensor, "examples candidates kept"],
+        y: Int[Tensor, " examples"],
+        weights: Float[Tensor, " examples"],
+    ) -> Float[Tensor, " candidates"]:
+        """Share of right answers, by weight."""
+        shares = weights.double() / weights.double().sum()
+        return (shares @ answers[..., 0].double()).round(decimals=FIGURE_DIGITS)
 
     def predict(self, outputs: Float[Tensor, "batch out"]) -> Float[Tensor, "examples labels"]:
         """Probabilities."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.objectives.base import stacked
-from trainer.objectives.labelled import SingleLabel
+from trainer.objectives.labelled import FIGURE_DIGITS, SingleLabel
 from trainer.objectives.refusal import refuse
 
 
@@ -51,6 +51,15 @@ class Ordinal(SingleLabel):
         """Kappa of each candidate."""
         return torch.tensor([self._kappa(column, y) for column in answers[..., 0].T.long()], dtype=torch.float64)
 
+    def weighed_score(
+        self,
+        answers: Float[Tensor, "examples candidates kept"],
+        y: Int[Tensor, " examples"],
+        weights: Float[Tensor, " examples"],
+    ) -> Float[Tensor, " candidates"]:
+        """Kappa of each candidate, by weight."""
+        return torch.tensor([_kappa_by_weight(a, y, weights) for a in answers[..., 0].T.long()], dtype=torch.float64)
+
     def predict(self, outputs: Float[Tensor, "batch out"]) -> Float[Tensor, "examples labels"]:
         """Probabilities of the labels: differences of `P(y > k)`, which is made to fall with k."""
         beyond = falling(outputs.sigmoid())
@@ -79,6 +88,17 @@ class Ordinal(SingleLabel):
 
         kappa = float(multiclass_cohen_kappa(answers, y, len(self.labels), weights="quadratic"))
         return 0.0 if kappa != kappa else kappa  # NaN where all labels and answers are one
+
+
+def _kappa_by_weight(answers: Tensor, y: Tensor, weights: Tensor) -> float:
+    """1 − squared distances of answers and labels, over those of answers and labels without a connection."""
+    shares = weights.double() / weights.double().sum()
+    found, there = answers.double(), y.double()
+    means = shares @ found, shares @ there
+    apart = shares @ found.square() + shares @ there.square() - 2 * means[0] * means[1]
+    if apart < 1e-12:  # all labels and answers are one
+        return 0.0
+    return round(float(1 - shares @ (found - there).square() / apart), FIGURE_DIGITS)
 
 
 def falling(values: Float[Tensor, "*batch steps"]) -> Float[Tensor, "*batch steps"]:

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from pipeline.store import Cache, open_cache
 from trainer.data.text_rows import places_of
+from trainer.rows.distinct import Content
 from trainer.rows.ragged import Tokens
 from trainer.rows.token_rows import TokenRows
 from trainer.rows.token_shelf import TokenShelf, lengths_of, shelf_of
+from trainer.rows.weights import Weights
 
 
 def given_tokens(X: Any, expected: tuple[int, int] | None = None) -> Tokens:
@@ -56,11 +58,19 @@ def given_tokens(X: Any, expected: tuple[int, int] | None = None) -> Tokens:
     return Tokens(values, torch.tensor([len(text) for text in texts]))
 
 
-def token_rows(tokens: Tokens, y: Tensor, chosen: Int[Tensor, " rows"]) -> TokenRows:
-    """The chosen texts as examples; no token is copied."""
+def token_rows(
+    tokens: Tokens, y: Int[Tensor, " rows"], chosen: Int[Tensor, " rows"], weights: Weights = None
+) -> TokenRows:
+    """The chosen texts as examples, with their labels and weights; no token is copied."""
     starts = tokens.lengths.cumsum(0) - tokens.lengths
     shelf = TokenShelf(tokens.values, starts, tokens.lengths)
-    return TokenRows(shelf, chosen, y[chosen], [""] * len(chosen))
+    return TokenRows(shelf, chosen, y, [""] * len(chosen), weights=weights)
+
+
+def content_of(tokens: Tokens) -> Content:
+    """The values of each text by its position, for `distinct_rows`."""
+    values, ends = tokens.values.numpy(), tokens.lengths.cumsum(0).numpy()
+    return lambda text: values[ends[text] - int(tokens.lengths[text]) : ends[text]]
 
 
 def tokens_of(

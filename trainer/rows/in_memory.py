@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from trainer.rows.weights import Weights, drawn_by_weight, joined_weights, weights_at, weights_of
 from trainer.treatment import Treat
 
 Batch = tuple[Any, Tensor]
@@ -54,11 +55,12 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class Rows:
-    """The examples of one split in memory."""
+    """The examples of one split in memory; `weights` says what each counts, None that all count 1."""
 
     x: Float[Tensor, "rows layers dim"]
     y: Tensor
     text_ids: list[str]
+    weights: Weights = None
 
     def batch(self, chosen: Int[Tensor, " chosen"]) -> Batch:
         """The examples at these positions."""
@@ -67,11 +69,14 @@ class Rows:
 
     def take(self, chosen: Int[Tensor, " chosen"]) -> Rows:
         """A copy of the examples at these positions."""
-        return Rows(self.x[chosen], self.y[chosen], [self.text_ids[place] for place in chosen.tolist()])
+        ids = [self.text_ids[place] for place in chosen.tolist()]
+        return Rows(self.x[chosen], self.y[chosen], ids, weights_at(self, chosen))
 
     def joined(self, other: Rows) -> Rows:
         """These examples, and then those of another split."""
-        return Rows(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), [*self.text_ids, *other.text_ids])
+        weights = joined_weights(self, len(self.y), other, len(other.y))
+        ids = [*self.text_ids, *other.text_ids]
+        return Rows(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), ids, weights)
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """All examples in order."""
@@ -172,6 +177,11 @@ class Part:
         ids = self.whole.text_ids
         return [ids[place] for place in self.chosen.tolist()] if ids else []
 
+    @property
+    def weights(self) -> Tensor | None:
+        """What each counts; None where all count 1."""
+        return weights_at(self.whole, self.chosen)
+
     def batch(self, chosen: Int[Tensor, " chosen"]) -> Batch:
         """The examples at these positions."""
         return self.whole.batch(self.chosen[chosen])
@@ -190,7 +200,11 @@ class Part:
 
 
 class IndexBatches:
-    """Shuffled batches of rows that are in memory: a batch is an index."""
+    """Shuffled batches of rows that are in memory: a batch is an index.
+
+    An epoch draws as many rows as there are: each once, or as often as its weight says where rows have weights.
+    `balanced` draws with replacement, each label as often as the others, and of a label its rows by their weights.
+    """
 
     def __init__(self, rows: Indexed, batch_size: int, seed: int, balanced: bool = False) -> None:
         self._rows = rows
@@ -209,9 +223,13 @@ class IndexBatches:
         """Does nothing, as nothing is kept."""
 
     def _order(self) -> Tensor:
-        y = self._rows.y
+        y, weights = self._rows.y, weights_of(self._rows)
         if self._balanced:
-            return torch.multinomial(label_weights(y)[y], len(y), replacement=True, generator=self.generator)
+            shares = label_weights(y, weights)[y]
+            shares = shares if weights is None else shares * weights
+            return torch.multinomial(shares, len(y), replacement=True, generator=self.generator)
+        if weights is not None:
+            return drawn_by_weight(weights, self.generator)
         return torch.randperm(len(y), generator=self.generator)
 
 
@@ -224,7 +242,11 @@ def told_of_all(rows: Examples, tell: Callable[[Any], Tensor], size: int = 256) 
     return ordered
 
 
-def label_weights(y: Int[Tensor, " rows"]) -> Float[Tensor, " labels"]:
-    """For each label rows / (labels present × its rows): their mean over `y` is 1. 0 for a label without rows."""
-    counts = y.bincount().double()
-    return (len(y) / (counts > 0).sum() / counts).masked_fill(counts == 0, 0.0)
+def label_weights(y: Int[Tensor, " rows"], weights: Weights = None) -> Float[Tensor, " labels"]:
+    """For each label rows / (labels present × its rows): their mean over `y` is 1. 0 for a label without rows.
+
+    With `weights` of the rows, sums of them take the place of numbers of rows.
+    """
+    counts = y.bincount().double() if weights is None else y.bincount(weights.double())
+    rows = len(y) if weights is None else counts.sum()
+    return (rows / (counts > 0).sum() / counts).masked_fill(counts == 0, 0.0)

@@ -12,6 +12,7 @@ from torch import Tensor
 from trainer.rows.in_memory import Batch, IndexBatches
 from trainer.rows.ragged import Tokens
 from trainer.rows.token_shelf import TokenShelf
+from trainer.rows.weights import Weights, joined_weights, weights_at
 from trainer.treatment import Treat
 
 CHUNK_BYTES = 2**26
@@ -34,6 +35,8 @@ class TokenRows:
         Targets, and the (first) texts.
     treat
         What is done to the tokens of a batch, [tokens, layers, width], which are its own to change; None for nothing.
+    weights
+        What each example counts; None where all count 1.
     """
 
     shelf: TokenShelf
@@ -41,6 +44,7 @@ class TokenRows:
     y: Tensor
     text_ids: list[str]
     treat: Treat | None = None
+    weights: Weights = None
 
     def treated(self, treat: Treat) -> TokenRows:
         """The examples, treated as they are read."""
@@ -54,13 +58,15 @@ class TokenRows:
     def take(self, chosen: Int[Tensor, " chosen"]) -> TokenRows:
         """The examples at these positions, on the same shelf."""
         ids = [self.text_ids[place] for place in chosen.tolist()]
-        return replace(self, places=self.places[chosen], y=self.y[chosen], text_ids=ids)
+        weights = weights_at(self, chosen)
+        return replace(self, places=self.places[chosen], y=self.y[chosen], text_ids=ids, weights=weights)
 
     def joined(self, other: TokenRows) -> TokenRows:
         """These examples, and then those of another split, treated alike."""
         places = torch.cat([self.places, len(self.shelf.lengths) + other.places])
         ids = [*self.text_ids, *other.text_ids]
-        return TokenRows(self.shelf.joined(other.shelf), places, torch.cat([self.y, other.y]), ids, self.treat)
+        weights = joined_weights(self, len(self.y), other, len(other.y))
+        return TokenRows(self.shelf.joined(other.shelf), places, torch.cat([self.y, other.y]), ids, self.treat, weights)
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """All examples in order; fewer than `size` at a time if texts are long."""

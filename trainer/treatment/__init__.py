@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ilse.core.params import Section
+from trainer.rows.weights import Weights
 from trainer.treatment.pca import PCA, too_many_components
 from trainer.treatment.standardise import Standardise
 
@@ -83,19 +84,22 @@ class Treatment(nn.Module):
         """
         return self._after_standardising(self.standardise.in_place(x))
 
-    def fit(self, x: Float[Tensor, "rows layers dim"], chunk: int = 256) -> Treatment:
+    def fit(self, x: Float[Tensor, "rows layers dim"], chunk: int = 256, weights: Weights = None) -> Treatment:
         """Takes the statistics of `x`, the training rows and no others, `chunk` rows at a time. See `fit_chunks`."""
-        return self.fit_chunks(lambda: x.split(chunk))
+        return self.fit_chunks(lambda: x.split(chunk), weights)
 
-    def fit_chunks(self, chunks: Callable[[], Iterable[Float[Tensor, "_ layers dim"]]]) -> Treatment:
+    def fit_chunks(
+        self, chunks: Callable[[], Iterable[Float[Tensor, "_ layers dim"]]], weights: Weights = None
+    ) -> Treatment:
         """Takes the statistics of training rows that come in pieces, as often as a step wants them.
 
-        Raises `UserError` for rows that are not finite, or too few of them for the components.
+        `weights` say what each row counts, in the order of the chunks; None where all count 1. Raises `UserError` for
+        rows that are not finite, or too few of them for the components.
         """
         if self.options.standardise:
-            self.standardise.fit_chunks(chunks())
+            self.standardise.fit_chunks(chunks(), weights)
         if self.pca is not None:
-            self.pca.fit_chunks(lambda: (self._before_pca(part) for part in chunks()))
+            self.pca.fit_chunks(lambda: (self._before_pca(part) for part in chunks()), weights)
         return self
 
     def of_layers(self, kept: Sequence[int]) -> Treatment:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ilse.core.errors import UserError
+from trainer.rows.weights import Weights
+from trainer.treatment.standardise import weighed_sum
 
 
 class PCA(nn.Module):
@@ -37,24 +39,26 @@ class PCA(nn.Module):
         centred = (x - self.mean).transpose(0, 1)
         return torch.bmm(centred, self.components.mT).transpose(0, 1) / self.scale
 
-    def fit_chunks(self, chunks: Callable[[], Iterable[Float[Tensor, "_ layers dim"]]]) -> PCA:
+    def fit_chunks(self, chunks: Callable[[], Iterable[Float[Tensor, "_ layers dim"]]], weights: Weights = None) -> PCA:
         """Takes the components of training rows, which `chunks` gives twice: for the means and for the covariances.
 
-        Both are summed in float64. Raises `UserError` for fewer rows than components.
+        Both are summed in float64. `weights` say what each row counts, in the order of the chunks. Raises `UserError`
+        for fewer rows than components.
         """
         kept = self.components.shape[1]
         rows, total = 0, torch.zeros_like(self.mean, dtype=torch.float64)
-        for chunk in chunks():
+        for chunk, own in _with_weights(chunks(), weights):
             rows += len(chunk)
-            total += chunk.sum(0, dtype=torch.float64)
+            total += chunk.sum(0, dtype=torch.float64) if own is None else weighed_sum(chunk.to(total), own)
         if rows <= kept:
             raise _error(f"more than {kept} training rows for {kept} components", str(rows), "lower train.recipe.pca")
-        mean = total / rows
+        count = rows if weights is None else float(weights.sum())
+        mean = total / count
         covariance = torch.zeros(*mean.shape, mean.shape[1], dtype=torch.float64, device=mean.device)
-        for chunk in chunks():
+        for chunk, own in _with_weights(chunks(), weights):
             centred = (chunk - mean).transpose(0, 1)
-            covariance.baddbmm_(centred.mT, centred)
-        values, vectors = torch.linalg.eigh(covariance / rows)
+            covariance.baddbmm_((centred if own is None else centred * own[:, None]).mT, centred)
+        values, vectors = torch.linalg.eigh(covariance / count)
         components = vectors.mT.flip(1)[:, :kept]
         largest = components.gather(2, components.abs().argmax(2, keepdim=True))
         self.mean.copy_(mean)
@@ -65,6 +69,17 @@ class PCA(nn.Module):
             constant = deviation <= deviation[:, :1] * torch.finfo(torch.float32).eps
             self.scale.copy_(deviation.masked_fill(constant, 1.0))
         return self
+
+
+def _with_weights(
+    chunks: Iterable[Float[Tensor, "_ layers dim"]], weights: Weights
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Each chunk with what its rows count, float64."""
+    start = 0
+    for chunk in chunks:
+        own = None if weights is None else weights[start : start + len(chunk)].to(chunk.device, torch.float64)
+        start += len(chunk)
+        yield chunk, own
 
 
 def too_many_components(dim: int, kept: int) -> UserError:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ilse.core.errors import UserError
+from trainer.rows.weights import Weights
 
 CHUNK_VALUES = 2**22
 """Values widened to float64 at a time: 32 MB."""
@@ -42,34 +43,44 @@ class Standardise(nn.Module):
         """Standardises bit for bit like `forward`, in the memory of `x`."""
         return x.sub_(self.mean).div_(self.scale)
 
-    def fit(self, x: Float[Tensor, "rows layers dim"]) -> Standardise:
+    def fit(self, x: Float[Tensor, "rows layers dim"], weights: Weights = None) -> Standardise:
         """Take the statistics of `x`, the training rows and no others. See `fit_chunks`."""
         rows = max(1, CHUNK_VALUES // max(1, self.mean.numel()))
-        return self.fit_chunks(torch.split(x, rows))
+        return self.fit_chunks(torch.split(x, rows), weights)
 
-    def fit_chunks(self, chunks: Iterable[Float[Tensor, "_ layers dim"]]) -> Standardise:
+    def fit_chunks(self, chunks: Iterable[Float[Tensor, "_ layers dim"]], weights: Weights = None) -> Standardise:
         """Take the statistics of training rows that come in pieces, in one pass.
 
         Each piece's mean and sum of squared deviations are computed in float64 and merged pairwise (Chan, Golub and
         LeVeque, 1983), so a mean far above the spread costs no accuracy, and only one piece is held at a time.
+
+        Parameters
+        ----------
+        chunks
+            The rows.
+        weights
+            What each row counts, in the order of the chunks; None where all count 1.
 
         Raises
         ------
         UserError
             For no rows, values that are not finite, or rows of another shape than this module's.
         """
-        rows = 0
+        seen, rows = 0, 0.0
         mean = torch.zeros_like(self.mean, dtype=torch.float64)
         squares = torch.zeros_like(mean)
         for chunk in chunks:
-            self._check(chunk, rows)
-            added = len(chunk)
-            if added == 0:
+            self._check(chunk, seen)
+            if len(chunk) == 0:
                 continue
+            own = None if weights is None else weights[seen : seen + len(chunk)].to(mean)
+            seen += len(chunk)
+            added = float(len(chunk) if own is None else own.sum())
             wide = chunk.to(mean)
-            chunk_mean = wide.mean(0)
+            chunk_mean = wide.mean(0) if own is None else weighed_sum(wide, own) / added
             shift = chunk_mean - mean
-            squares += (wide - chunk_mean).square_().sum(0) + shift.square() * (rows * added / (rows + added))
+            deviations = (wide - chunk_mean).square_()
+            squares += weighed_sum(deviations, own) + shift.square() * (rows * added / (rows + added))
             mean += shift * (added / (rows + added))
             rows += added
         if rows == 0:
@@ -100,6 +111,13 @@ class Standardise(nn.Module):
             f"coordinate {coordinate} ({len(bad)} such values in its chunk)",
             "extract the cache again in float32 or bfloat16; float16 overflows at 65,504",
         )
+
+
+def weighed_sum(
+    values: Float[Tensor, "rows layers dim"], weights: Float[Tensor, " rows"] | None
+) -> Float[Tensor, "layers dim"]:
+    """The sum over rows, each counting its weight, or 1."""
+    return values.sum(0) if weights is None else torch.tensordot(weights, values, dims=1)
 
 
 def _error(expected: str, found: str, next_step: str) -> UserError:

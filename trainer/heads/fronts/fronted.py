@@ -42,10 +42,10 @@ class FrontedHead(Head):
         """For the inner head."""
         self.inner.at_epoch(share)
 
-    def calibrate(self, chunks: Iterable[tuple[Any, Tensor]]) -> bool:
+    def calibrate(self, chunks: Iterable[tuple[Any, Tensor]], weights: Tensor | None = None) -> bool:
         """The inner head's choice on validation."""
         rows: Iterator[tuple[Tensor, Tensor]] = ((self.pooled(x), y) for x, y in chunks)
-        return self.inner.calibrate(rows)
+        return self.inner.calibrate(rows, weights)
 
     def layer_weights(self) -> Float[Tensor, " layers"] | None:
         """Layer weights of the inner head, 0 for layers that are not read."""
