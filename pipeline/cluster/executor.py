@@ -240,7 +240,7 @@ def _workers_died(what: str, error: Any) -> UserError:
     return UserError(
         f"{what} on {error.last_worker.address}",
         expected="a worker that lives as long as its task",
-        found=f"every worker that computed it died, {error.allowed_failures + 1} in all; out of memory is the usual "
+        found=f"every worker that computed it died, {error.allowed_failures + 1} in total; out of memory is the usual "
         "cause",
         next_step="give workers more memory, or set a smaller 'extract.batch_tokens' or fewer workers per machine, and "
         "run the same command again; finished shards are kept",

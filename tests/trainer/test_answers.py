@@ -256,7 +256,7 @@ def test_controls_alone_are_no_comparison(project: Path) -> None:
 
 
 def test_a_control_that_is_missing_is_named(project: Path) -> None:
-    with pytest.raises(UserError, match="'ilse control words' first, or take it out of the section 'controls'"):
+    with pytest.raises(UserError, match="'ilse control words' first, or remove it from the section 'controls'"):
         run(project, ["last", "words"])
 
 

@@ -74,7 +74,7 @@ def _how_to_make(name: str) -> str:
     if name == "lora":
         return "run 'ilse lora' first, or set lora.run to []"
     command, key = ("train", "train.heads") if name in (*HEADS, AUTO) else ("control", "the section 'controls'")
-    return f"run 'ilse {command} {name}' first, or take it out of {key}"
+    return f"run 'ilse {command} {name}' first, or remove it from {key}"
 
 
 def _load_head(path: Path, task: Task) -> TrainedHead:
