@@ -20,18 +20,18 @@ PUBLISHED_ON = "SmolLM2-135M"
 TOP = """# Accuracy on the paper's tasks
 
 `python -m benchmarks.accuracy DATA WORK` and `python -m docs.make_accuracy` write this page. Mean pooling of at most
-128 tokens, rows in float16; all by the stages that a user runs. Mean test accuracy in per cent over seeds. Every choice
-is made on validation; the test split is read once, afterwards.
+128 tokens, rows in float16; everything is run by the user's own stages. Mean test accuracy in per cent over seeds.
+Every choice is made on validation; the test split is read once, afterwards.
 
-`published` is our `cayley` with doubled edges, trained as the published code does (20 epochs, Adam 1e-3, decay 1e-4):
-its encoder equals the published one to float32's precision (`tests/trainer/heads/parity/`), so it stands for it on the
-same seeds and splits. The line below it is what the published code itself reached on such activations, with its own
-split of validation and one seed. `tokens` is `bottleneck` on the state of every token in seven layers, and
-`tokens, wide` has a reader of rank 64 and half the learning rate; `tokens, rank 64 int8` and `tokens, rank 128 int4`
-are on a basis of that rank, in as many bytes. Those of pooled rows under SmolLM2, PoemSentiment apart, are of linear
-heads trained in epochs (`optimizer: adamw`), the default when they were measured. On PoemSentiment, with fewer than
-1,000 labelled rows, folds choose and both splits are trained on; `published` and the controls choose on validation.
-Tasks and heads that have not been run are left out.
+`published` is our `cayley` with doubled edges, trained like the published code (20 epochs, Adam 1e-3, decay 1e-4). Its
+encoder equals the published one to float32's precision (`tests/trainer/heads/parity/`), so it represents it on the same
+seeds and splits. The line below it is what the published code itself reached on such activations, with its own
+validation split and one seed. `tokens` is `bottleneck` on the state of every token in seven layers, and `tokens, wide`
+has a reader of rank 64 and half the learning rate; `tokens, rank 64 int8` and `tokens, rank 128 int4` use a basis of
+that rank and take the same number of bytes. For pooled rows under SmolLM2, except on PoemSentiment, linear heads were
+trained in epochs (`optimizer: adamw`), the default when they were measured. On PoemSentiment, with fewer than 1,000
+labelled rows, folds choose and both splits are trained on; `published` and the controls choose on validation. Tasks and
+heads that have not been run are left out.
 """
 
 
@@ -52,7 +52,7 @@ def document() -> str:
 
 
 def _all(accuracy: dict[str, Any]) -> str:
-    """A table a model: of a task, `model/task` is the key."""
+    """One table per model; the key of a task is `model/task`."""
     by_model: dict[str, dict[str, Any]] = {}
     for key, figures in accuracy["tasks"].items():
         model, task = key.split("/")
@@ -94,9 +94,9 @@ def _choices(accuracy: dict[str, Any]) -> str:
         if "gain_points" in (one := figures.get(limit, {}))
     ]
     text = (
-        "\nChosen on validation, among heads on pooled rows within 0.25 % of the model's parameters (`small`), among "
-        "all on pooled rows (`unlimited`), and among these and heads on tokens (`tokens`); its gain over `published` "
-        "in points of test accuracy, and a 95 % interval over test examples (in pairs) and seeds.\n\n"
+        "\nThe head chosen on validation among heads on pooled rows within 0.25 % of the model's parameters (`small`), "
+        "among all heads on pooled rows (`unlimited`), and among these and heads on tokens (`tokens`); its gain over "
+        "`published` in points of test accuracy, with a 95 % interval over test examples (in pairs) and seeds.\n\n"
     )
     means = ", ".join(
         f"{accuracy[key]:+.2f} ({limit})"
@@ -118,9 +118,9 @@ def _listed(names: list[str]) -> str:
 
 def _few_shot(few: dict[str, Any]) -> Iterator[str]:
     yield (
-        "\n## Few examples of each label\n\n`python -m benchmarks.few_shot DATA WORK`: k examples a label, the same "
-        "for every head; mean test accuracy over the draws, and in brackets the distance from `last` in points, with a "
-        "star where its 95 % interval over test examples and draws excludes 0.\n"
+        "\n## Few examples of each label\n\n`python -m benchmarks.few_shot DATA WORK`: k examples per label, the same "
+        "for every head; mean test accuracy over the draws, and in brackets the difference from `last` in points, with "
+        "a star if its 95 % interval over test examples and draws excludes 0.\n"
     )
     for task, heads in few.items():
         shots = list(next(iter(heads.values())))
@@ -130,15 +130,15 @@ def _few_shot(few: dict[str, Any]) -> Iterator[str]:
 
 def _few_rows(few: dict[str, Any]) -> Iterator[str]:
     yield (
-        "\n## Few labelled texts\n\n`python -m benchmarks.few_rows DATA WORK`: N labelled texts in all, "
+        "\n## Few labelled texts\n\n`python -m benchmarks.few_rows DATA WORK`: N labelled texts in total, "
         f"all-MiniLM-L6-v2, {few['draws']} draws. Heads have the default recipe: they choose by five folds of these "
-        "texts or, of more than 1,000, on 15 % of them; `chosen` is the one of the heads in the table with the best "
-        "figure there. scikit-learn is its logistic regression with C by five folds, on the last layer and on "
-        "the layer that they find best. How much `linear` favours the last layer was settled by test accuracy on other "
-        "draws of these texts; that solved heads choose by the lowest loss and smooth no labels was settled by that of "
-        "the same draws, so the table is no independent check of these two defaults. Median test accuracy over the "
-        "draws in per cent, and in brackets the lowest and the highest.\n\n"
-        "**To choose costs accuracy where rows are few**: `chosen` is behind `linear`, which is `HeadClassifier`'s "
+        "texts or, with more than 1,000, on 15 % of them; `chosen` is the head in the table with the best score there. "
+        "scikit-learn is its logistic regression with C chosen by five folds, on the last layer and on the layer that "
+        "the folds find best. How much `linear` favours the last layer was set by test accuracy on other draws of "
+        "these texts. That solved heads choose by the lowest loss and smooth no labels was set by test accuracy on the "
+        "same draws, so the table is no independent check of these two defaults. Median test accuracy over the draws "
+        "in per cent, and in brackets the lowest and the highest.\n\n"
+        "**With few rows, choosing costs accuracy**: `chosen` is worse than `linear`, which is `HeadClassifier`'s "
         "default.\n"
     )
     for task, sizes in few["tasks"].items():
@@ -158,7 +158,7 @@ def _few_rows(few: dict[str, Any]) -> Iterator[str]:
     ]
     shown = [name for name in ("linear", "chosen", "last") if name == "chosen" or name in few["heads"]]
     yield (
-        f"\nHow far heads are ahead of scikit-learn in points of mean test accuracy, with a 95 % interval over draws "
+        f"\nLead of heads over scikit-learn in points of mean test accuracy, with a 95 % interval over draws "
         f"and test texts. {_gaps_in_words(few, shown)}\n\n"
         + table(["task", "N", "than", *(f"`{name}`" for name in shown)], gaps)
     )
@@ -189,12 +189,12 @@ def _gap_of(one: dict[str, Any]) -> str:
 def _similarity(found: dict[str, Any]) -> Iterator[str]:
     yield (
         "\n## Similarity of sentences\n\n`python -m benchmarks.similarity DATA WORK`: STS-B, Spearman's correlation x "
-        "100, mean over seeds. `raw last` and `raw best` are cosines of single layers as the cache holds them, the "
-        "best one chosen on validation; `published` is `cayley` with doubled edges and the published recipe (its own "
-        "vector, squared error). The others give vectors of 256 values and are trained on their order (CoSENT).\n\n"
-        "`published` is a weak baseline here. With its squared error the training loss grows again after one or two "
-        "epochs (seen at 1e-4 on rows as they are and at 1e-3 on standardised ones, there in a plain PyTorch loop as "
-        "well), so that its best state is an early one.\n"
+        "100, mean over seeds. `raw last` and `raw best` are cosines of single layers from the cache, the best one "
+        "chosen on validation; `published` is `cayley` with doubled edges and the published recipe (its own vector, "
+        "squared error). The others give vectors of 256 values and are trained on their order (CoSENT).\n\n"
+        "`published` is a weak baseline here. With its squared error, the training loss grows again after one or two "
+        "epochs (seen at 1e-4 on unchanged rows and at 1e-3 on standardised ones, there in a plain PyTorch loop as "
+        "well), so its best state is an early one.\n"
     )
     rows = [
         [
@@ -214,11 +214,11 @@ def _similarity(found: dict[str, Any]) -> Iterator[str]:
 def _graph(found: dict[str, Any]) -> Iterator[str]:
     epochs = "the recipe's epochs" if found["epochs"] is None else f"{found['epochs']} epochs"
     yield (
-        "\n## Does the graph matter?\n\n`python -m benchmarks.graph_controls WORK`: `cayley` as it is, with its layers "
-        "on the nodes in a random order (`shuffled`), and on random graphs of as many nodes with four neighbours each "
+        "\n## Does the graph matter?\n\n`python -m benchmarks.graph_controls WORK`: `cayley` itself, with its layers "
+        "on the nodes in a random order (`shuffled`), and on random graphs with as many nodes and four neighbours each "
         f"(`random_regular`); {found['draws']} draws of each, {found['seeds']} seeds, {epochs}, otherwise the default "
-        "recipe. Mean test accuracy, and a control's distance from `cayley` in points with a 95 % interval over test "
-        "examples, draws and seeds. An interval that holds 0 leaves open whether the graph helps or harms.\n"
+        "recipe. Mean test accuracy, and a control's difference from `cayley` in points with a 95 % interval over test "
+        "examples, draws and seeds. An interval that contains 0 leaves open whether the graph helps or harms.\n"
     )
     rows = [
         [task, _percent(one["cayley"]["test"]), *(_gap(one[control]) for control in ("shuffled", "random_regular"))]

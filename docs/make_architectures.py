@@ -16,7 +16,7 @@ WAYS = {
     "packed": "several texts in one row",
     "padded": "padded, without a mask",
     "masked": "padded, with a mask",
-    "exact": "beside texts of the same length",
+    "exact": "only with texts of the same length",
     "alone": "one text at a time",
 }
 
@@ -40,7 +40,7 @@ it tests the model on made-up texts, and batches texts in the fastest way that p
 
 {ways}.
 
-Models that are read through `hidden_states` need `extract.capture: hidden_states`; the error that hooks give says so.
+Models that are read through `hidden_states` need `extract.capture: hidden_states`; the error from hooks says so.
 """
 
 

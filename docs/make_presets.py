@@ -18,26 +18,26 @@ The tasks and models of the ILSE paper (arXiv 2603.22665), and some more models,
 ```sh
 ilse preset                                        # lists them
 ilse preset tasks/banking77 models/pythia-410m     # writes them into params.yaml, and says what changed
-ilse fetch banking77 && ilse fetch pythia-410m     # into data/raw/; `dvc repro` does it by itself
+ilse fetch banking77 && ilse fetch pythia-410m     # into data/raw/; `dvc repro` does this too
 ilse prepare && ilse extract
 ```
 
-A task replaces the section `prepare`, a model the value `extract.model`, each as a whole; both bring an entry of
-`fetch`, and the entry that only the old values read goes. All else in the file stays, comments too. A dot in a model's
-name is `_` in its key: `ilse fetch pythia-1_4b`.
+A task replaces the section `prepare`, a model the value `extract.model`, each as a whole. Both add an entry to `fetch`
+and remove the entry that only the old values used. Everything else in the file stays, including comments. A dot in a
+model's name is `_` in its key: `ilse fetch pythia-1_4b`.
 
-- **Without the Hub**: `ilse preset tasks/banking77 --path FOLDER` reads files that are here already, of the columns
-  below; `ilse preset models/pythia-410m --path FOLDER` a model's folder or GGUF file.
-- **Commits**: data sets are pinned to the commits that MTEB 2.26 names, as is the one model it has. For the others
-  `ilse preset` asks the Hub which commit `main` is at and writes it into `params.yaml`; `--revision COMMIT` takes
-  another, for data sets too.
-- **Tasks to test on** have `path: {test: …}`: their other splits are not read. Heads are trained on STSBenchmark and
-  tested on them. DVC takes no such path for a dependency: list it in `dvc.yaml` by hand. All rows are kept. Many pairs
-  of STS12-16 stand in STSBenchmark's training split too, which was made from the same sources:
+- **Without the Hub**: `ilse preset tasks/banking77 --path FOLDER` reads local files with the columns below; `ilse
+  preset models/pythia-410m --path FOLDER` reads a local model folder or GGUF file.
+- **Commits**: data sets are pinned to the commits in MTEB 2.26, and so is the one model it has. For the others,
+  `ilse preset` asks the Hub for the latest commit of `main` and writes it into `params.yaml`; `--revision COMMIT` sets
+  another one, for data sets too.
+- **Test-only tasks** have `path: {test: …}`: their other splits are not read. Heads are trained on STSBenchmark and
+  tested on them. DVC does not accept such a path as a dependency: list it in `dvc.yaml` by hand. All rows are kept.
+  Many pairs of STS12-16 are also in STSBenchmark's training split, which was made from the same sources:
   `prepare.exclude_train_of` leaves those out ([Pairs](guides/pairs.md)).
-- **MTOP**: the files of English alone are fetched; the folder `en` is how `datasets` writes that configuration.
+- **MTOP**: only the English files are fetched; the folder `en` is the name that `datasets` gives to that configuration.
 
-Data sets and models come under the terms of those who publish them; each task's file says what MTEB states.
+Data sets and models are subject to the terms of their publishers; each task's file says what MTEB states.
 """
 
 
@@ -61,7 +61,7 @@ def _row(preset: Preset) -> str:
         f"`{preset.name}`",
         preset.about.removesuffix("."),
         f"`{repository}`",
-        f"`{commit[:12]}`" if commit else "asked when it is applied",
+        f"`{commit[:12]}`" if commit else "latest when applied",
         ", ".join(f"`{name}`" for name in columns or values["fetch"]),
     )
     return f"| {' | '.join(cells)} |"

@@ -83,8 +83,8 @@ def _machines() -> list[str]:
         ]
         for machine in MACHINES
     ]
-    heading = ["machine", "nodes", "TFLOP/s a device", "utilisation", "GB a device", "disk, GB/s a node"]
-    return _markdown([*heading, "network, GB/s a node", "cores a node", "dollars an hour"], rows)
+    heading = ["machine", "nodes", "TFLOP/s per device", "utilisation", "GB per device", "disk, GB/s per node"]
+    return _markdown([*heading, "network, GB/s per node", "cores per node", "dollars per hour"], rows)
 
 
 def _workloads() -> list[str]:

@@ -22,38 +22,38 @@ CONTROLS = ("majority", "words", "mean_probe", "last_probe", "lora")
 
 TOP = """# Which head, which model
 
-`make study DATA=…` runs this study and writes this page: one queue of DVC experiments, whose parameters are
-`benchmarks/study/study.yaml`. The raw tables stand in `benchmarks/results/study/`; every number and every sentence
-about a result below is made from them. What has ended is not run again; with the figures at hand, `python -m
-benchmarks.study --collect` makes tables and page anew.
+`make study DATA=…` runs this study and writes this page: one queue of DVC experiments, with the parameters in
+`benchmarks/study/study.yaml`. The raw tables are in `benchmarks/results/study/`; every number and every sentence about
+a result below is generated from them. Finished experiments are not run again; `python -m benchmarks.study --collect`
+makes tables and page again from existing figures.
 
-**What was compared.** Every head of the project that needs no further choice of its user, on the cached activations of
+**What was compared.** Every head of the project that needs no further choice by its user, on the cached activations of
 two frozen models, mean pooling of at most 128 tokens. Each head is tried at the same three learning rates with one
-seed, and the best on validation is used for all its seeds; the same epochs, batches and splits for all, linear heads
-trained by AdamW too (`optimizer: adamw`, the default at the time). Nothing was chosen on the test split. Controls:
-`majority`, `words` (TF-IDF and logistic regression, without a model), `mean_probe` and `last_probe` (logistic
-regression on the mean of all layers, or on the last one; for `stsbenchmark` their cosine, with nothing trained), and
-`lora`, the model itself fine-tuned, on the one task that two cores bear. `dwatt` is its
-256-wide variant; `layer` is left out, since it is `best` with a layer of one's own choice.
+seed, and the best one on validation is used for all its seeds. Epochs, batches and splits are the same for all heads;
+linear heads are trained with AdamW too (`optimizer: adamw`, the default at the time). Nothing was chosen on the test
+split. Controls: `majority`, `words` (TF-IDF and logistic regression, without a model), `mean_probe` and `last_probe`
+(logistic regression on the mean of all layers, or on the last one; for `stsbenchmark` their cosine, without training),
+and `lora`, the model itself fine-tuned, on the one task that two cores can handle. `dwatt` is its 256-wide variant.
+`layer` is left out, since it is `best` with a layer of your own choice.
 
-**Run again**, in another clone, from another commit and with caches extracted anew, four of the experiments (MiniLM
-on PoemSentiment, Banking77 and Emotion, SmolLM2 on PoemSentiment) gave every figure of every head to the digit, on the
+**Repeated** in another clone, from another commit and with newly extracted caches, four of the experiments (MiniLM on
+PoemSentiment, Banking77 and Emotion, SmolLM2 on PoemSentiment) gave every figure of every head to the digit, on the
 same machine.
 
-Figures are means over seeds on the test split, in per cent of accuracy; for `stsbenchmark` Spearman's correlation x
-100. Intervals are 95 %, over test examples (in pairs) and seeds. "Not told apart" means that Holm's p is above 0.05:
-with more examples or seeds there may be a difference.
+Figures are means over seeds on the test split: accuracy in per cent, for `stsbenchmark` Spearman's correlation x 100.
+Intervals are 95 %, over test examples (in pairs) and seeds. "Not significantly different" means that Holm's p is above
+0.05: with more examples or seeds, there may be a difference.
 """
 
-ELSEWHERE = """The heads of `stsbenchmark` on STS12-16: Spearman's correlation x 100 on the pairs that STS-B's train
-split does not hold, in whatever case and punctuation, and the mean over all pairs. `raw` is the cosine of the last
-layer as it is. **Bold**: chosen on STS-B's validation split. Differences to `raw` have 95 % intervals over pairs and
-seeds.
+ELSEWHERE = """The heads of `stsbenchmark` on STS12-16: Spearman's correlation x 100 on the pairs that are not in
+STS-B's train split, whatever their case and punctuation, and the mean over all pairs. `raw` is the cosine of the last
+layer without training. **Bold**: chosen on STS-B's validation split. Differences from `raw` have 95 % intervals over
+pairs and seeds.
 """
 
-COSTS = """Seconds on a machine of two cores that did other work too, so rough: extraction's tokens per second tell how
-much of it. Training is one seed's fit at one rate, on one core. Extraction serves all heads and seeds, and every later
-task on the same texts.
+COSTS = """Seconds on a two-core machine that was also doing other work, so they are rough: extraction's tokens per
+second show how busy it was. Training is the fit of one seed at one learning rate, on one core. One extraction serves
+all heads and seeds, and every later task on the same texts.
 """
 
 
@@ -95,14 +95,14 @@ class Study:
         return None if found.is_empty() else found.row(0, named=True)
 
     def ties(self, model: str, task: str) -> list[str]:
-        """Heads that are not told apart from the chosen one."""
+        """Heads that do not differ significantly from the chosen one."""
         chosen = self.chosen(model, task)
         heads = self.runs.filter(model=model, task=task)["head"].unique(maintain_order=True)
         rows = {head: self.against(model, task, head, chosen) for head in heads if head not in (chosen, *CONTROLS)}
         return [head for head, row in rows.items() if row is not None and row["better"] is None]
 
     def controls(self, model: str, better: bool | None) -> Iterator[str]:
-        """Controls that are better than the chosen head, or (None) not told apart from it: task, control and gap."""
+        """Controls that are better than the chosen head, or (None) no significant difference: task, control, gap."""
         for task in self.tasks(model):
             for control in CONTROLS:
                 row = self.against(model, task, control, self.chosen(model, task))
@@ -134,9 +134,9 @@ def _model(study: Study, model: str) -> Iterator[str]:
     heads = study.runs.filter(model=model)["head"].unique(maintain_order=True).to_list()
     rows = [[f"`{head}`", *(_cell(study, model, task, head) for task in tasks)] for head in heads]
     yield table(["head", *tasks], rows)
-    yield "**Bold**: chosen on validation; ° not told apart from it.\n"
+    yield "**Bold**: chosen on validation; ° not significantly different from it.\n"
     wins = [_win(study, model, task) for task in tasks]
-    yield table(["task", "chosen", "test", "over `last`", "not told apart from it"], wins)
+    yield table(["task", "chosen", "test", "over `last`", "not significantly different from it"], wins)
     yield from _questions(study, model)
 
 
@@ -161,7 +161,7 @@ def _questions(study: Study, model: str) -> Iterator[str]:
     yield "\nOf the tasks above,\n"
     for what, head in (("one well-chosen layer (`best`)", "best"), ("a weighted sum of layers", "weighted")):
         enough = [task for task in study.tasks(model) if head in (study.chosen(model, task), *study.ties(model, task))]
-        yield f"- {what} is enough, as far as can be told, on: {_list(enough)};"
+        yield f"- {what} is enough, as far as these figures show, on: {_list(enough)};"
     sides: dict[bool | None, list[str]] = {True: [], False: [], None: []}
     for task in study.tasks(model):
         row = study.against(model, task, "cayley", "weighted")
@@ -169,9 +169,9 @@ def _questions(study: Study, model: str) -> Iterator[str]:
             sides[row["better"]].append(f"{task} ({_gap(row)})")  # type: ignore[index]
     yield f"- the Cayley-Encoder is better than a weighted sum on: {_list(sides[True])};"
     yield f"- it is worse than a weighted sum on: {_list(sides[False])};"
-    yield f"- and the two are not told apart on: {_list(sides[None])}.\n"
+    yield f"- and the two do not differ significantly on: {_list(sides[None])}.\n"
     yield f"A control is better than the chosen head on: {_list(list(study.controls(model, True)))}.\n"
-    yield f"A control is not told apart from it on: {_list(list(study.controls(model, None)))}.\n"
+    yield f"A control does not differ significantly from it on: {_list(list(study.controls(model, None)))}.\n"
     won = [task for task in study.tasks(model) if study.chosen(model, task) == "cayley"]
     yield f"Validation chose the Cayley-Encoder on: {_list(won)}.\n"
 
@@ -187,7 +187,7 @@ def _between(study: Study) -> Iterator[str]:
     if not rows:
         yield "Not run yet on two models.\n"
         return
-    yield f"The chosen head on each, and what {small} gains over {large} in points.\n"
+    yield f"The chosen head on each model, and the gain of {small} over {large} in points.\n"
     yield table(["task", f"head on {small}", "test", f"head on {large}", "test", "gain"], rows)
 
 
@@ -206,7 +206,7 @@ def _transfer(rows: pl.DataFrame, models: list[str]) -> Iterator[str]:
         for row in of_model.filter("chosen").iter_rows(named=True):
             sides[row["better"]].append(f"{row['data']} ({_gap(row)})")
         said = f"better than `raw` on: {_list(sides[True])}; worse on: {_list(sides[False])}"
-        yield f"The chosen head is {said}; not told apart on: {_list(sides[None])}.\n"
+        yield f"The chosen head is {said}; not significantly different on: {_list(sides[None])}.\n"
 
 
 def _transferred(head: object, rows: pl.DataFrame) -> list[str]:

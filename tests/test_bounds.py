@@ -35,7 +35,7 @@ SOON = 20.0
         ("doubling", DOUBLES + "prepare: *a25\n", "values, with all names"),
         ("keys", "".join(f"k{i}: 1\n" for i in range(40_000)), f"more than {VALUES:,} values"),
         ("depth", "a: " + "[" * 100 + "]" * 100, "more than 64 deep"),
-        ("itself", "a: &a [*a]", "the name 'a', which stands for what it is in"),
+        ("itself", "a: &a [*a]", "the name 'a', which refers to a value that contains it"),
         ("base 60", "a: 1" + ":1" * 300_000, "a number of 600,001 characters"),
         ("bytes", "#" * (BYTES + 1), f"more than {BYTES:,} bytes"),
         ("twice", "a: 1\nb: 1\na: 2\n", "the key 'a' twice"),
@@ -63,8 +63,8 @@ def test_names_and_merge_keys_of_a_hand_s_size_are_read() -> None:
     [
         (b"[" * 200_000, "too deep"),
         (b'{"a": ' + b"9" * 5000 + b"}", "4300"),
-        (b'{"a": 1e999}', "beyond the numbers"),
-        (b'{"a": NaN}', "no number"),
+        (b'{"a": 1e999}', "too large for a computer"),
+        (b'{"a": NaN}', "not a number"),
         (b"{" + b"".join(b'"%d": 1,' % i for i in range(200_000)) + b'"7": 1}', "the key '7' twice"),
         (b" " * (MOST_JSON + 1), "bytes"),
     ],
@@ -95,7 +95,7 @@ def test_a_source_that_unfolds_is_refused_before_memory_is_taken(tmp_path: Path,
         prepare(PrepareParams(path=str(tmp_path / file)), tmp_path / "out")
     assert found in str(refused.value)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match=f"at most ({LONGEST:,} bytes|200 bytes of each packed one)"):
+    with pytest.raises(UserError, match=f"at most ({LONGEST:,} bytes|200 bytes per compressed byte)"):
         list(pieces(str(tmp_path / file), format_of(file), Fields(), 100))
 
 

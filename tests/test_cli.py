@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
 from ilse.cli import main
@@ -52,6 +54,31 @@ def test_every_command_has_help(command: str) -> None:
     result = ilse(command, "--help")
     assert result.returncode == 0
     assert "Usage:" in result.stdout
+
+
+@pytest.mark.parametrize("command", list(main.commands))
+def test_help_is_whole_on_80_columns_and_says_what_every_option_is(command: str) -> None:
+    """A line of `ilse --help` that ends in `...` leaves out what the command does."""
+    one = main.commands[command]
+    assert one.get_short_help_str(60)[-3:] != "...", one.help
+    told = {option.opts[0]: option.help or "" for option in one.params if isinstance(option, click.Option)}
+    short = {name: text for name, text in told.items() if len(text.split()) < 2 or text[-1] != "." or text[:3] == "Of "}
+    assert short == {}
+
+
+def test_a_command_ends_with_the_next_step_unless_its_output_is_data(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="needs the extra 'extract'")
+    rows = [f"text {i},{'ab'[i % 2]}" for i in range(60)]
+    (tmp_path / "data.csv").write_text("\n".join(["text,label", *rows]))
+    (tmp_path / "params.yaml").write_text("prepare: {path: data.csv}\n")
+    prepared = ilse("prepare", cwd=tmp_path)
+    assert "60 rows -> 60 examples, 60 distinct texts" in prepared.stdout.splitlines()
+    assert prepared.stderr.startswith("next: ilse extract")
+    asked = ["plan", "--parameters", "7B", "--layers", "33", "--dim", "4096"]
+    assert ilse(*asked, cwd=tmp_path).stderr == "next: ilse extract\n"
+    data = ilse(*asked, "--json", cwd=tmp_path)
+    assert json.loads(data.stdout)
+    assert data.stderr == ""
 
 
 def assert_clear_error(result: subprocess.CompletedProcess[str], *parts: str) -> None:
@@ -150,7 +177,7 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
     )
     result = run_with(code, "inspect", cwd=tmp_path)
     assert result.returncode == 130
-    assert "the same command goes on" in result.stderr
+    assert "the same command resumes" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -189,7 +216,7 @@ def test_a_signal_ends_a_command_with_a_message_and_its_own_code(name: str, bloc
     assert process.returncode == 128 + getattr(signal, name)
     assert "Traceback" not in said
     assert {"SIGINT": "interrupted"}.get(name, f"ended by {name}") in said
-    assert "the same command goes on from there" in said
+    assert "the same command resumes from there" in said
 
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:

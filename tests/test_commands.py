@@ -51,7 +51,7 @@ def test_another_value_takes_the_place_of_the_call_s_own(call: Call) -> None:
         (Ended(101, "thread 'main' panicked at src/lib.rs"), 0, verdict.TRACEBACK),
         (Ended(2, "error: no"), 0, verdict.UNCLEAR),
         (Ended(1, CLEAR), 0, verdict.UNCLEAR),
-        (Ended(143, "10 texts\nended by SIGTERM; what is finished is kept"), 15, None),
+        (Ended(143, "10 texts\nended by SIGTERM; finished work is kept"), 15, None),
         (Ended(-2, "interrupted"), 2, None),
         (Ended(-15, "10 texts"), 15, verdict.UNCLEAR),
         (Ended(-15, ""), 15, verdict.UNCLEAR),

@@ -89,8 +89,8 @@ def test_an_output_that_cannot_be_written_is_said_before_anything_else(
         ("folder", "file", "a folder of this name"),
         ("file", "folder", "a file of this name"),
         ("file", CACHE, "a file of this name"),
-        ("file/a/b", "folder", "file, which is no folder"),
-        ("nowhere/a", "file", "nowhere, which is no folder"),
+        ("file/a/b", "folder", "file, which is not a folder"),
+        ("nowhere/a", "file", "nowhere, which is not a folder"),
         ("n" * 250, "file", "File name too long"),
         (".", CACHE, "the working directory"),
         ("..", CACHE, "the working directory"),
@@ -162,7 +162,7 @@ def test_no_output_is_an_input_or_holds_one(
     result = CliRunner().invoke(main, words.split())
     assert result.exit_code == 2
     assert "destination " in result.stderr
-    assert f"name another one with {option}\n" in result.stderr
+    assert f"choose another one with {option}\n" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "link.zarr", "texts.csv"]
 
 

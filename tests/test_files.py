@@ -247,7 +247,7 @@ def test_what_came_meanwhile_stays(tmp_path: Path) -> None:
     only_a = Made("an a", re.compile("a"), re.compile("a"))
     put(tmp_path / "folder", {"a": b"old"})
     with (
-        pytest.raises(UserError, match=r"'thesis.txt', which is no part of an a, which appeared meanwhile"),
+        pytest.raises(UserError, match=r"'thesis.txt', which is not part of an a, which has appeared meanwhile"),
         files.replacing_folder(tmp_path / "folder", only_a) as temporary,
     ):
         put(temporary.parents[1] / "folder", {"thesis.txt": b"mine"})
@@ -355,7 +355,7 @@ def test_a_folder_that_is_replaced_while_it_is_looked_at_is_looked_at_again(tmp_
 
 def test_a_file_that_takes_the_place_of_a_folder_meanwhile_stays(tmp_path: Path) -> None:
     path = tmp_path / "model"
-    with pytest.raises(UserError, match="a file of this name, which appeared meanwhile"), replacing_folder(path):
+    with pytest.raises(UserError, match="a file of this name, which has appeared meanwhile"), replacing_folder(path):
         path.write_bytes(b"theirs")
     assert look(path) == b"theirs"
     assert os.listdir(tmp_path) == ["model"]

@@ -35,9 +35,9 @@ OF_TOKENS: dict[str, Any] = {"epochs": 12, "least_steps": 0, "learning_rate": 2e
 and it learns the words of the training texts by heart after some ten passes."""
 
 SMOOTHING = 0.1
-"""Of the labels of a head that is trained in epochs, by default."""
+"""Default label smoothing of a head that is trained in epochs."""
 OF_SHOTS: dict[str, Any] = {"folds": None, "penalty": "validation", "refit": False}
-"""What `auto` is with `shots` or `share`: who asks what so many training examples are worth trains on no others."""
+"""What `auto` means with `shots` or `share`: to learn what this many examples are worth, train on no others."""
 
 
 class Recipe(TreatmentOptions):
@@ -50,61 +50,65 @@ class Recipe(TreatmentOptions):
     least_steps: int = Field(
         500,
         ge=0,
-        description="With few rows so many more epochs that there are at least so many steps; 0 where `epochs` is "
-        "given and this is not.",
+        description="Least number of steps: with few rows, epochs are added until it is reached. 0 if only `epochs` "
+        "is given.",
     )
     patience: int | None = Field(
-        None, ge=1, description="Stop after so many epochs without a better one on validation; unset: run all."
+        None, ge=1, description="Stop after this many epochs without improvement on validation; unset: run all epochs."
     )
-    batch_size: int = Field(64, ge=1, description="Examples of a step.")
+    batch_size: int = Field(64, ge=1, description="Examples per step.")
     optimizer: Literal["auto", "lbfgs", "adamw", "adam"] = Field(
         "auto",
-        description="`auto` solves linear heads on labels or scores whose rows are in memory, and trains others by "
-        "`adamw`. `lbfgs` solves a linear head to its optimum, for which `penalty`, `refit`, `folds`, "
-        "`label_smoothing` and `imbalance` alone count. AdamW decays weights apart from the gradient, Adam as a part "
+        description="`auto` solves linear heads on labels or scores if their rows are in memory, and trains others "
+        "with `adamw`. `lbfgs` solves a linear head to its optimum; only `penalty`, `refit`, `folds`, "
+        "`label_smoothing` and `imbalance` matter then. AdamW decays weights apart from the gradient, Adam as part "
         "of it (L2).",
     )
     penalty: Literal["auto", "validation"] | Annotated[float, Field(gt=0)] = Field(
         "auto",
-        description="Of a solved head, ½ penalty · |weights|² beside the sum of the losses: 1 / C of scikit-learn. "
-        "`auto`: the best on validation, or by five folds of all labelled rows where validation has fewer than 500; "
-        "`validation`: the best there, however few they are.",
+        description="Penalty of a solved head: ½ penalty · |weights|² is added to the sum of the losses, so it is "
+        "1 / C of scikit-learn. `auto`: the best on validation, or by five folds of all labelled rows if validation "
+        "has fewer than 500; `validation`: the best on validation, however few rows it has.",
     )
     refit: Literal["auto"] | bool = Field(
         "auto",
-        description="A solved head is solved on training and validation rows together once its penalty is chosen; "
-        "`auto`: where validation has fewer than 500 rows.",
+        description="Once its penalty is chosen, solve a head again on training and validation rows together; "
+        "`auto`: if validation has fewer than 500 rows.",
     )
     folds: Literal["auto"] | Annotated[int, Field(ge=2)] | None = Field(
         "auto",
-        description="Every head, solved or trained, is judged by so many folds of training and validation rows, so "
-        "that figures can be compared, and is then trained on all of them; null: validation chooses, or as `penalty` "
-        "says. `auto`: 5 where these rows are at most 1,000 and in memory, unless the head needs its validation rows "
-        "(`exits`), `refit` is false or `penalty` is `validation`.",
+        description="Number of folds: every head, solved or trained, is scored by cross-validation on training and "
+        "validation rows, so that scores are comparable, and is then trained on all of them. null: validation "
+        "chooses, or what `penalty` says. `auto`: 5 if there are at most 1,000 such rows and they are in memory, "
+        "unless the head needs its validation rows (`exits`), `refit` is false or `penalty` is `validation`.",
     )
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(1e-2, ge=0, description="Weight decay.")
     schedule: Literal["one_cycle", "constant", "plateau"] = Field(
         "one_cycle",
-        description="Learning rate over the steps; plateau halves it after 3 epochs without a lower validation loss.",
+        description="Schedule of the learning rate; `plateau` halves it after 3 epochs without a lower validation "
+        "loss.",
     )
     label_smoothing: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = Field(
         "auto",
-        description="Share of the target spread over all labels. `auto`: 0.1 of a trained head, 0 of a solved one, "
-        "which the penalty keeps from being too sure.",
+        description="Share of the target that is spread over all labels. `auto`: 0.1 for a trained head, 0 for a "
+        "solved one, which the penalty keeps from overconfidence.",
     )
-    gradient_clip: float = Field(1.0, ge=0, description="Largest norm of a step's gradient; 0 turns clipping off.")
+    gradient_clip: float = Field(1.0, ge=0, description="Norm at which gradients are clipped; 0 turns clipping off.")
     compute_type: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="Type of the matrix products in training; `auto` is bfloat16 where the hardware multiplies it. "
+        description="Type of the matrix products in training; `auto` is bfloat16 if the hardware supports it. "
         "Weights, sums, norms and validation stay in float32.",
     )
     imbalance: Literal["none", "weights", "sampling"] = Field(
-        "none", description="Rare labels count more in the loss, or are drawn as often as the others, or neither."
+        "none",
+        description="For rare labels: `weights` gives them more weight in the loss, `sampling` draws them as often as "
+        "the others.",
     )
     similarity_loss: SimilarityLoss = Field(
         "cosent",
-        description="Of the objective `similarity`: order of the cosines, their squared error, or alike and not alike.",
+        description="Loss of the objective `similarity`: by the order of the cosines, by their squared error, or by "
+        "similar against dissimilar pairs.",
     )
 
     @model_validator(mode="before")
@@ -128,7 +132,7 @@ class Recipe(TreatmentOptions):
         return self
 
     def for_batches(self, batches: int) -> Recipe:
-        """The same, with the epochs that `least_steps` asks for."""
+        """The recipe with as many epochs as `least_steps` demands."""
         return self.model_copy(update={"epochs": max(self.epochs, -(-self.least_steps // batches))})
 
     @property
@@ -137,7 +141,7 @@ class Recipe(TreatmentOptions):
         return SMOOTHING if isinstance(self.label_smoothing, str) else self.label_smoothing
 
     def treatment(self) -> TreatmentOptions:
-        """What is done to the rows first."""
+        """The treatment applied to the rows first."""
         return TreatmentOptions.model_validate({name: getattr(self, name) for name in TreatmentOptions.model_fields})
 
 
@@ -152,20 +156,20 @@ class AutoOptions(Section):
         5.0,
         gt=0,
         allow_inf_nan=False,
-        description="Time for all that is tried, by the clock; the first candidate is trained to its end in any case.",
+        description="Minutes for the whole search, by the clock. The first candidate is always trained to the end.",
     )
 
 
 if TYPE_CHECKING:
     HeadSections = Section
 else:
-    _RECIPE = (Recipe, Field(Recipe(), description="What this head trains otherwise than `train.recipe`."))
+    _RECIPE = (Recipe, Field(Recipe(), description="Keys in which this head's recipe differs from `train.recipe`."))
     _TOKENS = (
         TokenOptions | None,
         Field(
             None,
-            description="Reads the states of tokens by these options, from a cache that keeps them (`{}` for the "
-            "defaults); null: pooled rows.",
+            description="How the head reads token states, from a cache that keeps them (`{}` for the defaults); null: "
+            "it reads pooled rows.",
         ),
     )
     _OF_HEAD = {
@@ -177,12 +181,12 @@ else:
     HeadSections = create_model(
         "HeadSections",
         __base__=Section,
-        __doc__="What one head has of its own: a section for each, with its options and its `recipe`.",
+        __doc__="Settings of single heads: one section per head, with its options and its `recipe`.",
         **{name: (section, Field(section(), description=HEADS[name].summary)) for name, section in _OF_HEAD.items()},
         **{
             AUTO: (
                 AutoOptions,
-                Field(AutoOptions(), description="the head that does best on validation, of many tried"),
+                Field(AutoOptions(), description="the head that scores best on validation among many tried"),
             )
         },
     )
@@ -214,54 +218,58 @@ class TrainParams(Section):
     heads: list[Annotated[str, AfterValidator(_known_head)]] = Field(
         list(HEADS),
         min_length=1,
-        description="Heads of the comparison, by name, each once; `auto` is the one that `ilse train auto` chooses.",
+        description="Heads to compare, by name, each once; `auto` is the head that `ilse train auto` chooses.",
     )
     seeds: int = Field(3, ge=1, description="Independent runs of each head, with seeds 0, 1, …")
     learning_rates: list[Annotated[float, Field(gt=0)]] | None = Field(
         None,
         min_length=1,
-        description="Rates that each head is tried at with seed 0, in place of its recipe's; the best one on "
-        "validation is that of all its seeds. null: no search.",
+        description="Learning rates to try for each head with seed 0, instead of its recipe's rate; the best one on "
+        "validation is used for all its seeds. null: no search.",
     )
     objective: Literal["auto", Kind] = Field(
         "auto",
-        description="What heads are trained for; `auto` goes by the examples: `multi_class` for a label, `multi_label` "
-        "for lists of them, `regression` for a score, `similarity` for a score of two texts.",
+        description="Objective of the heads. `auto` follows the examples: `multi_class` for a label, `multi_label` for "
+        "lists of labels, `regression` for a score, `similarity` for a score of two texts.",
     )
     embedding: int | None = Field(
-        256, ge=1, description="Width of the vectors that two texts are compared by; null: the encoder's own."
+        256, ge=1, description="Width of the vectors by which two texts are compared; null: the encoder's own width."
     )
     shots: int | None = Field(
-        None, ge=1, description="Train on so many examples of each label, drawn by the seed, the same for every head."
+        None, ge=1, description="Train on this many examples per label, drawn by the seed, the same for every head."
     )
     share: float | None = Field(
         None, gt=0, le=1, description="Or train on this share of all examples, drawn by the seed; 0 to 1."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Device that heads are trained on; `auto` uses a CUDA device if there is one."
+    )
     pooling: Annotated[
         Pooling | Annotated[tuple[Pooling, ...], Field(min_length=1)], BeforeValidator(_known_poolings)
     ] = Field(
         "mean",
-        description="Which pooled rows of the cache are read; of several, as `[mean, max]`, a layer's stand side by "
-        "side, and a head sees them as one wider layer.",
+        description="Pooling whose rows are read. Several, as in `[mean, max]`, are joined side by side, and a head "
+        "sees them as one wider layer.",
     )
     memory_budget: float | None = Field(
-        None, gt=0, description="GB for rows; more of them are read as they are used. Unset: half of the free memory."
+        None,
+        gt=0,
+        description="GB of memory for rows; if they do not fit, they are streamed. Unset: half the free memory.",
     )
     caches: list[Annotated[str, Field(min_length=1)]] | None = Field(
         None,
         min_length=1,
-        description="Caches whose rows are read, folders or URLs; of several over the same texts, the layers of one "
-        "model behind those of the other, in this order. null: `data/cache.zarr`. The option `--cache` goes before.",
+        description="Caches to read, folders or URLs. With several over the same texts, the layers of one model follow "
+        "those of another, in this order. null: `data/cache.zarr`. The option `--cache` overrides it.",
     )
     joined_width: int | None = Field(
         None,
         ge=1,
-        description="Of several caches: the width that the rows of each are mapped to in front of heads that learn "
-        "how layers are fused; null: that of the narrowest.",
+        description="With several caches, the width that the rows of each are mapped to, for heads that learn how "
+        "layers are fused; null: the width of the narrowest.",
     )
     recipe: Recipe = Field(Recipe(), description="How every head is trained.")
-    options: HeadSections = Field(HeadSections(), description="By head: its own options, also of heads not trained.")
+    options: HeadSections = Field(HeadSections(), description="Options of single heads, whether trained or not.")
 
     @model_validator(mode="after")
     def _as_a_whole(self) -> TrainParams:
@@ -278,7 +286,9 @@ class TrainParams(Section):
         return minutes
 
     def with_minutes(self, minutes: int | float, heads: Sequence[str]) -> TrainParams:
-        """The same with this time for `auto`. Raises `UserError` where it is none of `heads`, and for no time."""
+        """The parameters with this time for `auto`. Raises `UserError` if `auto` is not among `heads`, or the time is
+        not positive.
+        """
         if AUTO not in heads:
             raise UserError(
                 "option --minutes",

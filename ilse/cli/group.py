@@ -14,29 +14,27 @@ from ilse.core.command_errors import Commands
 from ilse.core.files.destinations import Destination, Kind, Source
 from ilse.core.machine.spinning import spin_briefly
 from ilse.core.shadows import require_ours
-from ilse.core.terminal import show_traceback
+from ilse.core.terminal import say, show_traceback
 
 
 def plain_path(default: str) -> dict[str, Any]:
-    """Settings of an option that names a path, whatever is there."""
+    """Settings of a path option that need not exist."""
     return {"type": click.Path(path_type=Path), "default": default, "show_default": True}
 
 
 def existing(default: str, made: type = Path) -> dict[str, Any]:
-    """Settings of an option that names what a command reads."""
+    """Settings of a path option that a command reads."""
     return {"type": Source(made), "default": default, "show_default": True}
 
 
 def destination(kind: Kind, default: str) -> dict[str, Any]:
-    """Settings of an option that names what a command writes."""
+    """Settings of a path option that a command writes."""
     return {"type": Destination(kind), "default": default, "show_default": True}
 
 
-params_option = click.option("--params", help="The parameter file.", **existing("params.yaml"))
-texts_option = click.option("--texts", help="The table of distinct texts.", **existing("data/texts.parquet"))
-cache_option = click.option(
-    "--cache", help="The activation cache, a folder or a URL.", **existing("data/cache.zarr", str)
-)
+params_option = click.option("--params", help="Parameter file.", **existing("params.yaml"))
+texts_option = click.option("--texts", help="Table of distinct texts.", **existing("data/texts.parquet"))
+cache_option = click.option("--cache", help="Cache to read: a folder or a URL.", **existing("data/cache.zarr", str))
 caches_option = click.option(
     "--cache",
     "caches",
@@ -44,38 +42,43 @@ caches_option = click.option(
     type=Source(str),
     default=["data/cache.zarr"],
     show_default="train.caches, or data/cache.zarr",
-    help="The activation cache, a folder or a URL; once for each of several models over the same texts.",
+    help="Cache to read: a folder or a URL. Repeat the option for several models over the same texts.",
 )
-examples_option = click.option("--examples", help="The table of examples.", **existing("data/examples.parquet"))
+examples_option = click.option("--examples", help="Table of examples.", **existing("data/examples.parquet"))
 scratch_option = click.option(
-    "--scratch", help="Where unfinished work is kept, on the same disk.", **destination("folder", "data/scratch")
+    "--scratch", help="Folder for unfinished work, on the same disk.", **destination("folder", "data/scratch")
 )
-models_option = click.option("--models", help="The folder of trained heads.", **plain_path("models"))
-results_option = click.option("--results", help="The folder of tables and figures.", **plain_path("results"))
-# The same for the commands that write into them.
-models_made_option = click.option("--models", help="The folder of trained heads.", **destination("folder", "models"))
+models_option = click.option("--models", help="Folder of trained heads.", **plain_path("models"))
+results_option = click.option("--results", help="Folder of tables and figures.", **plain_path("results"))
+# For commands that write into these folders.
+models_made_option = click.option("--models", help="Folder for trained heads.", **destination("folder", "models"))
 results_made_option = click.option(
-    "--results", help="The folder of tables and figures.", **destination("folder", "results")
+    "--results", help="Folder for tables and figures.", **destination("folder", "results")
 )
+
+
+def say_next(step: str) -> None:
+    """Ends a command by naming the next one, on standard error: standard output holds its answer alone."""
+    say(f"next: {step}")
 
 
 def chosen_caches(named: tuple[str, ...], configured: list[str] | None) -> list[str]:
-    """The caches that `--cache` names, or those of `train.caches`, or the default one."""
+    """The caches given with `--cache`, else `train.caches`, else the default cache."""
     given = click.get_current_context().get_parameter_source("caches") is not ParameterSource.DEFAULT
     return list(named) if given or not configured else configured
 
 
 class Sections(Commands):
-    """Lists commands under a heading for each module that adds some."""
+    """A command group whose help lists the commands under one heading per module."""
 
     headings: ClassVar = {
         "cache_commands": "The cache",
         "training_commands": "Heads",
-        "prediction_commands": "New texts and other programs",
+        "prediction_commands": "Using a head",
     }
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes a section per module, in the order in which the modules were imported."""
+        """Writes one section per module, in the order of import."""
         width = formatter.width - 6 - max(map(len, self.commands))
         for module, heading in self.headings.items():
             of_module = {

@@ -24,6 +24,7 @@ from ilse.cli.group import (
     plain_path,
     results_made_option,
     results_option,
+    say_next,
     texts_option,
 )
 from ilse.core.errors import UserError
@@ -31,7 +32,7 @@ from ilse.core.files import ownership as ours
 from ilse.core.files.atomic import require_ours
 from ilse.core.files.destinations import Destination, Source, require_writable
 from ilse.core.machine.memory import OF_BATCHES, keep_freed_memory
-from ilse.core.terminal import tell
+from ilse.core.terminal import say, tell
 
 
 @main.command()
@@ -41,7 +42,9 @@ from ilse.core.terminal import tell
 @examples_option
 @models_made_option
 @results_made_option
-@click.option("--minutes", type=float, help="Of the head 'auto': time to try others; else train.options.auto.minutes.")
+@click.option(
+    "--minutes", type=float, help="Search time of the head 'auto', in minutes; train.options.auto.minutes by default."
+)
 def train(
     heads: tuple[str, ...],
     params: Path,
@@ -51,9 +54,10 @@ def train(
     results: Path,
     minutes: float | None,
 ) -> None:
-    """Train HEADS (all of train.heads) with several seeds, from the cache alone.
+    """Train heads from the cache alone, with several seeds.
 
-    The head 'auto' tries many, with one seed, within some minutes, and is the best of them on validation.
+    HEADS are names of heads; train.heads by default. The head 'auto' tries many heads with one seed for some minutes
+    and keeps the one that scores best on validation.
     """
     from ilse.core.params import load_section
     from trainer.config import AUTO, TrainParams
@@ -76,6 +80,7 @@ def train(
             train_auto(section, places, examples, models, results)
         else:
             run(section, head, places, examples, models, results)
+    say_next("ilse evaluate, or first 'ilse control' for baselines to compare with")
 
 
 @main.command()
@@ -95,7 +100,10 @@ def control(
     models: Path,
     results: Path,
 ) -> None:
-    """Fit controls NAMES (all of section 'controls'): what a head's figure is to be compared with."""
+    """Fit controls: baselines to compare heads with.
+
+    NAMES are names of controls; all of section 'controls' by default.
+    """
     from ilse.core.params import load_section
     from trainer.config import TrainParams
     from trainer.controls.config import ControlParams
@@ -109,6 +117,7 @@ def control(
         require_ours(models / name, ours.HEADS, "--models")
     for name in chosen:
         run(section, training, name, places, examples, texts, models, results)
+    say_next("ilse evaluate")
 
 
 @main.command()
@@ -117,11 +126,14 @@ def control(
 @caches_option
 @examples_option
 @results_made_option
-@click.option("--apply", is_flag=True, help="Write what was found into the parameter file.")
+@click.option("--apply", is_flag=True, help="Write the best values into the parameter file.")
 def tune(
     heads: tuple[str, ...], params: Path, caches: tuple[str, ...], examples: Path, results: Path, apply: bool
 ) -> None:
-    """Search options and recipe of HEADS (all of train.heads), with the same number of trials for each."""
+    """Search the options and the training recipe of heads.
+
+    HEADS are names of heads; train.heads by default. Each head gets the same number of trials.
+    """
     from ilse.core.params import load_section
     from ilse.core.yaml_edit import set_values
     from trainer.config import AUTO, TrainParams
@@ -139,6 +151,7 @@ def tune(
         tell(tuned.line())
         if apply:
             set_values(params, f"train.options.{head}", section_of(head, tuned.values))
+    say_next("ilse train" if apply else "'ilse tune --apply' writes these values into the parameter file")
 
 
 @main.command()
@@ -149,7 +162,10 @@ def tune(
 @models_made_option
 @results_made_option
 def lora(params: Path, cache: str, texts: Path, examples: Path, models: Path, results: Path) -> None:
-    """Fine-tune the model itself on the same examples, to compare heads with."""
+    """Fine-tune the model itself with LoRA, for comparison.
+
+    It trains on the same examples as the heads.
+    """
     from ilse.core.params import load_section
     from ilse.finetune.config import LoraParams
     from pipeline.config import ExtractParams
@@ -163,6 +179,7 @@ def lora(params: Path, cache: str, texts: Path, examples: Path, models: Path, re
 
     keep_freed_memory()
     run(tuning, extract, train, cache, texts, examples, models, results)
+    say_next("ilse evaluate")
 
 
 @main.command()
@@ -172,7 +189,10 @@ def lora(params: Path, cache: str, texts: Path, examples: Path, models: Path, re
 @models_option
 @results_made_option
 def analyse(params: Path, caches: tuple[str, ...], examples: Path, models: Path, results: Path) -> None:
-    """Say what the layers did in the trained heads, on the validation split."""
+    """Show what each layer contributes to the trained heads.
+
+    It reads the validation split alone.
+    """
     from ilse.core.params import load_section
     from trainer.config import TrainParams
 
@@ -181,6 +201,8 @@ def analyse(params: Path, caches: tuple[str, ...], examples: Path, models: Path,
 
     keep_freed_memory(OF_BATCHES)
     run(section, chosen_caches(caches, section.caches), examples, models, results)
+    say(f"wrote {results / 'analysis'}")
+    say_next("ilse report, after 'ilse evaluate'")
 
 
 @main.command()
@@ -190,7 +212,10 @@ def analyse(params: Path, caches: tuple[str, ...], examples: Path, models: Path,
 @models_option
 @results_made_option
 def evaluate(params: Path, caches: tuple[str, ...], examples: Path, models: Path, results: Path) -> None:
-    """Score heads and controls on the test split and write the leaderboard."""
+    """Score heads and controls on the test split.
+
+    It writes the leaderboard and prints it.
+    """
     from ilse.core.params import load_section
     from ilse.finetune.config import LoraParams
     from trainer.config import TrainParams
@@ -211,15 +236,18 @@ def evaluate(params: Path, caches: tuple[str, ...], examples: Path, models: Path
         drawn,
     )
     tell((results / "leaderboard.txt").read_text(encoding="utf-8"), end="")
+    say_next("ilse report, or first 'ilse analyse' for what each layer contributes")
 
 
 @main.command()
 @cache_option
-@click.option("--examples", type=Source(), help="A table of examples: separation and probes of its labels too.")
+@click.option(
+    "--examples", type=Source(), help="Table of examples: also measures how well each layer separates its labels."
+)
 @click.option(
     "--out",
     type=Destination("file"),
-    help="The table, .csv, .jsonl or .parquet.",
+    help="Table to write: .csv, .jsonl or .parquet.",
     show_default="results/layer_metrics.csv; with --compare results/drift.csv",
 )
 @click.option(
@@ -227,7 +255,7 @@ def evaluate(params: Path, caches: tuple[str, ...], examples: Path, models: Path
     type=click.Choice(["ours", "published"]),
     default="ours",
     show_default=True,
-    help="Entropies and curvature; or as the code of arXiv 2502.02013 has them.",
+    help="How entropies and curvature are computed: our way, or as in the code of arXiv 2502.02013.",
 )
 @click.option("--alpha", type=float, default=1.0, show_default=True, help="Order of the entropies.")
 @click.option(
@@ -235,34 +263,41 @@ def evaluate(params: Path, caches: tuple[str, ...], examples: Path, models: Path
     type=click.Choice(["raw", "log_n", "log_d", "log_n_log_d", "max"]),
     default="raw",
     show_default=True,
-    help="Entropies in nats, or over a logarithm of texts or tokens (n), width (d), both, or the smaller (max).",
+    help="Unit of entropies: nats (raw), or divided by the logarithm of the texts or tokens (n), of the width (d), of "
+    "both, or of the smaller one (max).",
 )
-@click.option("--pooling", default="mean", show_default=True, help="Which rows are read.")
+@click.option("--pooling", default="mean", show_default=True, help="Pooling whose rows are measured.")
 @click.option(
-    "--texts", type=click.IntRange(1), default=1000, show_default=True, help="Of the sample, for what is no sum."
+    "--texts",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Texts in the sample, for metrics that are not sums over all texts.",
 )
-@click.option("--memory-budget", type=float, help="GB for sums and samples; 0.27 without it.")
+@click.option("--memory-budget", type=float, help="Memory for sums and samples, in GB; 0.27 by default.")
 @click.option(
     "--views",
     multiple=True,
     type=Source(str),
-    help="A cache of the same texts with noise (extract.noise), once for each, at least two: InfoNCE, LiDAR, DiME.",
+    help="Cache of the same texts with noise (extract.noise), for InfoNCE, LiDAR and DiME. Give the option at least "
+    "twice, once for each cache.",
 )
-@click.option("--suggest", is_flag=True, help="Say which layers to keep, as lines for params.yaml; with --examples.")
+@click.option("--suggest", is_flag=True, help="Say which layers to keep, as lines for params.yaml; needs --examples.")
 @click.option(
     "--compare",
     type=(Source(str), Source(str)),
-    help="Compare two caches of the same texts instead, A and B.",
+    metavar="A B",
+    help="Compare two caches of the same texts, A and B, instead of measuring one.",
 )
-@click.option("--neighbours", type=click.IntRange(1), help="With --compare: neighbours of each text; 10 by default.")
+@click.option("--neighbours", type=click.IntRange(1), help="With --compare: neighbours per text; 10 by default.")
 @click.option(
-    "--head", type=Source(), help="With --compare: the folder of a head, to see how many of its answers change."
+    "--head", type=Source(), help="With --compare: folder of a head, to count how many of its answers change."
 )
 @click.option(
     "--tolerance",
     type=float,
-    help="With --compare, --head and --examples: exit with 1 unless the head's score is shown to change by less than "
-    "this many points, at an error rate of 5 %.",
+    help="With --compare, --head and --examples: exit with code 1 unless a test at the 5 % level shows that the head's "
+    "score changes by less than this many points.",
 )
 def layers(
     cache: str,
@@ -281,14 +316,15 @@ def layers(
     head: Path | None,
     tolerance: float | None,
 ) -> None:
-    """Say how good each layer's representation is, from the cache alone; or how far two caches are apart.
+    """Measure each layer's representation, or compare two caches.
 
-    Entropy, effective ranks, anisotropy, mean cosine, norm, massive values, intrinsic dimension and CKA; with
-    --examples how far labels lie apart and what a linear probe makes of each layer; of a cache with token states
-    prompt entropy, curvature and token anisotropy; with --views InfoNCE, LiDAR and DiME.
+    Always: entropy, effective rank, anisotropy, mean cosine, norm, massive values, intrinsic dimension and CKA. With
+    --examples: separation of the labels and a linear probe per layer. With token states in the cache: prompt entropy,
+    curvature and token anisotropy. With --views: InfoNCE, LiDAR and DiME.
 
-    With --compare A B, two caches of the same texts: CKA, shared neighbours and row errors by layer, and what a head
-    makes of them. Exit code 1 where --tolerance is given and the change is not shown to be within it.
+    With --compare A B, two caches of the same texts are compared: CKA, shared neighbours and row errors per layer,
+    and the change in a head's answers. With --tolerance, the exit code is 1 if the head's score is not shown to stay
+    within it.
     """
     from trainer.layer_metrics.measuring import Options, budget_of
 
@@ -303,20 +339,26 @@ def layers(
         tell(f"{found}\nall {len(found.table):,} figures: {out}")
         if found.passed is False:
             click.get_current_context().exit(1)
+        if head is None:
+            say_next(f"add --head models/HEAD/seed-0 --examples {examples or 'data/examples.parquet'}")
         return
     from trainer.stages.layers import layers as run
 
     options = Options(variant, alpha, normalise, pooling, texts, budget)
     tell("\n".join(run(cache, examples, _made_or(out, "results/layer_metrics.csv"), options, suggest, views)))
+    if examples is None:
+        say_next("add --examples data/examples.parquet to probe the layers for its labels")
+    else:
+        say_next("ilse train" if suggest else "add --suggest to see which layers to keep")
 
 
 @main.command()
 @results_option
-@click.option("--data", help="The folder of prepare.json and extract.json.", **plain_path("data"))
-@click.option("--out", help="The report.", **destination("file", "results/report.html"))
-@click.option("--texts", type=Source(), help="The table of texts: the report then shows examples.")
-@click.option("--markdown", type=Destination("file"), help="A short report too, for a pull request.")
-@click.option("--figures", type=Destination(ours.PICTURES), help="A folder of every chart too, as PNG and SVG.")
+@click.option("--data", help="Folder that holds prepare.json and extract.json.", **plain_path("data"))
+@click.option("--out", help="Report file.", **destination("file", "results/report.html"))
+@click.option("--texts", type=Source(), help="Table of texts, to show examples in words.")
+@click.option("--markdown", type=Destination("file"), help="Also write a short Markdown report, for a pull request.")
+@click.option("--figures", type=Destination(ours.PICTURES), help="Also write every chart to this folder: PNG and SVG.")
 def report(
     results: Path, data: Path, out: Path, texts: Path | None, markdown: Path | None, figures: Path | None
 ) -> None:
@@ -330,27 +372,32 @@ def report(
         tell(as_markdown(results, markdown))
     if figures is not None:
         tell(as_pictures(results, facts, figures))
+    say_next(f"open {out} in a browser; 'ilse predict models/HEAD/seed-0' answers new texts")
 
 
 @main.command()
 @click.argument("runs", nargs=-1, required=True)
-@click.option("--out", help="The page.", **destination("file", "compare.html"))
+@click.option("--out", help="HTML page to write.", **destination("file", "compare.html"))
 def compare(runs: tuple[str, ...], out: Path) -> None:
-    """Compare evaluations: RUNS are their results folders, each as FOLDER or NAME=FOLDER."""
+    """Compare several evaluations on one HTML page.
+
+    RUNS are the results folders of the evaluations, each as FOLDER or NAME=FOLDER.
+    """
     from trainer.report import compare as run
 
     tell(run(runs, out))
+    say_next(f"open {out} in a browser")
 
 
 def _made_or(out: Path | None, default: str) -> Path:
-    """The file that is named, or the default one."""
+    """The file given with --out, else the default one, which must be writable."""
     if out is None:
         require_writable(Path(default), "file", "--out")
     return out or Path(default)
 
 
 def _require_belonging(comparing: bool) -> None:
-    """Refuses options of `ilse layers` that the other way to call it has."""
+    """Refuses options of `ilse layers` that belong to the other mode, with or without --compare."""
     own = ("neighbours", "head", "tolerance")
     for name in ("cache", "variant", "alpha", "normalise", "suggest", "views") if comparing else own:
         if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:

@@ -1,4 +1,4 @@
-"""How a command ends that cannot go on: what the user can mend is a message and exit code 2, never a traceback."""
+"""How commands end when they fail: what the user can fix is a message and exit code 2, never a traceback."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Commands(click.Group):
     command_class = Stage
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the stages, not of the alphabet."""
+        """Names of the commands in the order of the stages, not of the alphabet."""
         return list(self.commands)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -68,7 +68,7 @@ class Commands(click.Group):
                 return returned
             except BaseException as error:
                 if stop.number is not None or isinstance(error, KeyboardInterrupt):
-                    _leave(f"\n{_ended_by(stop)}; what is finished is kept, and the same command goes on from there",
+                    _leave(f"\n{_ended_by(stop)}; finished work is kept, and the same command resumes from there",
                            stop.code)  # fmt: skip
                 if isinstance(error, click.ClickException):  # it repeats the argument that is wrong
                     error.message = in_line(masked(error.message))  # type: ignore[misc]
@@ -129,7 +129,7 @@ def _no_room(error: OSError) -> UserError:
         f"writing {error.filename or 'the output'}",
         expected=expected,
         found=error.strerror or "no space",
-        next_step=f"{cure} and run the same command again; what is finished is kept",
+        next_step=f"{cure} and run the same command again; finished work is kept",
     )
 
 

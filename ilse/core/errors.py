@@ -38,7 +38,7 @@ class UserError(Exception):
         self.next_step = next_step
 
     def __str__(self) -> str:
-        # What was found may be a list of lines, which stand under one another; a text can't pose as a line of ours.
+        # What was found may be a list of lines, which stand under each other; a text can't pose as a line of ours.
         found = _NEW_LINE.sub(r"\\n", visible(self.found))
         where, expected, next_step = map(in_line, (self.where, self.expected, self.next_step))
         return f"{where}\n  expected: {expected}\n  found:    {found}\n  next:     {next_step}"

@@ -1,4 +1,4 @@
-"""What is said of a call over the network that failed, whichever library made it: which host, and what to do."""
+"""Messages for failed network calls, whichever library made them: which host, and what to do."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def in_short(error: BaseException) -> str:
 
 
 def lost_connection(where: str, expected: str, error: Exception) -> UserError | None:
-    """Where a lost connection to the Hub is behind the error: the error that names the host.
+    """The error that names the Hub's host, if a lost connection caused `error`; else None.
 
     To be raised without a cause, as that may carry secrets.
     """

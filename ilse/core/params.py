@@ -89,11 +89,11 @@ def _require_plain_names(document: Any, path: Path) -> None:
 
 
 def load_document(path: Path) -> Any:
-    """All that the parameter file holds. Raises `UserError` for a missing file and broken YAML."""
+    """Reads the whole parameter file. Raises `UserError` for a missing file and broken YAML."""
     if not path.is_file():
         raise UserError(
             f"parameters {path}",
-            expected="a YAML file with one section a stage",
+            expected="a YAML file with one section per stage",
             found="no such file",
             next_step="run from the project's root, or name the file with --params",
         )
@@ -106,7 +106,7 @@ def load_document(path: Path) -> Any:
             f"parameters {path}",
             expected="valid YAML in UTF-8, with each key once",
             found=_without_the_line(error),
-            next_step="mend the file at the place named",
+            next_step="fix the file at this place",
         ) from None  # the cause repeats the line
 
 

@@ -50,7 +50,7 @@ def masked(text: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """What a library, a server or another program said, `masked`, and without what looks like a secret in it."""
+    """A message of a library, a server or another program, `masked` and without what looks like a secret."""
     return _SECRETS.sub(lambda match: f"{match[1] or ''}…", masked(text))
 
 

@@ -1,7 +1,7 @@
 """The tables beside a cache, as `ilse prepare` writes and the trainer reads them: file names and columns.
 
 `texts.parquet` holds every distinct text once, in first-seen order; a cache finds its rows by their ids.
-`examples.parquet` is one task over those texts: a row an example, which is about one text or about a pair of them.
+`examples.parquet` is one task over those texts: one row per example, which is about one text or about a pair of them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LABEL_INDEX = "label_index"
 
 LABELS = "labels"
 """examples.parquet: the names of all labels of the example, List(String) in the label map's order, empty where it has
-none (several labels an example); stands with `LABEL_INDICES` instead of the two label columns."""
+none (several labels per example); stands with `LABEL_INDICES` instead of the two label columns."""
 
 LABEL_INDICES = "label_indices"
 """examples.parquet: the positions of `LABELS` in the label map, List(Int64), ascending."""

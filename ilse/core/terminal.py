@@ -37,7 +37,7 @@ def visible(text: str) -> str:
 
 
 def in_line(text: str) -> str:
-    r"""The same on one line: a line feed is `\n`."""
+    r"""The visible text on one line: a line feed becomes `\n`."""
     return visible(text).replace("\n", "\\n")
 
 
@@ -71,7 +71,7 @@ def is_speaking() -> bool:
 
 @runtime_checkable
 class Sink(Protocol):
-    """What takes text."""
+    """A destination for text."""
 
     def write(self, text: str, /) -> object:
         """Takes some more."""

@@ -69,7 +69,7 @@ def _last_line(node: Any) -> tuple[Any, Any] | None:
 
 
 def _comments(container: Any, key: Any) -> tuple[list[Any], int]:
-    """Where ruamel keeps what follows a line: its own comment, and all up to the next one."""
+    """The comments that ruamel keeps after a line: its own, and everything up to the next line."""
     mapping = isinstance(container, CommentedMap)
     kept = container.ca.items.setdefault(key, [None, None, None, None] if mapping else [None, None])
     return kept, 2 if mapping else 0

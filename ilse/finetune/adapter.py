@@ -75,7 +75,9 @@ class Classifier(nn.Module):
 
 
 def _attention(device: str, width: int) -> AbstractContextManager[None]:
-    """On a CPU and short texts, attention as plain products: its fused backward pass is slow there."""
+    """On a CPU with short texts, computes attention as plain products, whose backward pass is faster than the fused
+    one.
+    """
     plain = device == "cpu" and width <= SHORT
     return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
 

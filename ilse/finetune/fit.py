@@ -55,7 +55,7 @@ class Work:
     """Forward alone."""
 
     def flops(self, per_token: int) -> int:
-        """Of the matrix products, where a forward pass takes `per_token`.
+        """Operations of the matrix products, if a forward pass takes `per_token`.
 
         Frozen weights need no gradient of their own: the backward pass costs one more forward pass, and not two.
         """
@@ -70,7 +70,7 @@ class Fit:
     curve: list[Epoch]
     seconds: float
     cpu_seconds: float
-    """Of all threads: on a machine that does other work too, the nearer to what it costs."""
+    """CPU time of all threads; on a shared machine closer to the cost than the time on the clock."""
     work: Work
 
 
@@ -177,7 +177,7 @@ class _Loop:
 
 
 def rate(warmup: float, steps: int) -> Callable[[int], float]:
-    """From the number of a step, from 0, to its share of the peak rate: a straight line up, and one down to 0."""
+    """A schedule from step number, from 0, to the share of the peak rate: linear warm-up, then linear decay."""
     rising = round(warmup * steps)
     return lambda step: (step + 1) / rising if step < rising else (steps - step) / (steps - rising)
 

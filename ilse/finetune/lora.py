@@ -1,6 +1,6 @@
 """The lora stage: the model itself fine-tuned on the training examples, and its answers to the test examples.
 
-It reads no test label: `ilse evaluate` scores the answers beside those of heads.
+It reads no test label: `ilse evaluate` scores the answers together with those of heads.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _objective(task: Task, train: TrainParams) -> MultiClass:
         raise UserError(
             "fine-tuning with 'ilse lora'",
             expected="examples of one text with one label, without an order",
-            found=f"the objective {kind}" + (", two texts an example" if task.pairs else ""),
+            found=f"the objective {kind}" + (", two texts per example" if task.pairs else ""),
             next_step="set lora.run to [] and compare heads alone",
         )
     return MultiClass(task.labels)
@@ -185,7 +185,7 @@ def _require_padding(frozen: FrozenModel) -> None:
         raise UserError(
             f"fine-tuning a model of architecture '{frozen.facts.architecture}'",
             expected="one whose texts are the same in a padded batch as alone",
-            found="one whose texts change with the padding beside them",
+            found="one whose texts change with the padding",
             next_step="set lora.run to [] and compare heads alone",
         )
 

@@ -1,4 +1,4 @@
-"""Which layers of a model low-rank additions go to, by name."""
+"""The layers of a model that get low-rank additions, by name."""
 
 from __future__ import annotations
 

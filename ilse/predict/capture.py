@@ -1,4 +1,4 @@
-"""New texts to the rows that a head was trained on: the capture of its cache, run again."""
+"""Turns new texts into the rows that a head was trained on, by running its cache's capture again."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ class Exits(Protocol):
     def stay(
         self, place: int, texts: Int[Tensor, " there"], rows: Float32[Tensor, "there 1 dim"]
     ) -> Bool[Tensor, " there"]:
-        """Which of these texts go on, after the layer of this place."""
+        """Mask of the texts that continue after the layer at this place."""
 
     def outputs(self) -> Float[Tensor, "texts out"]:
-        """Of all of them, when none is left."""
+        """Outputs of all texts, once none is left."""
 
 
 class Capture:
@@ -147,7 +147,7 @@ class Capture:
     def rows_of_tokens(
         self, texts: Sequence[str], names: Sequence[str], width: int, make: Callable[[Tokens], Tensor]
     ) -> Float32[Tensor, "texts layers width"]:
-        """What `make` gives for the tokens of each text, as the cache holds them: some texts at a time.
+        """Applies `make` to the token states of the texts in the cache's form, some texts at a time.
 
         So the states of a few texts are in memory, however many and however long the texts are.
         """
@@ -178,7 +178,7 @@ class Capture:
     def _made(
         self, texts: Sequence[str], names: Sequence[str], width: int, make: Callable[[BatchRows, list[str]], Tensor]
     ) -> Float32[Tensor, "texts layers width"]:
-        """What `make` gives for the texts of each batch and their names, in the texts' order."""
+        """Applies `make` to the texts of each batch and their names; results in the texts' order."""
         distinct, chosen, named = _once(texts, names)
         rows = torch.empty(len(distinct), len(self._names), width)
         if distinct:
@@ -191,7 +191,7 @@ class Capture:
     def leaving(
         self, texts: Sequence[str], names: Sequence[str], exits: Callable[[int], Exits]
     ) -> Float[Tensor, "texts out"] | None:
-        """What `exits` of so many texts say, each asked layer by layer until it is sure; None where no text can leave.
+        """Outputs of `exits` for this many texts, asked layer by layer until one is sure; None if no text can leave.
 
         It is given rows of one layer as `rows` would give them. A text that is read in windows has its rows when the
         last one has been read, so that none leaves where there is one.
@@ -287,7 +287,7 @@ def _require_same_model(facts: Read, frozen: FrozenModel, model: ModelParams) ->
 
 
 def _once(texts: Sequence[str], names: Sequence[str]) -> tuple[list[str], list[int], list[str]]:
-    """Each normalised text once, the place there of every text, and a name of each that stands there."""
+    """Distinct normalised texts, the index of every text among them, and one name for each."""
     for text, name in zip(texts, names, strict=True):
         if len(text) > LONGEST:
             raise too_long(name, len(text.encode(errors="replace")))

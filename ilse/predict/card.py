@@ -109,7 +109,7 @@ def _capture(capture: CaptureSpec, of_tokens: bool) -> str:
 
 
 def _read(trained: TrainedHead) -> str:
-    """What it reads of the model's layers."""
+    """What the head reads of the model's layers, in words."""
     facts, tokens = trained.facts, trained.facts.capture.tokens
     if not facts.reads_tokens or tokens is None:
         return "Rows: pooling " + " and ".join(f"`{pooling}`" for pooling in facts.poolings)
@@ -134,5 +134,5 @@ def _test_figures(trained: TrainedHead, name: str, results: Path) -> dict[str, f
 
 
 def _plain(text: str) -> str:
-    """Of others' making, to stand in a line of Markdown: no line break, no mark that ends a code span."""
+    """Makes foreign text safe inside a line of Markdown: no line break, no mark that ends a code span."""
     return " ".join(text.split()).replace("`", "'").replace("<", "‹")

@@ -49,7 +49,7 @@ def predict(
 ) -> None:
     """Predicts every row of `source`, a file, a folder or `-`, into `out` or, as CSV, to standard output.
 
-    A run that was killed leaves its finished parts beside `out`, and the next one with the same head and options goes
+    A run that was killed leaves its finished parts next to `out`, and the next one with the same head and options goes
     on with those whose rows are still the same; what came from standard input or goes into a pipe is not kept. Without
     `model` a head over a local model takes that of section `extract`, if it is the one, and a head over several those
     of `extract` and `control_caches` that have their names. `device` and `threads` as there. `why` is where a page of
@@ -136,12 +136,12 @@ def _out_format(out: Path | None, source: str) -> OutFormat:
         raise _refused(f"output {out}", "a file of its own", found, "name another one")
     kind = "csv" if out is None else _OUT.get(out.suffix.lower(), "csv" if is_stream(out) else None)
     if kind is None:
-        raise _refused(f"output {out}", f"a name that ends in {', '.join(_OUT)}", "another ending", "name it so")
+        raise _refused(f"output {out}", f"a name that ends in {', '.join(_OUT)}", "another ending", "rename it")
     return kind
 
 
 def _fields_for(pairs: bool, fields: Fields) -> Fields:
-    """With a second column where the head is on pairs. Raises `UserError` where one was named for another head."""
+    """Adds the second column if the head is on pairs. Raises `UserError` if one was named for another head."""
     if pairs:
         return replace(fields, pair=fields.pair or PAIR_TEXT)
     if fields.pair:

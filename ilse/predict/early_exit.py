@@ -24,7 +24,7 @@ def leaving_of(trained: TrainedHead) -> Callable[[int], Leaving] | None:
 
 
 class Leaving:
-    """What the exits of a head say of some texts; each leaves at the exit at which `Exits.forward` lets it leave.
+    """Outputs of a head's exits for some texts; each text leaves at the exit where `Exits.forward` lets it leave.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Leaving:
     def stay(
         self, place: int, texts: Int[Tensor, " there"], rows: Float32[Tensor, "there 1 dim"]
     ) -> Bool[Tensor, " there"]:
-        """Which of these texts the exit of this place is not sure of, from their rows of its layer."""
+        """Mask of the texts of which the exit at this place is not sure, from their rows of its layer."""
         treated = self._treatments[place](rows)[:, 0]
         self._logits[texts, place] = self.head.at(place, treated)
         sure = sureness(self._logits[texts], self.head.spec.options.sureness)[:, place]

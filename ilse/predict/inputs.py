@@ -1,4 +1,4 @@
-"""The texts to be predicted, read as they are needed: what is in memory is a piece of them, whatever the file's size.
+"""Reads the texts to predict piece by piece, so that memory does not depend on the file's size.
 
 | format        | a row is                                                                            |
 |---------------|-------------------------------------------------------------------------------------|
@@ -40,7 +40,7 @@ Format = Literal["lines", "csv", "tsv", "jsonl", "parquet", "folder"]
 STANDARD = "-"
 """Names standard input."""
 ROW, WHERE, ID = "row", "where", "id"
-"""Columns beside the texts: the row's number, from 0; what an error calls it; its id in the source."""
+"""Columns in addition to the texts: the row's number, from 0; what an error calls it; its id in the source."""
 
 Row = tuple[str, list[str | None]]
 """What an error calls a row, and its values, as `Fields.columns` names them."""
@@ -48,7 +48,7 @@ Row = tuple[str, list[str | None]]
 
 @dataclass(frozen=True)
 class Fields:
-    """Which columns count and how their texts are read; the parameters of section `prepare` by their names.
+    """Which columns are read and how; fields are named as in section `prepare`.
 
     `pair` is for heads on pairs of texts, `id` a column that is handed on to the output.
     """
@@ -85,7 +85,7 @@ class Fields:
 
 
 def format_of(source: str) -> Format:
-    """By what is there, or by the ending; `lines` for any other."""
+    """Format by what is there, or by the file's ending; `lines` for any other."""
     path = Path(source)
     if source != STANDARD and path.is_dir():
         return "folder"
@@ -170,7 +170,7 @@ def _delimited(kind: str) -> Callable[[Iterable[str], str, Fields], Iterator[Row
 
 
 def _say_what_cannot_be_told(source: str, long: list[int]) -> None:
-    """Of one column, each line of a quoted field could be a row: a stray quote that swallows some looks like that."""
+    """Warns of what one column cannot show: long quoted lines may be rows that a stray quote has swallowed."""
     places = ", ".join(str(line) for line in long[:5]) + (", …" if len(long) > 5 else "")
     say(
         f"{source}: {len(long):,} quoted texts go over several lines (from line {places}); "

@@ -1,4 +1,4 @@
-"""New texts to the joint rows that a head over several models was trained on: each model's capture, run again."""
+"""Turns new texts into joint rows for a head on several models, by running each model's capture again."""
 
 from __future__ import annotations
 
@@ -94,6 +94,6 @@ def models_of(facts: HeadFacts, given: ModelChoices) -> list[ModelChoice]:
 
 
 def named_among(facts: HeadFacts, known: Sequence[ModelParams]) -> list[ModelChoice]:
-    """Of the models that parameters name, those that are called as the head's are; None for one that none is."""
+    """For each of the head's models, the one of its name among those in the parameters; None if there is none."""
     by_name = {model.name: model for model in known}
     return [by_name.get(source.model_name) for source in facts.sources]

@@ -1,4 +1,4 @@
-"""A trained head over its model as an encoder of MTEB, version 2.
+"""A trained head with its model as an encoder for MTEB, version 2.
 
     import mteb
     mteb.evaluate(MTEBEncoder(predictor), tasks=[mteb.get_task("Banking77Classification")])

@@ -1,4 +1,4 @@
-"""Predictions as a table, a piece at a time, and the file that it becomes.
+"""Predictions as a table, written piece by piece to a file.
 
 | objective               | columns                                                    |
 |-------------------------|------------------------------------------------------------|
@@ -6,7 +6,7 @@
 | any number of labels    | `labels`, those with a probability over 1/2                |
 | a score, a similarity   | `score`                                                    |
 
-before them `row`, the row's number in the input, from 0, and `id`, where it has one; behind them, for more than one
+before them `row`, the row's number in the input, from 0, and `id`, where it has one; after them, for more than one
 label asked for, `top`, the likeliest labels with their probabilities. A row without a text has no answer: its cells are
 empty. CSV has no lists: there `labels` are joined by `|`, and `top` is `label_1`, `probability_1`, `label_2`, …
 """
@@ -135,7 +135,7 @@ def _parquet_writer(place: Path, stack: ExitStack) -> Write:
 
 
 def _flat(table: pl.DataFrame, top_k: int) -> pl.DataFrame:
-    """Without lists, as CSV has none."""
+    """Flattens lists, which CSV lacks: labels are joined, and `top` becomes numbered columns."""
     if "labels" in table.columns:
         table = table.with_columns(pl.col("labels").list.join(SEPARATOR))
     if "top" not in table.columns:

@@ -1,4 +1,4 @@
-"""What a head says of an example, by what it was trained for."""
+"""Predictions for single examples, by the objective that the head was trained for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LabelSetPrediction:
     probabilities: dict[str, float]
 
     def top(self, k: int | None) -> list[tuple[str, float]]:
-        """As of one label; the labels over 1/2 stand before the others."""
+        """The `k` most likely labels with their probabilities; labels above 1/2 come first."""
         return _top(self.probabilities, k)
 
 

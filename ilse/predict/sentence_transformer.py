@@ -33,7 +33,7 @@ from pipeline.model.quiet import quietly
 from trainer.artifacts.artifact import load_head, require_one_model, save_head
 
 HEAD, MODEL, REFERENCE = "head", "model", "model.json"
-"""In the module's folder: the head's artifact, the model's files, and which of them to load."""
+"""Files in the module's folder: the head's artifact, the model's files, and which of them to load."""
 TO = "export to sentence-transformer"
 INSTEAD = "take the vectors from Predictor.embed, or export a head on one cache"
 README = """A trained head over a frozen language model, exported by ilse-cache. It holds no code.
@@ -77,7 +77,7 @@ class HeadModule(InputModule):
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **others: Any) -> HeadModule:
-        """From a folder or a repository of the Hub. Raises `UserError` as `Predictor.load` does."""
+        """Loads the module from a folder or a Hub repository. Raises `UserError` as `Predictor.load` does."""
         names = {"token", "cache_folder", "revision", "local_files_only"} & others.keys()
         found = load_dir_path(model_name_or_path, subfolder, **{name: others[name] for name in names})
         folder = Path(found or "")
@@ -102,7 +102,7 @@ def export_folder(head: Path, out: Path, model: Path | None, params: Path) -> No
 
 
 def load(folder: str | Path) -> SentenceTransformer:
-    """What `export` wrote. Raises `UserError` for another folder, and as `Predictor.load` does."""
+    """Loads what `export` wrote. Raises `UserError` for another folder, and as `Predictor.load` does."""
     return _around(HeadModule.load(str(folder), f"0_{HeadModule.__name__}"))
 
 

@@ -27,7 +27,7 @@ class TextPipeline:
     predictor
         Model and head.
     top_k
-        Labels of an answer, likeliest first; None for all. With several labels an example too: there the ones that it
+        Labels of an answer, likeliest first; None for all. With several labels per example too: there the ones that it
         has are those with a score over 1/2.
     """
 

@@ -1,4 +1,4 @@
-"""What a killed prediction leaves for the next one: a file a finished part, in a hidden folder beside the output.
+"""Finished parts of a killed prediction, one file each in a hidden folder next to the output, for the next run.
 
     <folder of out>/.<name of out>.unfinished/<key>/<rows>.parquet
 

@@ -1,1 +1,1 @@
-"""Texts to rows: batches, the forward pass that shows every layer, poolings."""
+"""Turns texts into rows: batches, a forward pass that exposes every layer, and poolings."""

@@ -1,4 +1,6 @@
-"""Turns the texts of a shard into batches of few shapes and little padding, as far as the model's rows bear it."""
+"""Groups the texts of a shard into batches of few shapes and little padding, in ways that leave the model's rows
+unchanged.
+"""
 
 from __future__ import annotations
 
@@ -28,26 +30,26 @@ WIDER_COST = 1 / 4096
 
 @dataclass(frozen=True)
 class Spans:
-    """Where the tokens of each text stand in a batch that is laid out flat, row behind row; texts in that order."""
+    """Positions of each text's tokens in a batch whose rows are laid out flat, one after another."""
 
     starts: Int[Tensor, " texts"]
     lengths: Int[Tensor, " texts"]
 
     @cached_property
     def numbers(self) -> Int[Tensor, " tokens"]:
-        """Of every token: its number in its text, from 0."""
+        """Index of every token within its text, from 0."""
         firsts = self.lengths.cumsum(0) - self.lengths
         return torch.arange(int(self.lengths.sum())) - firsts.repeat_interleave(self.lengths)
 
     @cached_property
     def places(self) -> Int[Tensor, " tokens"]:
-        """Of every token: its place in the flat batch."""
+        """Index of every token in the flat batch."""
         return self.starts.repeat_interleave(self.lengths) + self.numbers
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one forward pass: a text each, padded on either side, or several texts packed behind one another.
+    """Rows of one forward pass: a text each, padded on either side, or several texts packed one after another.
 
     `positions` says which text of the shard each one is; `content` is True for tokens that are not special; `types`
     are the tokens' types, None where all are 0.
@@ -66,7 +68,7 @@ class Batch:
 
     @property
     def counted(self) -> Spans:
-        """Where the tokens stand that count."""
+        """The spans of the tokens that pooling counts."""
         return self.part or self.spans
 
     @property
@@ -83,7 +85,7 @@ class Batch:
 
     @property
     def numbers(self) -> Int[Tensor, "rows tokens"]:
-        """Of every token: its number in its text; padding behind the texts counts from 0 too, as one more text."""
+        """Index of every token within its text. Padding after the texts is counted from 0 too, as one more text."""
         rows, width = self.ids.shape
         ends = self.spans.starts + self.spans.lengths
         # The latest start at or before each place: of a row, a text, or the padding behind one.
@@ -120,7 +122,7 @@ def batches(tokens: Tokens, batch_tokens: int, pad: int, zones: Sequence[Zone]) 
 
 
 Plan = list[tuple[list[list[int]], int]]
-"""Of each batch: the texts of each row, by their number, and the rows' width."""
+"""The batches, each as the text numbers of every row and the width of the rows."""
 
 
 def _zone_plan(zone: Zone, lengths: list[int], batch_tokens: int, order: list[int]) -> Plan:
@@ -158,7 +160,7 @@ def _work(plan: Plan) -> float:
 
 
 def _even_cuts(widths: list[int], batch_tokens: int) -> list[slice]:
-    """Of all budgets that need no more batches than the whole one, the smallest is taken.
+    """Cuts into as few batches as the full budget allows, under the smallest budget that still gives that number.
 
     Batches come out even, and no small one is left over.
     """
@@ -181,7 +183,7 @@ def _cuts(widths: list[int], budget: int) -> list[slice]:
 
 
 def lay_out(tokens: Tokens, rows: Sequence[Sequence[int]], width: int, pad: int) -> Batch:
-    """The texts of each row one behind the other, and padding behind the last."""
+    """The texts of each row one after the other, and padding after the last."""
     texts = list(chain.from_iterable(rows))
     lengths = torch.tensor([len(tokens.ids[i]) for i in texts])
     row = torch.tensor(list(chain.from_iterable(repeat(r, len(of_row)) for r, of_row in enumerate(rows))))

@@ -32,11 +32,11 @@ from pipeline.store.basis import LIMIT
 
 SAMPLE_TEXTS = 1_000
 SAMPLE_TOKENS = 8_192
-"""Of the sample, after which its remaining texts are left out: some hundred texts of a sentence each."""
+"""Tokens in the sample; once reached, its remaining texts are skipped. Some hundred texts of one sentence each."""
 GROUP_BYTES = 1 << 30
-"""Memory for states and covariances of the layers that are worked out at a time; each time the sample is read anew."""
+"""Memory for states and covariances of the layers that are worked out at a time; each time the sample is read again."""
 LEAST_SPREAD = 1e-6
-"""Of a coordinate, as a part of the layer's middle one: noise in one that never moves stays small."""
+"""Least spread of a coordinate, relative to the layer's median one: keeps the noise of constant coordinates small."""
 GAUSSIAN_QUARTILES = 1.3489795
 """The distance of a Gaussian's quartiles, in standard deviations."""
 
@@ -90,7 +90,7 @@ def directions_of(
 
 
 def _not_first(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which tokens stand behind another one of their piece; all, where pieces have a single token each."""
+    """Mask of the tokens that are not the first of their piece; all tokens if every piece has just one."""
     kept = np.ones(int(lengths.sum()), bool)
     if (lengths > 1).any():
         kept[np.cumsum(lengths) - lengths] = False
@@ -98,7 +98,7 @@ def _not_first(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
 
 
 def _centre_and_spread(values: FloatRows) -> tuple[FloatRows, FloatRows]:
-    """Of each coordinate, [dim]."""
+    """Centre and spread of each coordinate, [dim]."""
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), axis=0)
     spread = (high - low) / GAUSSIAN_QUARTILES
     spread = np.where(spread > 0, spread, values.std(0, dtype=np.float64))

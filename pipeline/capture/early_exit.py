@@ -28,7 +28,7 @@ See = Callable[[int, Float[Tensor, "there tokens dim"], Int[Tensor, " there"]], 
 """Told a layer, the states of the rows that are there and their numbers in the batch; says which of them stay."""
 
 BATCH_TOKENS = 128
-"""Of the proof's batches."""
+"""Tokens in a batch of the proof."""
 
 Decide = Callable[[int, Int[Tensor, " there"], Float32[Tensor, "there dim"]], Bool[Tensor, " there"]]
 """Told a layer's place in the request, texts by their number and their pooled rows, of several poolings side by side;
@@ -41,7 +41,7 @@ class LeavingReader:
     Attributes
     ----------
     reader
-        The reader that it goes on from.
+        The reader that it continues from.
     works
         Whether the model bears it: of one that does not, no text may leave.
     """
@@ -145,7 +145,7 @@ class LeavingReader:
 
 
 def _of(there: Int[Tensor, " there"], whole: int, given: Any) -> Any:
-    """What was made for the whole batch, for the rows that are there; anything else as it is."""
+    """The part of a batch's value that belongs to the rows that are left; anything without a batch axis unchanged."""
     if isinstance(given, tuple | list):
         return type(given)(_of(there, whole, part) for part in given)
     if isinstance(given, Tensor) and given.ndim > 1 and len(given) == whole and len(there) < whole:

@@ -1,4 +1,4 @@
-"""One forward pass that shows each wanted layer as it passes: only one layer's token states need be alive at a time."""
+"""A forward pass that hands out each wanted layer in turn, so only one layer's token states are in memory at a time."""
 
 from __future__ import annotations
 

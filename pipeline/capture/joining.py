@@ -1,4 +1,4 @@
-"""What is read of a batch; and the rows of a text from those of its windows, whichever batches bring them."""
+"""Joins what is read batch by batch: the rows of a text come from those of its windows, whichever batches hold them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.capture.tokens import Tokens
 
 @dataclass(frozen=True)
 class BatchRows:
-    """What was read of some texts, in their order, layers as requested.
+    """The rows of some texts, in their order, with the layers of the request.
 
     `tokens`: one tensor a text, of its real tokens in order, as wide as the model or its projection; None where they
     were not asked for. Of windows, both are of the tokens that count.
@@ -26,7 +26,7 @@ class BatchRows:
     tokens: list[Float32[Tensor, "_ token_layers width"]] | None
 
     def take(self, chosen: Sequence[int]) -> BatchRows:
-        """Those at these places."""
+        """The rows at these indices."""
         places = torch.tensor(chosen, dtype=torch.long)
         pooled = {name: rows[places] for name, rows in self.pooled.items()}
         return BatchRows(pooled, None if self.tokens is None else [self.tokens[i] for i in chosen])
@@ -91,7 +91,7 @@ class Joiner:
 
 
 class _Text:
-    """What is there of one text."""
+    """The parts of one text that have been read so far."""
 
     def __init__(self, length: int) -> None:
         self._length = length

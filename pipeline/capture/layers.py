@@ -1,4 +1,4 @@
-"""Which layers are kept: numbers from 0 (the embedding) and ranges, as `extract.layers` has them."""
+"""The layers that are kept: numbers from 0 (the embedding) and ranges, in the syntax of `extract.layers`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _positions(item: int | str, layers: int, where: str) -> range:
 def _refused(item: object, layers: int, where: str) -> UserError:
     return UserError(
         f"{where}, {item!r}",
-        expected=f"numbers from 0 (the embedding) to {layers - 1} (behind the final norm), or ranges such as 0..12",
+        expected=f"numbers from 0 (the embedding) to {layers - 1} (after the final norm), or ranges such as 0..12",
         found=f"{item!r}, of {layers} layers",
         next_step=f"correct {where}; negative numbers count from the last",
     )

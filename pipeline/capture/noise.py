@@ -21,7 +21,7 @@ _DIGITS = "1234567890"
 
 
 def _beside() -> dict[str, str]:
-    """Each key's neighbours in its row and in the rows above and below, which are moved by half a key each."""
+    """Maps each key to its neighbours: those in its row, and those above and below, which are offset by half a key."""
     keys = {}
     for number, row in enumerate(_ROWS):
         for place, key in enumerate(row):
@@ -84,5 +84,5 @@ def _beside_key(own: str, random: Random) -> str:
 
 
 def _as(own: str, other: str) -> str:
-    """In the case of the first."""
+    """Returns `other` in upper or lower case, as `own` is."""
     return other.upper() if own.isupper() else other.lower() if own.islower() else other

@@ -1,4 +1,4 @@
-"""Turns the token states of a layer into one row a text, in as many ways as are asked for.
+"""Turns the token states of a layer into one row per text, in as many ways as are asked for.
 
 Which tokens count is worked out once a batch, as places in the flattened states. A layer is then read at those places
 alone: padding and the other texts of a packed row are never read, so nothing of theirs, NaN included, can leak.
@@ -34,7 +34,7 @@ class Bags:
 
     @staticmethod
     def of(places: Int[Tensor, " counted"], counts: Int[Tensor, " texts"], device: torch.device | str) -> Bags:
-        """From places in the order of texts, and how many of them are each text's."""
+        """Builds the bags from token positions in text order and the number of positions per text."""
         offsets = counts.cumsum(0) - counts
         return Bags(places.to(device), offsets.to(device), counts.float()[:, None].to(device))
 
@@ -45,7 +45,7 @@ class Bags:
 
 
 class Counted:
-    """The tokens of a batch that count, at least one a text.
+    """The tokens of a batch that count, at least one per text.
 
     `begins`: whether a text begins with the first of them, as it does but for a later window of one; None: every does.
     """
@@ -95,7 +95,7 @@ class Share:
     """What a window has of the tokens that a pooling of its text counts."""
 
     weight: float
-    """As a part of them, 0 to 1."""
+    """Weight of the window in its text's row, 0 to 1."""
     begins: bool
     ends: bool
 
@@ -124,7 +124,7 @@ def join(name: str, so_far: Tensor | None, row: Tensor, share: Share) -> Tensor 
 
 
 def shares_of(name: str, windows: Tokens) -> list[Share]:
-    """Of each of these windows, for one pooling."""
+    """The share of each of these windows in its text's row, for one pooling."""
     assert windows.parts is not None
     counts = [part.stop - part.start for part in windows.parts]
     if name.endswith(CONTENT):
@@ -180,7 +180,7 @@ class Pooler:
             self._counted[CONTENT] = Counted(*_content_places(spans, content), device, begins)
 
     def __call__(self, states: Float[Tensor, "rows tokens dim"]) -> dict[str, Float32[Tensor, "texts dim"]]:
-        """Each pooling of one layer, summed in float32 whatever the states' type."""
+        """Every pooling of one layer, summed in float32 whatever the type of the states."""
         flat = states.flatten(0, 1).float()
         return {name: self._pool(name, flat) for name in self.poolings}
 

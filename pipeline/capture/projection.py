@@ -1,4 +1,4 @@
-"""Token states in a basis, where the model runs: a few values a token leave the device instead of the whole state."""
+"""Token states in a basis, where the model runs: a few values per token leave the device instead of the whole state."""
 
 from __future__ import annotations
 

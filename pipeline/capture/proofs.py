@@ -1,4 +1,4 @@
-"""What is proven on a loaded model, with made-up texts, before a row of it is believed: never taken from its name.
+"""Proofs on a loaded model with made-up texts, before any of its rows is trusted: nothing is concluded from its name.
 
 The measure is what `output_hidden_states` gave for each made-up text alone. First hooks have to read the same of a
 text alone, whatever was read before it; then the fastest way to batch texts is sought that changes no text's states.
@@ -144,7 +144,7 @@ class _Prover:
         return states if right else None
 
     def _packed(self, texts: Sequence[MadeUp], limit: int) -> bool:
-        """Each text between others in one row, whose ids must not change a bit of its states."""
+        """Tests that packing is exact: a text's states are the same to the bit, whatever other texts share its row."""
         if limit < WIDTHS[0] or not accepts(self._forward.frozen.model, "position_ids"):
             return False
         switches = [switch for switch in self._forward.frozen.witness.lengths.switches if switch < WIDTHS[-1]]

@@ -29,9 +29,9 @@ from pipeline.model.load import FrozenModel
 
 WAY_OUT = {
     "hooks": "set extract.capture to hidden_states: slower, and it holds all layers at a time",
-    "hidden_states": "take another model: nothing here can read it",
+    "hidden_states": "use another model: this one cannot be read",
 }
-"""What is left where a model fails while it is read in some way."""
+"""Next step in the error if a model fails while it is read in some way."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Request:
     layers: tuple[int, ...]
     poolings: tuple[str, ...]
     token_states: bool | tuple[int, ...] = False
-    """Of which layers, all of them in `layers`; True: of all."""
+    """Layers whose token states are kept, all of them among `layers`; True keeps them for all layers."""
 
     @property
     def token_layers(self) -> tuple[int, ...]:
@@ -101,7 +101,8 @@ class Reader:
         return self.zones[0].way is Way.PACKED
 
     def batches(self, tokens: Tokens, batch_tokens: int, packing: bool = True) -> Iterator[Batch]:
-        """All texts in batches of at most `batch_tokens` tokens, as `zones` has it; without `packing` a text a row.
+        """Splits all texts into batches of at most `batch_tokens` tokens, see `zones`; without `packing`, one text per
+        row.
 
         Of texts that are read in windows, the windows are what is batched: see `in_windows`. Packing is proven of plain
         tokens: those of several types stand a text a row. Raises `UserError` for types that the model does not know.

@@ -22,7 +22,7 @@ _ONE_AT_A_TIME = threading.Lock()
 class Part:
     """A window of a text, and which of the window's tokens, from `start` to `stop`, count among the text's.
 
-    The parts of a text's windows follow one another without a gap, and together are the text.
+    The parts of a text's windows follow each other without a gap, and together are the text.
     """
 
     text: int
@@ -53,7 +53,7 @@ class Tokens:
     parts: list[Part] | None = None
 
     def take(self, chosen: Sequence[int]) -> Tokens:
-        """Those of the texts at these positions, in this order."""
+        """The texts at these positions, in this order."""
         return Tokens(
             [self.ids[i] for i in chosen],
             [self.content[i] for i in chosen],
@@ -116,7 +116,7 @@ def tokens_of(
 
 
 def _encoded(tokenizer: Any, texts: list[str], **options: Any) -> Any:
-    """What the tokenizer makes of the texts. Raises `UserError` for whatever it raises."""
+    """Tokenises the texts. Raises `UserError` for any error of the tokenizer."""
     try:
         with _ONE_AT_A_TIME, panics_as_errors():
             return tokenizer(texts, return_attention_mask=False, **options)
@@ -127,7 +127,7 @@ def _encoded(tokenizer: Any, texts: list[str], **options: Any) -> Any:
             f"tokenizer {type(tokenizer).__name__}",
             expected="a tokenizer that reads any text",
             found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300],
-            next_step="fetch the model again from where it is published, or take another one",
+            next_step="download the model again from its publisher, or use another one",
         ) from error
 
 
@@ -151,7 +151,7 @@ def _require_rows(tokenizer: Any, ids: list[list[int]], text_ids: Sequence[str],
 
 
 def around(content: Sequence[bool]) -> tuple[int, int]:
-    """How many special tokens stand before a text and behind it; none where it has no others."""
+    """How many special tokens stand before a text and after it; none where it has no others."""
     if not any(content):
         return 0, 0
     return list(content).index(True), list(reversed(content)).index(True)
@@ -166,14 +166,14 @@ def _require_room(tokenizer: Any, windows: WindowSpec, content: list[list[bool]]
             continue
         raise UserError(
             f"text {text_id}, in windows of {windows.tokens} tokens, {windows.stride} tokens apart",
-            expected=f"special tokens before the text and behind it, {added} of them, and room for the text between",
+            expected=f"{added} special tokens around the text, and room for the text between them",
             found=f"{special} special tokens",
             next_step="read texts in one piece with this tokenizer, without extract.windows",
         )
 
 
 def _truncated(tokenizer: Any, filled: list[str], ids: list[list[int]], max_tokens: int) -> list[bool]:
-    """Only texts that fill the limit can have been cut: they alone are tokenised again, without it."""
+    """Which texts were truncated. Only texts that fill the limit can be: these alone are tokenised again without it."""
     full = [i for i, row in enumerate(ids) if len(row) >= max_tokens]
     truncated = [False] * len(ids)
     if full:

@@ -1,4 +1,4 @@
-"""How texts may share a forward pass: what is fastest of what a model's rows bear."""
+"""Ways for texts to share a forward pass; each model gets the fastest that leaves its rows unchanged."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 
 class Way(enum.Enum):
-    """From the fastest to the slowest; a text's rows are always those of the text alone."""
+    """Ways to run the model, from fastest to slowest. In each, a text's rows are the same as if the text ran alone."""
 
     PACKED = "several texts in one row"
     PADDED = "padded, without a mask"
     MASKED = "padded, with a mask"
-    EXACT = "beside texts of the same length alone"
-    ALONE = "one text a forward pass"
+    EXACT = "only with texts of the same length"
+    ALONE = "one text per forward pass"
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def unbroken(tokens: Tokens) -> list[int]:
 
 @dataclass(frozen=True)
 class _Window:
-    """Of a text's tokens: those before `before`, from `start` to `stop`, and from `behind` on."""
+    """The tokens of a text in one window: those before `before`, from `start` to `stop`, and from `behind` on."""
 
     part: Part
     before: int

@@ -1,1 +1,1 @@
-"""Where work runs: this process, or a Dask cluster's workers."""
+"""Where work runs: in this process, or on the workers of a Dask cluster."""

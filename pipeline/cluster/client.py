@@ -1,4 +1,4 @@
-"""Which Dask workers there are: opens a client for each `cluster.kind`, and refuses a cluster that would not do."""
+"""Dask clients: opens one for each `cluster.kind`, and refuses a cluster whose workers cannot run an extraction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONNECT_SECONDS = 8.0
 WORKER_SECONDS = 60.0
 """How long a cluster may be without any worker."""
 QUEUE_SECONDS = 24 * 3600.0
-"""The same for Slurm, where jobs wait in a queue."""
+"""How long a Slurm cluster may be without any worker, as jobs wait in a queue."""
 SAME_ON_ALL = ("ilse-cache", "torch", "transformers", "distributed")
 """Distributions of which a worker elsewhere needs the version that is here: rows depend on them, or pickles do."""
 PLAIN_ENVIRONMENT = (

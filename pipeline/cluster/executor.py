@@ -1,4 +1,4 @@
-"""Where the shards are computed: Dask worker processes, or this process. Both run the same function."""
+"""Executors that compute shards, on Dask workers or in this process. Both run the same function."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ class DaskExecutor:
             expected="a connection that lasts as long as the run",
             found=f"it was lost ({getattr(error, 'reason', None) or type(error).__name__})",
             next_step="start the scheduler and its workers again and run the same command: finished shards are kept, "
-            "and it goes on from there",
+            "and it resumes from there",
         )
 
 
@@ -228,7 +228,7 @@ def _device_number(index: int, devices: int) -> int:
 
 
 def _no_sign(worker: str, seconds: float) -> str:
-    """Whether it comes back nobody knows, so nothing is taken from it here: giving it up is the scheduler's."""
+    """Warns of a silent worker. It may come back, so its tasks stay with it: giving it up is up to the scheduler."""
     return (
         f"worker {worker} has given no sign for {seconds:,.0f} s: it hangs, or its machine or network does. If it is "
         "killed its shards go elsewhere at once; else when the scheduler gives it up, by Dask's own setting within 10 "
@@ -240,9 +240,9 @@ def _workers_died(what: str, error: Any) -> UserError:
     return UserError(
         f"{what} on {error.last_worker.address}",
         expected="a worker that lives as long as its task",
-        found=f"every worker that computed it died, {error.allowed_failures + 1} in all; out of memory is the usual "
+        found=f"every worker that computed it died, {error.allowed_failures + 1} in total; out of memory is the usual "
         "cause",
-        next_step="give workers more memory, or set a smaller 'extract.batch_tokens' or fewer workers a machine, and "
+        next_step="give workers more memory, or set a smaller 'extract.batch_tokens' or fewer workers per machine, and "
         "run the same command again; finished shards are kept",
     )
 

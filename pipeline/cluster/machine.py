@@ -1,4 +1,4 @@
-"""What of its machine this process may use: a container, a Slurm job or `taskset` may leave it a part."""
+"""Cores that this process may use: a container, a Slurm job or `taskset` may grant it only some of the machine's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One task as a worker gets it: a call as bytes, which the task's own thread reads.
+"""A task in the form that workers receive: a call as bytes, which the task's own thread unpacks.
 
 Dask reads what a worker is sent on the thread of its event loop. Whatever that needs is imported there: for a shard
 PyTorch and transformers, many seconds on a busy machine, and all the while the worker gives no sign of life and takes
@@ -28,7 +28,7 @@ _ALONE = threading.Lock()
 
 
 def packed(function: Callable[..., Any], *args: Any) -> bytes:
-    """What `run_alone` takes for a call."""
+    """A call packed as bytes, for `run_alone`."""
     from distributed.protocol.pickle import dumps  # by value what can't be imported there, such as a script's own
 
     return dumps((function, args))  # type: ignore[no-any-return]

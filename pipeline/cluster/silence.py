@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 NO_SIGN_SECONDS = 60.0
-"""After how long without a heartbeat a worker is spoken of; a busy one gives one every few seconds."""
+"""Seconds without a heartbeat after which a worker is reported; a busy one sends one every few seconds."""
 
 
 @dataclass(frozen=True)
@@ -14,15 +14,15 @@ class _Sign:
     """The latest that was heard of a worker."""
 
     at: float
-    """By the scheduler's clock."""
+    """Time of the last heartbeat, on the scheduler's clock."""
     noticed: float
-    """When it became known here, by this process's."""
+    """Time at which this process learned of it, on its own clock."""
     missed: bool = False
     """Whether the silence since has been spoken of."""
 
 
 class Signs:
-    """What was last heard of each worker."""
+    """The last sign of each worker."""
 
     def __init__(self) -> None:
         self._latest: dict[str, _Sign] = {}

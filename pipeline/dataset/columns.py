@@ -1,4 +1,4 @@
-"""The columns of a data set's files: theirs, ours, and what is said where one is not there or not well-formed."""
+"""Columns of a data set's files: their names, our names, and errors for missing or malformed ones."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def require_columns(names: Iterable[str], present: list[str], file: Path | str, 
 
 
 def malformed(
-    file: Path | str, line: int, expected: str, found: str, next_step: str = "mend that line, or remove it"
+    file: Path | str, line: int, expected: str, found: str, next_step: str = "fix that line, or remove it"
 ) -> UserError:
     """The error for one line of a file."""
     return UserError(f"data set {file}, line {line}", expected=expected, found=found, next_step=next_step)

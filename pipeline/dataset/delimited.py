@@ -1,4 +1,4 @@
-"""The reader of CSV and TSV: a header, and rows that are as long as it; a stray quote that swallows rows is refused."""
+"""Reads CSV and TSV: a header, and rows of the same length. A stray quote that would swallow rows is refused."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def _badly_quoted(file: Path | str, line: int, error: csv.Error, dialect: Dialec
         line,
         "well-formed, properly quoted fields",
         "a quote that nothing closes" if never_closed else str(error),
-        f"mend that line, or set {dialect.option} to none if quotes are ordinary characters in this file",
+        f"fix that line, or set {dialect.option} to none if quotes are ordinary characters in this file",
     )
 
 

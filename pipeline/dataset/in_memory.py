@@ -94,7 +94,7 @@ def refused(where: str, expected: str, found: str, next_step: str) -> UserError:
 
 
 def _of_one_column(values: Any) -> Any:
-    """Of a data frame, or of an array with a second axis of 1, the column; a sparse matrix becomes a dense one."""
+    """Reduces a data frame or array with a single column to that column, and makes a sparse matrix dense."""
     if hasattr(values, "toarray"):
         values = values.toarray()
     if names := _columns_of(values):
@@ -114,7 +114,7 @@ def _columns_of(values: Any) -> list[Any]:
 
 
 def _label_frame(targets: Any, name: str) -> list[list[str]] | None:
-    """Of a data frame with a column of 0 and 1 for each label, the labels of each row; None for anything else."""
+    """Labels of each row of a data frame that has a column of 0 and 1 per label; None for anything else."""
     names = _columns_of(targets)
     if len(names) < 2:
         return None

@@ -1,4 +1,4 @@
-"""The reader of JSON Lines: what JSON allows in a field and a data set does not is named with its line."""
+"""Reads JSON Lines. Values that JSON allows but a data set does not are refused, with their line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_jsonl(file: Path, text: str, columns: Columns) -> pl.DataFrame:
 def json_object(file: Path | str, line: int, content: str) -> dict[str, Any]:
     """What one line holds. Raises `UserError` for anything but a JSON object."""
     if line == 1 and content.lstrip().startswith("["):
-        next_step = "write an object a line; pandas does so with to_json(…, orient='records', lines=True)"
+        next_step = "write one object per line; pandas does so with to_json(…, orient='records', lines=True)"
         raise malformed(file, line, "one JSON object", "an array", next_step)
     try:
         record = json.loads(content, object_pairs_hook=each_once)

@@ -1,4 +1,4 @@
-"""Label lists as people have them: lists, lists written as strings, names with a separator, vectors of 0 and 1."""
+"""Reads lists of labels in their usual forms: lists, lists written as strings, separated names, vectors of 0 and 1."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def separated(cells: pl.Series, separator: str | None, where: str) -> pl.Series:
 
 
 def from_vectors(lists: pl.Series, where: str) -> pl.Series | None:
-    """Of vectors of 0 and 1, each as long as there are labels, the positions of 1 as strings; None for label lists.
+    """Converts vectors of 0 and 1, as long as there are labels, to the positions of 1 as strings; None for label lists.
 
     Raises `UserError` where it cannot be told which they are.
     """

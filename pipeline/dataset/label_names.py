@@ -1,4 +1,4 @@
-"""What a label is called: one spelling of a name, and of numbers one for each value."""
+"""Gives every label one spelling; labels that are equal numbers become one label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The reader of Parquet: strings that a dictionary holds once and a column a million times are counted before.
+"""Reads Parquet. The bytes of strings are counted first, as a dictionary may hold once what a column repeats a million
+times.
 
 A file of a megabyte can so hold terabytes of text. Arrow reads a dictionary as one, so that counting makes none of it.
 """
@@ -53,7 +54,7 @@ def open_parquet(file: Path, names: list[str]) -> pq.ParquetFile:
 
 
 def honest_batches(file: Path, parquet: pq.ParquetFile, names: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-    """So many rows at a time of a file that `open_parquet` opened.
+    """Reads a file opened by `open_parquet` in batches of `rows` rows.
 
     Raises `UserError` for a string longer than a text may be, with its row and column, and for a bomb.
     """
@@ -69,7 +70,7 @@ def honest_batches(file: Path, parquet: pq.ParquetFile, names: list[str], rows: 
         if is_bomb(total, size):
             raise UserError(
                 f"data set {file}",
-                expected=f"at most {MOST_PACKED} bytes of each packed one",
+                expected=f"at most {MOST_PACKED} bytes per compressed byte",
                 found=f"{total:,} bytes or more in the first {row + len(batch):,} rows, in a file of {size:,}",
                 next_step="do not use this file, or write it again without packing",
             )
@@ -101,7 +102,7 @@ def _may_be_a_bomb(facts: Any, size: int) -> bool:
 
 
 def _byte_lengths(column: pa.Array) -> pa.Array | None:
-    """Of each string of a column, or in its lists; None of other columns."""
+    """Bytes of each string in a column of strings or of lists of strings; None for other columns."""
     while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         column = column.flatten()
     if pa.types.is_dictionary(column.type):

@@ -1,4 +1,4 @@
-"""Readers of one file, a format each: its rows as the columns text, target and, where asked for, text_pair and split.
+"""Readers of single files, one per format: rows with the columns text, target and, on request, text_pair and split.
 
 A mistake in a file is a `UserError` that names the file and the line, row or byte.
 """

@@ -1,4 +1,5 @@
-"""Which examples stand in another data set's train split too, so that heads trained there can be tested on the rest.
+"""Drops examples that are also in another data set's train split, so that heads trained there can be tested on the
+rest.
 
 Data sets made from the same sources differ in case, tokenisation and quotes (STS13 is lower-case, with spaces before
 full stops; STS-B is not), so texts are the same here whose letters and digits are, in lower case.

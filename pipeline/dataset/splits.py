@@ -1,4 +1,4 @@
-"""Which split an example belongs to: given with the data, or drawn so that a text's or pair's follows from itself."""
+"""The split of every example: given with the data, or drawn such that a text or pair alone decides its split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMES = {name: name for name in SPLITS} | _OTHER_NAMES
 SPLIT_NAMES = tuple(_NAMES)
 
 KEEPING = (TEST, VALIDATION, TRAIN)
-"""Which split keeps a text or pair that stands in several: an official test set stays whole."""
+"""Which split keeps a text or pair that is in several: the test set stays whole."""
 
 
 class SplitFractions(Section):

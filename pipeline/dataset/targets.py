@@ -1,4 +1,4 @@
-"""What an example is mapped to: one label or a set (strings, by one map over all splits), or a score (a number)."""
+"""Targets of examples: a label or a set of labels (strings, mapped alike in all splits), or a score (a number)."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def _refuse_written_lists(labels: pl.Series, where: str) -> None:
     if distinct and all(map(is_written_list, distinct)):
         raise UserError(
             f"data set {where}, labels",
-            expected="one label an example",
+            expected="one label per example",
             found=f"a list written as a string, {distinct[0][:200]!r}",
-            next_step="name the column as prepare.labels_column, for several labels an example",
+            next_step="name the column as prepare.labels_column, for several labels per example",
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether what came of a data set is a task: rows with targets in every split, and labels to tell apart."""
+"""Checks that a prepared data set is a task: rows with targets in every split, and at least two labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.dataset.targets import Kind, label_names
 
 
 def require_usable(rows: int, full: int, usable: int, kind: Kind, where: str) -> None:
-    """Of so many `rows`, `full` have a text, and `usable` of these a target. Raises `UserError` where none has."""
+    """Raises `UserError` if no row is usable. Of `rows` rows, `full` have a text, and `usable` of these a target."""
     if not usable:
         counts = {"without a text": rows - full, f"without a {kind}": full}
         raise UserError(
@@ -53,7 +53,7 @@ def require_test_targets(rows: pl.DataFrame, where: str) -> None:
 
 
 def required_names(labels: pl.Series, kind: Kind, where: str) -> list[str]:
-    """The label map. Raises `UserError` where there is nothing to tell apart."""
+    """The label map. Raises `UserError` if there are fewer than two labels."""
     names = label_names(labels)
     if kind == "label" and len(names) < 2:
         raise UserError(

@@ -73,7 +73,7 @@ def text_id(text: str) -> str:
 
 
 def pair_id(first: str, second: str) -> str:
-    """The same for two text ids in either order: 32 hexadecimal digits of the SHA-256 of the lesser, `:`, the other."""
+    """Id of a pair, the same in either order: 32 hexadecimal digits of the SHA-256 of the lesser id, `:`, the other."""
     return hashlib.sha256(":".join(sorted((first, second))).encode()).hexdigest()[:32]
 
 
@@ -83,7 +83,7 @@ def text_columns(rows: pl.DataFrame) -> list[str]:
 
 
 def distinct_texts(texts: pl.Series) -> pl.DataFrame:
-    """Each text once, in first-seen order, with its id: columns `text_id`, `text`."""
+    """The distinct texts in order of first appearance, with their ids: columns `text_id`, `text`."""
     once = texts.unique(maintain_order=True)
     return pl.DataFrame({TEXT_ID: pl.Series([text_id(text) for text in once], dtype=pl.String), TEXT: once})
 

@@ -63,7 +63,7 @@ def safe_members(archive: zipfile.ZipFile, max_bytes: int = MAX_BYTES) -> list[z
     if is_bomb(declared, sum(info.compress_size for info in members)):
         raise UserError(
             f"archive {archive.filename}",
-            expected=f"at most {MOST_PACKED} bytes of each packed one",
+            expected=f"at most {MOST_PACKED} bytes per compressed byte",
             found=f"{declared:,} bytes declared in a file of {sum(info.compress_size for info in members):,}",
             next_step="do not use this archive; tell its publisher",
         )
@@ -77,13 +77,13 @@ def gunzip(data: bytes) -> bytes:
         while block := file.read(_BLOCK):
             size += len(block)
             if is_bomb(size, len(data)):
-                raise OSError(f"more than {MOST_PACKED} bytes of each packed one")
+                raise OSError(f"more than {MOST_PACKED} bytes per compressed byte")
             parts.append(block)
     return b"".join(parts)
 
 
 def _flaw(info: zipfile.ZipInfo) -> str:
-    """What is wrong with a member's name or kind, or nothing."""
+    """Says what is wrong with a member's name or kind, if anything."""
     # zipfile rewrites NUL bytes and foreign separators in `filename`; the archive's own spelling is the one to judge
     name = info.orig_filename
     if "\\" in name or "\0" in name or ":" in name.split("/")[0]:

@@ -1,1 +1,1 @@
-"""What an extraction will take, before it is paid."""
+"""Estimates what an extraction will cost, before it runs."""

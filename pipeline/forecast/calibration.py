@@ -1,4 +1,4 @@
-"""A few seconds of the real work, on a worker: what the time estimate of a run is made of."""
+"""A few seconds of real work on a worker, from which the time of a run is estimated."""
 
 from __future__ import annotations
 
@@ -30,32 +30,33 @@ SAMPLE_TEXTS = 2_000
 SAMPLE_RUN = 64
 """Neighbouring texts that are sampled together: few places to read, and many enough that one source does not rule."""
 SECONDS = 2.0
-"""Of computing; a calibration ends then if it has seen `LEAST_BATCHES`, and after `LONGEST` times as long anyway.
-A batch that has begun is finished."""
+"""Seconds of computing after which a calibration ends if it has seen `LEAST_BATCHES`; it ends anyway after `LONGEST`
+times as long. A batch that has begun is finished.
+"""
 LEAST_BATCHES, LONGEST = 4, 2.5
 _WRITE_VALUES = 16_000_000  # of a shard that is written as a trial: a few tenths of a second
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured on the sample; rates are those of one worker."""
+    """Measurements on the sample; rates are those of one worker."""
 
     texts: int
     tokens: int
     windows: int
-    """In which the model reads the texts: as many as texts, where each is read in one piece."""
+    """Windows in which the model reads the texts: one per text where each is read in one piece."""
     tokens_read: int
-    """Those of all windows: more than `tokens`, for what windows hold twice and the special tokens of each."""
+    """Tokens of all windows: more than `tokens`, as windows overlap and each has its own special tokens."""
     spread: float
     """Standard error of the mean length, as a part of it; 0 when every text was counted."""
     padded_tokens: int
-    """What the sample's batches hold, padding included."""
+    """Tokens in the sample's batches, including padding."""
     shapes: int
     """Different (texts, length) among them."""
     padded_rate: float
-    """Padded tokens a second, of shapes that were seen before."""
+    """Padded tokens per second, of shapes that were seen before."""
     first_seconds: float
-    """What the first batch of a shape takes longer than the next one."""
+    """Extra seconds of the first batch of a shape, compared with the next one."""
     shapes_seen: int
     """Shapes that this calibration ran: they are not new to this worker any more."""
     tokenise_rate: float
@@ -65,7 +66,7 @@ class Calibration:
     cpu_share: float
     """CPU time that the batches got, as a part of what its threads could have had; 1 on another device."""
     seconds: float
-    """That the calibration itself took."""
+    """Seconds that the calibration itself took."""
     threads: int
     """CPU threads that the worker took."""
     batch: int
@@ -73,11 +74,11 @@ class Calibration:
     longest: int
     """Tokens of the longest text, or of its longest window."""
     room: Room
-    """Of the worker."""
+    """Memory of the worker."""
 
 
 def sample_texts(texts: Path, count: int) -> list[str]:
-    """All of `count` texts, or about `SAMPLE_TEXTS` of them in short runs spread evenly over the table."""
+    """All `count` texts, or about `SAMPLE_TEXTS` of them in short runs spread evenly over the table."""
     table = scan_parquet(texts).select(TEXT)
     if count <= SAMPLE_TEXTS:
         everything: list[str] = table.collect()[TEXT].to_list()
@@ -209,7 +210,9 @@ def _shards(tokens: Tokens, rows: int) -> Iterator[Tokens]:
 
 
 def _standard_error(lengths: np.ndarray[tuple[int], np.dtype[np.int64]], population: int) -> float:
-    """Of the mean, as a part of it; neighbours may be alike, so that each run of them counts as one observation."""
+    """Standard error of the mean, relative to it. Neighbouring texts may be alike, so each run counts as one
+    observation.
+    """
     means = [lengths[start : start + SAMPLE_RUN].mean() for start in range(0, len(lengths), SAMPLE_RUN)]
     if len(means) < 2 or len(lengths) >= population:
         return 0.0

@@ -30,7 +30,7 @@ _INNER_STATES = 3
 
 @dataclass(frozen=True)
 class KeptTokens:
-    """What is kept of token states, where it is not all of them, whole and in the cache's storage type."""
+    """The part of the token states that is kept, if not all of them, whole and in the cache's storage type."""
 
     layers: int
     width: int
@@ -41,11 +41,11 @@ class KeptTokens:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is to be extracted: everything that bytes and operations depend on."""
+    """An extraction to plan: everything that its bytes and operations depend on."""
 
     texts: int
     tokens: int
-    """Of all texts, special tokens included and padding not."""
+    """Tokens of all texts, including special tokens but not padding."""
     layers: int
     """Layers that are kept; a model of B blocks has B + 1."""
     dim: int
@@ -57,11 +57,11 @@ class Workload:
     intermediate: int
     """Width of a block's inner layer."""
     compute_bytes: int = 2
-    """Of a weight or an activation while computing: 2 in bfloat16 and float16, 4 in float32."""
+    """Bytes per weight or activation while computing: 2 in bfloat16 and float16, 4 in float32."""
     stored_bytes: int = 0
-    """Of the model's files; 0 means 2 a parameter."""
+    """Bytes of the model's files; 0 means 2 per parameter."""
     held_bytes: int = 0
-    """Of the weights in memory, where it is known; 0 means `compute_bytes` a parameter."""
+    """Bytes of the weights in memory if known; 0 means `compute_bytes` per parameter."""
     poolings: int = 1
     storage_type: str = "float16"
     shard_rows: int = 256
@@ -83,12 +83,12 @@ class Workload:
 
     @property
     def model_bytes(self) -> int:
-        """Of the model's files."""
+        """Bytes of the model's files."""
         return self.stored_bytes or 2 * self.parameters
 
     @property
     def weight_bytes(self) -> int:
-        """Of the weights in memory."""
+        """Bytes of the weights in memory."""
         return self.held_bytes or self.parameters * self.compute_bytes
 
     @property
@@ -106,7 +106,7 @@ class Workload:
 
     @property
     def objects(self) -> int:
-        """Files or objects that hold rows: one a shard and pooling, and what stands beside it."""
+        """Files or objects that hold rows: one per shard and pooling, and what stands beside it."""
         kinds = self.poolings * (2 if self.storage_type == "int8" else 1) + (2 if self.token_states else 0)
         scaled = self.kept_tokens is not None and self.kept_tokens.storage_type in ("int8", "int4")
         return self.shards * (kinds + scaled)
@@ -165,12 +165,12 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """On a machine without a device memory of its own."""
+        """Bytes needed on a machine without separate device memory."""
         return self.weights + self.activations + self.shards + self.runtime
 
     @property
     def device(self) -> int:
-        """On a GPU: its share; the rest is the host's."""
+        """Bytes needed on the GPU; the rest is on the host."""
         return self.weights + self.activations
 
 

@@ -1,4 +1,4 @@
-"""`ilse plan` for a model that is not here: a table of machines, in seconds and without a weight."""
+"""`ilse plan` for a model that is not on this machine: a table of machines, in seconds and without weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pipeline.forecast.quote import machine_table, parse_count, storage_line, wo
 from pipeline.forecast.shapes import Shape, from_config, from_numbers
 
 TEXTS, TOKENS_PER_TEXT = "100M", "128"
-"""Where nothing is said."""
+"""Defaults of `ilse plan` for another model."""
 
 
 @dataclass(frozen=True)
 class Quote:
-    """What the extraction of a model costs on each machine."""
+    """Costs of a model's extraction on each machine."""
 
     shape: Shape
     work: Workload
@@ -37,7 +37,7 @@ class Quote:
         ]
 
     def document(self) -> dict[str, Any]:
-        """The same as plain JSON; a machine that the model does not fit has neither time nor price."""
+        """The quote as plain JSON. A machine that the model does not fit has neither time nor price."""
         machines = [_machine_document(self.work, machine) for machine in MACHINES]
         return {**workload_document(self.work), "model": self.shape.name, "machines": machines}
 

@@ -1,4 +1,4 @@
-"""What a run will cost, said before it is paid: its size, its memory, and its time from a calibration."""
+"""Estimates a run before it starts: its size, its memory, and its time from a calibration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FINISH_SECONDS = 1.0
 
 BUSY = ". Other processes used this machine meanwhile: without them the run is faster, perhaps several times"
 BUSY_SHARE = 0.75
-"""Of the CPU time that the calibration's threads could have had; an idle machine gave 0.9 and more."""
+"""Least share of the CPU time that the calibration's threads should have got; an idle machine gave 0.9 and more."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Estimate:
     speed: float
     """How many times as fast as one worker all of them are."""
     ready_seconds: float
-    """From the start until the model is loaded; measured."""
+    """Seconds from the start until the model is loaded, measured."""
     to_do: ToDo | None = None
     """The texts that are computed, where earlier caches lend the rows of the others; None: all."""
     lacking: UserError | None = None
@@ -51,12 +51,12 @@ class Estimate:
 
     @property
     def share(self) -> float:
-        """Of all tokens, those that run through the model; 0 to 1."""
+        """Share of all tokens that run through the model, 0 to 1."""
         return self.to_do.share if self.to_do else 1.0
 
     @property
     def tokens_read(self) -> int:
-        """Of all texts, as the model reads them: in windows, some of them twice."""
+        """Tokens of all texts as the model reads them; overlapping windows read some twice."""
         return round(self.work.tokens * self.calibration.tokens_read / self.calibration.tokens)
 
     @property
@@ -89,11 +89,11 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run."""
+        """Seconds of the whole run."""
         return sum(self.parts.values())
 
     def lines(self) -> list[str]:
-        """What the first lines of a run say."""
+        """The first lines that a run prints."""
         work, facts, sample = self.work, self.facts, self.calibration
         error = float(f"{200 * sample.spread:.1g}")
         about = f" (± {error:g} %, from {sample.texts:,} of them)" if sample.spread else ""
@@ -120,7 +120,7 @@ class Estimate:
         ]
 
     def document(self) -> dict[str, Any]:
-        """The same as plain JSON."""
+        """The estimate as plain JSON."""
         return {
             **workload_document(self.work),
             "model": self.facts.name,

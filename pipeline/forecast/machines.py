@@ -31,7 +31,8 @@ CHECK_RATE = 1e9
 START_SECONDS = 30
 """Workers starting, imports and the device's own start; an assumption."""
 PRICES = "November 2026"
-"""When the dollars an hour were assumed; of the order of on-demand prices, and to be replaced by one's own."""
+"""Date of the assumed prices in dollars per hour. They are of the order of on-demand prices; replace them by your own.
+"""
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ class Machine:
     memory: float
     """Bytes a device."""
     disk_rate: float
-    """Local disk, bytes a second and node."""
+    """Local disk, bytes per second and node."""
     network_rate: float
-    """Into an object store, bytes a second and node."""
+    """Into an object store, bytes per second and node."""
     cores: int
     """Host cores a node."""
     dollars_per_hour: float
-    """Of all nodes; assumed."""
+    """Price of all nodes, assumed."""
     batch_tokens: int = 16_384
     gpu: bool = True
 
@@ -95,7 +96,7 @@ class Times:
     requests: float
     schedule: float
     finish: float
-    """What the main process does alone when, or before, the workers are not at work."""
+    """Seconds in which the main process works alone, before or after the workers do."""
 
     @property
     def overlapping(self) -> dict[str, float]:
@@ -116,7 +117,7 @@ class Times:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run."""
+        """Seconds of the whole run."""
         return self.load + max(self.overlapping.values()) + self.finish
 
 

@@ -1,4 +1,4 @@
-"""Says a workload and what it costs in plain words: counts, bytes, durations, and the table of machines."""
+"""Describes a workload and its costs in plain words: counts, bytes, durations, and the table of machines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NUMBER = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?(?:e[0-9]{1,2})?)\s*([kmbgt]?)
 
 
 RANKS, KINDS = (64, 128), ("int4", "int8", "float16")
-"""Of the token states whose bytes are named."""
+"""Ranks and storage types of token states whose sizes are quoted."""
 
 
 def parse_count(text: str, name: str) -> int:
@@ -140,7 +140,7 @@ def machine_table(work: Workload) -> list[str]:
         "",
         "Computed, not measured. time: loading, finishing, and the slowest of the others, which overlap.",
         "cluster: objects put and tasks scheduled. memory: of one device, which holds the whole model.",
-        f"Peaks are data-sheet figures, utilisation 0.4 to 0.5 and dollars an hour are assumptions ({PRICES});",
+        f"Peaks are data-sheet figures, utilisation 0.4 to 0.5 and dollars per hour are assumptions ({PRICES});",
         "pipeline/forecast/machines.py states each, docs/scaling.md discusses them.",
     ]
 

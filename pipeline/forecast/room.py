@@ -1,4 +1,4 @@
-"""Whether a worker's memory holds what a run needs of it, and which batch would fit."""
+"""Checks whether a run fits into a worker's memory, and which batch would."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Room:
     main: int
     """Main memory, as far as the worker's machine, container or Dask lets it have it."""
     device: int | None = None
-    """Of its GPU, where the model runs on one."""
+    """Memory of the worker's GPU, if the model runs on one."""
 
     def shared(self, workers: int) -> Room:
-        """The part of one of so many workers on a machine."""
+        """The part of one of this many workers on a machine."""
         return Room(self.main // workers, self.device)
 
     @property
     def stretched(self) -> Room:
-        """As large as a need may be said to be before it clearly does not fit."""
+        """The largest need that may still fit; anything above clearly does not."""
         return Room(int(CLEARLY * self.main), None if self.device is None else int(CLEARLY * self.device))
 
 

@@ -1,4 +1,4 @@
-"""The size of a model from its `config.json` alone: built without memory, counted, thrown away."""
+"""Size of a model from its `config.json` alone: it is built without memory, counted and discarded."""
 
 from __future__ import annotations
 

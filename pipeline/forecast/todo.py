@@ -1,4 +1,4 @@
-"""What part of the texts a run computes, where an earlier cache holds the rows of the others."""
+"""The part of the texts that a run computes if an earlier cache holds the rows of the others."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ class ToDo:
 
     texts: int
     share: float
-    """Of all the texts' bytes, 0 to 1: new texts may be much longer than the old ones, and tokens go by length."""
+    """Share of the bytes of all texts, 0 to 1. New texts may be much longer than old ones, and tokens grow with length.
+    """
 
 
 def to_do_of(texts: Path, new: np.ndarray[tuple[int], np.dtype[np.int64]]) -> ToDo | None:
-    """What the texts at the positions `new` of the table are of it all; None where they are all."""
+    """The part of the texts at the positions `new` of the table that is to be computed; None if it is all of them."""
     table = scan_parquet(texts)
     if len(new) == table.select(pl.len()).collect().item():  # the file's own count: a first run reads no text for this
         return None

@@ -1,4 +1,4 @@
-"""The workload of the model and texts that are here, from a sample of the texts."""
+"""Workload of the local model and texts, from a sample of the texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.store import CacheHeader, TokenSpec
 
 
 def sampled_workload(header: CacheHeader, facts: ModelFacts, request: Request, tokens: int, texts: int) -> Workload:
-    """What the cache of this header takes, where so many of its texts have so many tokens."""
+    """The workload of a cache with this header, from the token counts of a sample of its texts."""
     all_blocks = len(facts.layers) - 1
     blocks = min(max(request.layers) + 1, all_blocks)
     return Workload(

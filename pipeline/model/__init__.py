@@ -1,1 +1,1 @@
-"""A frozen model from its files, and what it says of itself."""
+"""Loads frozen models from their files and finds out their properties."""

@@ -1,4 +1,4 @@
-"""How far states may be from those that Hugging Face gives: rounding, and nothing more."""
+"""Tolerance between our states and Hugging Face's: rounding and nothing more."""
 
 from __future__ import annotations
 

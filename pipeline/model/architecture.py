@@ -1,4 +1,4 @@
-"""What differs from one model architecture to the next, read off the model itself wherever it can be."""
+"""Differences between model architectures, read off the model itself wherever possible."""
 
 from __future__ import annotations
 

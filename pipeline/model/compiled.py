@@ -34,7 +34,7 @@ def compile_blocks(model: Any) -> Any:
 
 
 def _own_copy(function: Any) -> FunctionType:
-    """The same function with a code object of its own, which is what compiled graphs are kept by."""
+    """A copy of the function with its own code object, which is the key under which compiled graphs are kept."""
     return FunctionType(function.__code__.replace(), function.__globals__)
 
 

@@ -1,4 +1,4 @@
-"""A model's configuration as capture needs it: without what would change the form of its answers."""
+"""A model's configuration for capture, without options that would change the form of its outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model or tokenizer that fails while it runs is named, with what it said: nobody sees the inside of a library."""
+"""Errors for models or tokenizers that fail while they run, with the library's own message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model's folder may hold: its own files, and no code or weights from elsewhere. Looked at before it is read."""
+"""Checks a model's folder before it is read: it may hold its own files, but no code or weights from elsewhere."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     if not isinstance(config, dict):
-        raise ValueError(f"config.json with a {type(config).__name__}, which is no object")
+        raise ValueError(f"config.json with a {type(config).__name__}, which is not an object")
     return config
 
 
@@ -87,13 +87,13 @@ def _check_quantisation(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _refuse_code(folder: Path, config: dict[str, Any]) -> None:
-    """Only a model that transformers does not know needs its own code; any other is read by transformers' own."""
+    """Refuses code in the model's folder unless transformers does not know the architecture and so needs it."""
     if config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
         raise UserError(
             f"model {folder}",
             expected="an architecture that transformers knows",
             found=f"'{config.get('model_type')}', which comes with Python code of its own; none of it was run",
-            next_step="read that code, then set extract.model.trust_remote_code to true, or take another model",
+            next_step="read that code, then set extract.model.trust_remote_code to true, or use another model",
         )
 
 
@@ -102,5 +102,5 @@ def _refused(folder: Path, expected: str, found: str) -> UserError:
         f"model {folder}",
         expected=expected,
         found=found,
-        next_step="fetch the model again from where it is published, or take another one",
+        next_step="download the model again from its publisher, or use another one",
     )

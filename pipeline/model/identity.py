@@ -1,4 +1,4 @@
-"""What a model's files are: a checksum that names them, their size, and the tokenizer's."""
+"""Identity of a model's files: their checksum and size, and the tokenizer's checksum."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MODEL_FILES = (*WEIGHT_FILES, "*.json", "*.model", "*.txt", "*.py")
 
 
 def model_identity(params: ModelParams) -> dict[str, str]:
-    """The commit of a Hub repository, or a sha256 of a local model's files; and the seed of weights drawn anew."""
+    """The commit of a Hub repository, or a sha256 of a local model's files; and the seed of randomly drawn weights."""
     drawn = {} if params.untrained is None else {"untrained": str(params.untrained)}
     return _source(params) | drawn
 

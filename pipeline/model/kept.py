@@ -1,4 +1,4 @@
-"""The models that this process has in memory: each is there once, for as long as someone uses it."""
+"""Models that this process has in memory, each only once, for as long as someone uses it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Kept(Generic[V]):
             return self._values.get(key)
 
     def forget(self) -> None:
-        """Makes every value anew when it is next asked for; those that are in use live on."""
+        """Makes every value again when it is next asked for; those that are in use live on."""
         with self._lock:
             self._values.clear()
 

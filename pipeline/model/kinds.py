@@ -1,4 +1,4 @@
-"""Which of transformers' classes reads a model's files: the whole architecture's, or that of the part they hold."""
+"""The transformers class that reads a model's files: that of the whole architecture, or of the part that they hold."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def outline(kind: Any, config: Any, trusted: bool, **arguments: Any) -> Any:
 
 
 def _whole(config: Any) -> Any:
-    """What `AutoModel` stands for; None for a configuration that the library does not know."""
+    """The class behind `AutoModel` for a configuration; None if the library does not know it."""
     found = MODEL_MAPPING.get(type(config), None)
     return found[0] if isinstance(found, tuple | list) else found
 

@@ -64,7 +64,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the main process needs to know of a model that only workers load.
+    """Facts about a model for the main process, which does not load it; only workers do.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def choose_compute_type(requested: str, device: str) -> str:
 
 
 MODELS: Kept[FrozenModel] = Kept()
-"""By what they were made from: parameters, the state of their files, and how they compute."""
+"""Loaded models, keyed by their parameters, the state of their files and how they compute."""
 
 
 def load_model(params: ModelParams, compute: Compute) -> FrozenModel:
@@ -183,7 +183,7 @@ def load_model(params: ModelParams, compute: Compute) -> FrozenModel:
 
 
 def in_memory(params: ModelParams, compute: Compute) -> FrozenModel | None:
-    """What `load_model` gives without loading anything."""
+    """The model if it is in memory already, else None; loads nothing."""
     return MODELS.held(_made_from(params, compute))
 
 
@@ -198,7 +198,7 @@ def _load(params: ModelParams, files: Stamp, compute_type: str, device: str, com
         tokenizer = read_tokenizer(params, config)
         read = functools.partial(_read, params, files, config, compute_type, device)
         model = read()
-    with named_failures(model.config.model_type, "take another model: nothing here can read it"):
+    with named_failures(model.config.model_type, "use another model: this one cannot be read"):
         witness = call_witness(model, device)
     if compiled:
         compile_blocks(model)
@@ -277,9 +277,9 @@ def _require_room(params: ModelParams, kind: Any, config: Any) -> None:
     if values > most:  # a bit a value
         raise UserError(
             f"model {params.name}",
-            expected=f"a config of the weights beside it, which hold {most:,} values at the most",
+            expected=f"a config that fits the weights, which hold at most {most:,} values",
             found=f"one of {values:,} values",
-            next_step="fetch the model again, or take another one",
+            next_step="fetch the model again, or use another one",
         )
 
 

@@ -1,4 +1,4 @@
-"""Where a model comes from: what transformers is given to read it, and what is refused before it does."""
+"""Where a model comes from: what transformers is given to read it, and what is refused beforehand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.model.folder import check_folder
 
 
 def find_source(params: ModelParams) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` takes for these parameters: a name or folder, and further arguments.
+    """Arguments of `from_pretrained` for these parameters: a name or folder, and further keywords.
 
     Raises `UserError` for what is not there, or comes with code that was not named as trusted.
     """

@@ -1,4 +1,4 @@
-"""How a model numbers its tokens and how many it has room for: seen on a run, never taken from its name."""
+"""How a model numbers its tokens and how many fit, observed in a run and never concluded from its name."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def lookups(model: Any, device: str, length: int, asked: bool = False) -> list[L
         inputs["position_ids"] = torch.arange(length, device=device)[None]
     with _Watch() as watch:
         model(**inputs)
-    # Some models fill a text up to whole windows of their own, behind its tokens.
+    # Some models fill a text up to whole windows of their own, after its tokens.
     filled = ((rows, index.cpu()) for rows, index in watch.seen if index.numel() == length or _is_row(index, length))
     found = ((rows, index.reshape(-1)[:length]) for rows, index in filled)
     found = ((rows, index) for rows, index in found if not torch.equal(index, ids[0].cpu()))
@@ -103,7 +103,7 @@ class _Watch(TorchDispatchMode):
 
 
 def _rows_asked(func: Any, args: tuple[Any, ...]) -> Tensor | None:
-    """Which rows of its first argument an operation takes, if it takes rows."""
+    """The indices of the rows of its first argument that an operation selects; None if it selects none."""
     rows: Tensor | None = None
     if func is _aten.embedding.default:
         rows = args[1]

@@ -1,4 +1,4 @@
-"""A model as it stood when nothing had been read with it: what a forward pass leaves on it can be taken back.
+"""Restores a model to the state before its first text, as a forward pass may leave state behind.
 
 BigBird turns to full attention for good at its first short text, and scaled rotary embeddings keep the longest text
 that they have met: the next text's states then depend on those before it.

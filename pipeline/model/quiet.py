@@ -1,4 +1,4 @@
-"""Transformers says nothing while a call of ours lasts, and speaks as its caller set it afterwards."""
+"""Silences transformers during our calls, and restores its caller's settings afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without its progress bars and advice, which would run into ours; a block, or a function under `@quietly()`."""
+    """Silences transformers' progress bars and advice, which would mix with ours; a context manager or decorator."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

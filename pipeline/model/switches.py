@@ -1,4 +1,4 @@
-"""Where a model may read texts in another way from some length on: windows, chunks and scales that its config names."""
+"""Text lengths from which a model reads differently: windows, chunks and scales that its config names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BASE = (16, 9, 41)
 LONGEST = 1200
 """Tokens of a made-up text; attention to more takes too long on any model."""
 PROOF_FLOPS = 3e11
-"""What the proofs may cost at load beyond the base: about a second of two CPU cores in float32."""
+"""Operations that the proofs may add to loading: about a second of two CPU cores in float32."""
 TIMES_READ = 8
 """How often the proofs read a made-up text, counted in its tokens."""
 
@@ -44,7 +44,7 @@ class Lengths:
 
 
 def lengths_for(config: Any, flops_per_token: int, longest: int) -> Lengths:
-    """What is affordable of the texts that meet every switch and the window's edge, `longest` tokens."""
+    """The affordable lengths among the texts that reach every switch and the window's edge, `longest` tokens."""
     texts = list(dict.fromkeys(min(length, longest) for length in BASE))
     lowest = min({longest, *_switches(config)})
     if lowest <= min(texts):  # something has to stand in padding before the first of them
@@ -80,7 +80,7 @@ def _rescales(config: Any) -> bool:
 
 
 def _rope_types(values: dict[Any, Any]) -> Iterator[str]:
-    """Of rotary embeddings, whose scale may follow from a text's length; the newer and the older name."""
+    """Types of rotary embedding, whose scale may depend on a text's length; under the newer and the older key."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _rope_types(value)

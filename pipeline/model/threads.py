@@ -1,4 +1,4 @@
-"""CPU threads of the work done here: torch's setting is the whole process's, which may be somebody else's."""
+"""CPU threads for our work; torch's setting belongs to the whole process, and is restored."""
 
 from __future__ import annotations
 

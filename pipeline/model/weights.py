@@ -10,7 +10,7 @@ from pipeline.model.load import FrozenModel
 
 
 def drop_blocks(frozen: FrozenModel) -> None:
-    """Frees the weights of the blocks behind those that `frozen.passes` run; those that another part shares stay."""
+    """Frees the weights of the blocks after those that `frozen.passes` run; those that another part shares stay."""
     blocks = find_blocks(frozen.model)
     keep = max(one.blocks_run for one in frozen.passes)
     behind = {module for block in blocks[keep:] for module in block.modules()}

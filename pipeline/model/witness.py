@@ -1,4 +1,4 @@
-"""What Hugging Face itself says the hidden states of made-up texts are, each read alone: what capture is held to."""
+"""Reference states: Hugging Face's hidden states of made-up texts, each read alone, to compare capture with."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _entering(model: Any) -> Iterator[list[Tensor]]:
 
 def _require_texts(model: Any) -> None:
     """Raises `UserError` for a model that reads something else, or has nothing to read it with."""
-    where, step = f"model architecture '{model.config.model_type}'", "take another model: nothing here can read it"
+    where, step = f"model architecture '{model.config.model_type}'", "use another model: this one cannot be read"
     if not accepts(model, "input_ids"):
         first = next(iter(inspect.signature(model.forward).parameters), "nothing")
         raise UserError(where, expected="a model that reads token ids", found=f"one that reads {first}", next_step=step)
@@ -186,7 +186,7 @@ def _required(model: Any, states: tuple[Tensor, ...] | None, tokens: int) -> tup
     expected = f"hidden states of {depth(model.config) + 1} layers, each [texts, tokens, {width(model.config)}]"
     if not states or len(states) != depth(model.config) + 1 or not all(_fits(s, tokens, model) for s in states):
         found = f"{len(states)} of {[tuple(s.shape) for s in states]}" if states else "none"
-        raise UserError(where, expected=expected, found=found, next_step="take another model: nothing here can read it")
+        raise UserError(where, expected=expected, found=found, next_step="use another model: this one cannot be read")
     for layer, state in enumerate(states):
         if not state.isfinite().all():
             raise UserError(
@@ -199,17 +199,17 @@ def _required(model: Any, states: tuple[Tensor, ...] | None, tokens: int) -> tup
 
 
 def _fits(states: Tensor, tokens: int, model: Any) -> bool:
-    """BigBird and its like fill a text up to whole blocks, behind its tokens."""
+    """BigBird and its like fill a text up to whole blocks, after its tokens."""
     return states.ndim == 3 and states.shape[1] >= tokens and states.shape[::2] == (1, width(model.config))
 
 
 def _require_behind(model: Any, texts: list[MadeUp]) -> None:
-    """That what a model adds to a text stands behind its tokens: before them it would be the same for all texts."""
+    """Requires that what a model adds to a text comes after its tokens; before them, it would be the same for all."""
     firsts = torch.stack([text.states[0, 0] for text in texts])
     if len(texts) < 2 or len(firsts.unique(dim=0)) == 1:
         raise UserError(
             f"model architecture '{model.config.model_type}'",
             expected="a state for each token, and for nothing before them",
             found="more states than tokens, of which the first is the same for all texts",
-            next_step="take another model: nothing here can read it",
+            next_step="use another model: this one cannot be read",
         )

@@ -50,7 +50,7 @@ def extract(params: ExtractParams, texts: Path, out: str | Path, scratch_root: P
     """Writes the cache of `texts` to `out`, a folder or a URL, and returns the run's figures.
 
     Unfinished work stays under `scratch_root` (on the same disk as a local `out`), or beside a remote one: a run that
-    was killed goes on with the shards that are missing. A finished cache that is damaged has its damaged shards
+    was killed resumes with the missing shards. A finished cache that is damaged has its damaged shards
     computed again; one that is whole is left alone. Raises `UserError` for whatever the user can mend.
     """
     started = time.perf_counter()
@@ -87,7 +87,7 @@ def compute_of(params: ExtractParams) -> Compute:
 
 
 def request_of(params: ExtractParams, facts: ModelFacts) -> Request:
-    """What is captured of the model."""
+    """The request for what is captured from the model."""
     layers, tokens = chosen_layers(params.layers, len(facts.layers)), token_layers(params, facts)
     return Request(layers, tuple(params.poolings), tokens or False)
 
@@ -112,7 +112,7 @@ def header_of(params: ExtractParams, facts: ModelFacts, texts: int) -> store.Cac
 
 
 def read_text_ids(texts: Path) -> store.TextIds:
-    """The texts' identities as bytes, [texts, 16]: 16 bytes a text, where Python strings would take 81."""
+    """The texts' identities as bytes, [texts, 16]: 16 bytes per text, where Python strings would take 81."""
     if not texts.is_file():
         raise UserError(
             f"texts {texts}",
@@ -182,7 +182,7 @@ def _bring_about(
     header = there or header  # a cache that is mended keeps its notes
     # `auto` was decided by the first worker's hardware; the others follow it.
     compute, request = replace(compute_of(params), type=facts.compute_type), request_of(params, facts)
-    # Asked anew: a cache that was too damaged to be opened lends its rows once `is_whole` has restored its metadata.
+    # Asked again: a cache that was too damaged to be opened lends its rows once `is_whole` has restored its metadata.
     refused: list[Refusal] = []
     donors = _donors(params, header, out, scratch_root, refused.append)
     _say_refused(refused)
@@ -276,7 +276,7 @@ def _require_whole(scratch: Scratch, header: store.CacheHeader, text_ids: store.
             f"cache {scratch.cache}",
             expected=f"{shards} shards as they were written",
             found=f"other bytes in {len(damaged)} of them, the first is shard {damaged[0]}",
-            next_step="check the disk, then run the same command again: those shards alone are computed anew",
+            next_step="check the disk, then run the same command again: only those shards are computed again",
         )
 
 
@@ -332,7 +332,7 @@ def _window_figures(cache: store.Cache) -> dict[str, Any]:
 
 
 def _token_figures(cache: store.Cache) -> dict[str, Any]:
-    """What is kept of token states, where anything is."""
+    """Figures about token states, if any are kept."""
     tokens, basis = cache.header.capture.tokens, cache.basis() if cache.token_layers else None
     if tokens is None:
         return {}

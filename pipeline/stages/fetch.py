@@ -131,7 +131,8 @@ def fetch(artifact: Artifact, destination: Path) -> Path:
 
 
 class _Record:
-    """Which files were fetched into a folder, kept beside it, as an artifact may have any: `.NAME.fetched`.
+    """The record of the files that were fetched into a folder. It lies next to the folder, as `.NAME.fetched`, because
+    an artifact may contain files of any name.
 
     A file that is not as the record says, of a folder that was checked out or fetched by an earlier version for one,
     may go where the artifact brings it again, byte for byte.

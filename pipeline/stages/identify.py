@@ -1,6 +1,6 @@
 """The identify stage: which model section 'extract' names, in a file small enough for git.
 
-DVC removes what a stage made before it makes it anew. Where the model is missing, that would take a pulled cache and
+DVC removes what a stage made before it makes it again. Where the model is missing, that would take a pulled cache and
 bring nothing; so this stage goes first, changes whenever the extraction does, and fails where that could not run.
 """
 

@@ -1,4 +1,4 @@
-"""What `ilse inspect` prints of a cache: its spec, size, completeness and a line a layer."""
+"""Describes a cache for `ilse inspect`: its spec, size and state, and one line per layer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from pathlib import Path
 
 from pipeline.store import CacheHeader, CaptureSpec, Location, open_cache, peek
 
+UNFINISHED = "UNFINISHED"
+
 
 def describe(place: str | Path) -> str:
-    """A text of the cache in a folder or at a URL; of an unfinished one, its spec alone."""
+    """Describes the cache in a folder or at a URL; an unfinished one by its spec and size alone."""
     path = Location(place)
     header, complete = peek(path)
-    lines = [f"{path}: {'complete' if complete else 'UNFINISHED'}", *_spec_lines(header), *_size_lines(path, header)]
+    lines = [f"{path}: {'complete' if complete else UNFINISHED}", *_spec_lines(header), *_size_lines(path, header)]
     if complete:
         for pooling in header.capture.poolings:
             lines += ["", *_layer_lines(path, pooling)]
@@ -47,7 +49,7 @@ def _token_lines(capture: CaptureSpec) -> list[str]:
 
 
 def _basis_lines(path: Location) -> list[str]:
-    """The share of variance that the basis of token states keeps, a line a layer."""
+    """The share of variance that the basis of token states keeps, one line per layer."""
     cache = open_cache(path)
     basis, tokens = cache.basis() if cache.token_layers else None, cache.header.capture.tokens
     if basis is None or tokens is None:
@@ -69,7 +71,7 @@ def _layer_lines(path: Location, pooling: str) -> list[str]:
     statistics = cache.statistics(pooling)
     counts = cache.token_counts()
     lines = [
-        f"  {int(counts.sum()):,} tokens, {counts.mean():.1f} a text; {int(cache.truncated().sum())} texts were cut",
+        f"  {int(counts.sum()):,} tokens, {counts.mean():.1f} per text; {int(cache.truncated().sum())} texts truncated",
         "",
         f"  {pooling:<14}" + "".join(f"{name:>12}" for name in statistics),
     ]

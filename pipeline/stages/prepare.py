@@ -74,46 +74,50 @@ ROW_GROUP = 8_192
 
 
 class PrepareParams(Section):
-    """The section `prepare`: where the data set is, which columns count, and how it is split."""
+    """Where the data set is, which columns are read, and how it is split."""
 
     path: str | dict[str, str] = Field(
-        description="File or folder, or one for each split: {train: …, test: …}; {test: …} alone is data to test on, "
-        "for heads that were trained on other data."
+        description="File or folder, or one per split: {train: …, test: …}. {test: …} alone is test data for heads "
+        "that were trained on other data."
     )
-    format: Format = Field("auto", description="Format of the source; auto goes by the ending.")
+    format: Format = Field("auto", description="Format of the source; `auto` follows the file's ending.")
     delimiter: str | None = Field(
-        None, description="What separates the fields of CSV and TSV, one character; unset: a comma, in TSV a tab."
+        None, description="Delimiter of CSV and TSV, one character; unset: a comma, or a tab in TSV."
     )
     quote_char: str = Field(
         "auto",
-        description="What encloses fields of CSV and TSV that hold delimiters or line breaks, one character; `none` "
-        'where quotes are ordinary characters. `auto` is `"`, and refuses a quoted field that seems to swallow rows.',
+        description='Quote character of CSV and TSV; `none` if quotes are ordinary characters. `auto` is `"`, and '
+        "refuses a quoted field that seems to swallow rows.",
     )
-    text_column: str = Field("text", description="Column of the texts (tables only).")
-    text_pair_column: str | None = Field(None, description="Column of an example's second text (tables only).")
-    label_column: str = Field("label", description="Column of the labels (tables only).")
+    text_column: str = Field("text", description="Column that holds the texts (tables only).")
+    text_pair_column: str | None = Field(
+        None, description="Column that holds the second text of each pair (tables only)."
+    )
+    label_column: str = Field("label", description="Column that holds the labels (tables only).")
     labels_column: str | None = Field(
-        None, description="Column of label lists, read instead of labels: several an example, or none (tables only)."
+        None, description="Column that holds lists of labels, read instead of single labels (tables only)."
     )
     label_separator: str | None = Field(
         None,
         min_length=1,
-        description="What separates labels where a list is one string; unset: `|`, and strings that another character "
-        "seems to separate are refused.",
+        description="Separator of labels if a list is one string. Unset: `|`, and strings with what looks like another "
+        "separator are refused.",
     )
-    score_column: str | None = Field(None, description="Column of the scores, read instead of labels (tables only).")
-    split_column: str | None = Field(None, description="Column of the given splits; without it they are drawn.")
-    use: Use = Field("whole", description="The whole text, or its first line that is not empty.")
-    encoding: str = Field("utf-8", description="Encoding of text files, decoded strictly.")
-    fallback_encoding: str | None = Field(None, description="Encoding of whole files that `encoding` cannot read.")
+    score_column: str | None = Field(
+        None, description="Column that holds scores, read instead of labels (tables only)."
+    )
+    split_column: str | None = Field(None, description="Column that holds the splits; unset: splits are drawn.")
+    use: Use = Field("whole", description="Read the whole text, or only its first line that is not empty.")
+    encoding: str = Field("utf-8", description="Encoding of text files. A file that does not fit it is refused.")
+    fallback_encoding: str | None = Field(None, description="Encoding to try for files that `encoding` cannot read.")
     splits: SplitFractions = Field(
         SplitFractions(train=0.7, validation=0.1, test=0.2), description="Expected shares in drawn splits, 0 to 1."
     )
     seed: int = Field(0, ge=0, description="Seed of the drawn splits.")
     exclude_train_of: str | None = Field(
         None,
-        description="Folder of another prepared data set, the one that heads are trained on: examples of its train "
-        "split are left out, in whatever case and punctuation.",
+        description="Folder of another prepared data set, on which heads are trained: examples of its train split are "
+        "left out here, whatever their case and punctuation.",
     )
     conflicts: Conflicts = Field(
         "drop", description="What to do with a text or pair that has several labels, label sets or scores."
@@ -125,7 +129,7 @@ class PrepareParams(Section):
         try:
             b"a".decode(name or "utf-8")
         except LookupError as error:
-            raise ValueError("a text encoding that Python knows, such as utf-8 or cp1252") from error
+            raise ValueError("an encoding that Python knows, such as utf-8 or cp1252") from error
         except UnicodeDecodeError:
             pass  # utf-16 is known, and wants two bytes
         return name
@@ -173,19 +177,19 @@ class PrepareParams(Section):
 
     @property
     def kind(self) -> Kind:
-        """What an example is mapped to."""
+        """Kind of target that an example has."""
         return "score" if self.score_column else "label set" if self.labels_column else "label"
 
     @property
     def unit(self) -> Unit:
-        """What an example is about."""
+        """The unit of an example: a single text, or a pair."""
         if not self.text_pair_column:
             return SINGLE
         return SCORED_PAIR if self.kind == "score" else LABELLED_PAIR
 
     @property
     def dialect(self) -> Dialect:
-        """What tells the fields of CSV and TSV apart."""
+        """Delimiter and quote character of CSV and TSV."""
         return Dialect(self.delimiter, self.quote_char)
 
     @property
@@ -210,7 +214,7 @@ def prepare(params: PrepareParams, out: Path) -> dict[str, Any]:
 
 
 def _require_apart(params: PrepareParams, out: Path) -> None:
-    """Whether no table that is written is one that is read, or lies in a folder that is read as a whole."""
+    """Raises `UserError` if a table would be written over the input, or into a folder that is read as a whole."""
     paths = params.path if isinstance(params.path, dict) else {"": params.path}
     sources = {f"prepare.path {path}": Path(path) for path in paths.values()}
     if params.exclude_train_of is not None:
@@ -224,16 +228,17 @@ def _require_apart(params: PrepareParams, out: Path) -> None:
             if place.is_relative_to(os.path.realpath(source)):
                 raise UserError(
                     f"destination {out / name}",
-                    expected="a place apart from what is read",
-                    found=f"one that {what} is, or holds",
-                    next_step="name another folder with --out, or move the data set into a folder of its own",
+                    expected="a place outside the input",
+                    found=f"a place that is, or is inside, {what}",
+                    next_step="name another folder with --out, or move the data set to a separate folder",
                 )
 
 
 def prepare_rows(
     params: PrepareParams, source: pl.DataFrame, out: Path, fallen_back: list[str], told: list[str]
 ) -> dict[str, Any]:
-    """The same of rows that are read: the columns of `read_source`, of which `fallen_back` came in another encoding.
+    """Prepares rows that are already read: the columns of `read_source`. `fallen_back` are files read in the other
+    encoding.
 
     `told` are lines about how the targets were read.
     """
@@ -279,7 +284,9 @@ def prepare_rows(
 
 
 def as_target(params: PrepareParams, told: list[str]) -> Callable[[pl.Series, str], pl.Series]:
-    """From a source's column of targets, and its name for messages, to ours; `told` gets what is to be said of it."""
+    """Returns the function that converts a source's target column, given its name for messages; it appends notes to
+    `told`.
+    """
     if params.kind == "label set":
         return functools.partial(as_label_sets, separator=params.label_separator, notes=told)
     return as_scores if params.kind == "score" else as_labels

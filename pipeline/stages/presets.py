@@ -26,7 +26,7 @@ from pipeline.stages.fetch import FetchParams
 from pipeline.stages.prepare import PrepareParams
 
 RAW = ("data", "raw")
-"""Where `ilse fetch` puts an artifact, in a folder of its key."""
+"""Folder in which `ilse fetch` puts artifacts, each in a folder named by its key."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ class Preset:
 
     @property
     def about(self) -> str:
-        """Its first comment."""
+        """One-line description: the file's first comment."""
         return self.text.splitlines()[0].removeprefix("# ")
 
     @property
     def values(self) -> Any:
-        """Its sections, with their comments; a new copy each time."""
+        """The preset's sections with their comments; a new copy each time."""
         return YAML().load(self.text)
 
     @property
     def artifact(self) -> dict[str, Any]:
-        """Its entry of the section `fetch`."""
+        """The preset's entry in section `fetch`."""
         found: dict[str, Any] = next(iter(self.values["fetch"].values()))
         return found
 

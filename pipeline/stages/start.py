@@ -68,7 +68,7 @@ def start(
 
 
 def _begun(path: Path) -> bool:
-    """Whether an earlier start that was cut short wrote it: the parameter file comes last."""
+    """Whether an earlier start that was interrupted wrote it: the parameter file comes last."""
     alone = path.name == STAGES and not path.with_name(PARAMS).exists()
     return alone and path.is_file() and path.read_bytes() == _template(STAGES).encode()
 

@@ -25,7 +25,7 @@ from pipeline.dataset.splits import uniform
 from pipeline.work.ids import TextIndex
 
 FINER_TO_COARSER = ("float32", "float16", "bfloat16", "int8")
-"""A value that was rounded to one of these loses no more than its size in a type behind it; before it, the type would
+"""A value that was rounded to one of these loses no more than its size in a type after it; before it, the type would
 promise what the value lacks."""
 
 Rows = npt.NDArray[np.int64]
@@ -34,15 +34,15 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Selection:
-    """What is kept; None keeps all, or the type as it is."""
+    """What to keep; None keeps everything, or leaves the type unchanged."""
 
     layers: tuple[int | str, ...] | None = None
-    """As `extract.layers` has them."""
+    """Layers to keep, in the syntax of `extract.layers`."""
     poolings: tuple[str, ...] | None = None
     texts: Path | None = None
     """A Parquet table with a column `text_id`, and perhaps `pair_text_id`: an `examples.parquet`, for one."""
     share: float | None = None
-    """Of the texts; each is in or out by its id alone, so that a larger share holds the smaller one."""
+    """Share of the texts. Its id alone decides whether a text is in, so a larger share includes a smaller one."""
     storage_type: str | None = None
     tokens: bool = False
     """Whether the token states of the kept texts and layers are kept too, as they are stored."""
@@ -54,7 +54,7 @@ def subset(place: str, out: Path, selection: Selection) -> str:
     One shard of each cache is in memory at a time. Raises `UserError` for a selection that the cache does not hold or
     that would be empty, a type finer than its own, and an `out` that is no cache.
     """
-    # What is taken is signed anew. A cache that says which values belong to which texts is read layer by layer; an
+    # What is taken is signed again. A cache that says which values belong to which texts is read layer by layer; an
     # older one proves its files as a whole.
     cache = store.open_cache(place)
     cache = cache if cache.is_bound else store.open_proven(place)
@@ -131,13 +131,13 @@ def _token_layers(cache: store.Cache, layers: tuple[int, ...]) -> list[int]:
 
 
 def _basis(cache: store.Cache, layers: tuple[int, ...]) -> store.Basis | None:
-    """That of the chosen layers' token states; None where they are whole."""
+    """The basis of the chosen layers' token states; None if these are stored whole."""
     kept, basis = _token_layers(cache, layers), cache.basis()
     return None if basis is None else basis.at([cache.token_layers.index(layer) for layer in kept])
 
 
 def _token_states(cache: store.Cache, layers: tuple[int, ...], basis: store.Basis | None) -> store.TokenSpec | bool:
-    """What is kept of them, as an extraction of these layers would say it."""
+    """Spec of the kept token states, as an extraction of these layers would have it."""
     had = cache.header.capture.token_states
     if isinstance(had, bool):
         return had
@@ -158,7 +158,7 @@ def _chosen_rows(cache: store.Cache, selection: Selection) -> Rows:
         raise UserError(
             f"cache {cache.path}",
             expected="at least one text to keep",
-            found="none of those that are asked for",
+            found="none of the chosen ones",
             next_step="name a table of texts that are in this cache, or a larger share",
         )
     return np.flatnonzero(kept)

@@ -1,4 +1,4 @@
-"""What `ilse verify` says of a cache: every damaged file, by shard and rows, or that there is none."""
+"""Verifies a cache for `ilse verify`: names every damaged file with its shard and rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def verify(place: str) -> str:
             f"cache {location}",
             expected="every byte as it was written",
             found="\n            ".join(_line(damage, header) for damage in damages),
-            next_step="'ilse extract' computes the damaged shards anew, and nothing else; or pull the cache again",
+            next_step="'ilse extract' computes only the damaged shards again; or pull the cache again",
         )
     assert header is not None
     return f"{location}: {header.texts:,} texts in {header.shards} shards, every byte as it was written"
@@ -36,7 +36,7 @@ def _header(location: Location, damages: list[Damage]) -> CacheHeader | None:
             f"cache {location}",
             expected="a finished cache",
             found="one whose record says that it is unfinished",
-            next_step="run 'ilse extract' again: it goes on where it stopped",
+            next_step="run 'ilse extract' again: it resumes where it stopped",
         )
     return header
 

@@ -1,7 +1,7 @@
 """The cache format: the one seam that the pipeline, which writes caches, and the trainer, which reads them, share.
 
 `spec` says what a cache is, `encoding` how a value stands in it, `basis` in which directions a token state does,
-`layout` which files it has, `chunks` and `token_chunks` how the bytes of the large ones follow one another, `binding`
+`layout` which files it has, `chunks` and `token_chunks` how the bytes of the large ones follow each other, `binding`
 which values belong to which texts, `location` where they lie, and `proven` the same with every byte compared with the
 list of checksums; `writing`, `opening`, `reading` and `verification` are what one does with it. `reading` stands on
 `token_reading`, and both on `arrays`, which checks what is read.

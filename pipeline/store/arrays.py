@@ -1,4 +1,4 @@
-"""What every read of a finished cache goes through: arrays laid out as the header says, and values that are its own."""
+"""Common part of all reads of a finished cache: arrays match the header, and values belong to the cache."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class CheckedArrays:
 
     @property
     def is_local(self) -> bool:
-        """Whether it lies on this machine."""
+        """Whether the cache is on this machine."""
         return self.location.is_local
 
     @property
@@ -80,7 +80,7 @@ class CheckedArrays:
         return self._bound_index("token_count", TOKEN_COUNT)
 
     def truncated(self) -> npt.NDArray[np.bool_]:
-        """Which texts were longer than `max_tokens`, [texts]."""
+        """Mask of the texts that were longer than `max_tokens`, [texts]."""
         return self._bound_index("truncated", TRUNCATED)
 
     @property
@@ -121,7 +121,7 @@ class CheckedArrays:
         return damaged(self.location, f"an array '{name}' of {FOREIGN}, in {len(shards)} shards from {shards[0]} on")
 
     def _places(self, layers: Sequence[int] | None) -> Sequence[int]:
-        """Of layers, which may be counted from the last one; None for all."""
+        """Checked positions of layers, which may be counted from the last one; None means all."""
         every = range(len(self.layers))
         return every if layers is None else [every[layer] for layer in layers]
 
@@ -195,5 +195,5 @@ class CheckedArrays:
             f"cache {self.path}, rows {rows.start} to {rows.stop}",
             expected="the values that were recorded",
             found=found,
-            next_step=f"'ilse verify {self.path}' names all damage; 'ilse extract' computes the damaged shards anew",
+            next_step=f"'ilse verify {self.path}' lists all damage; 'ilse extract' computes the damaged shards again",
         )

@@ -86,7 +86,7 @@ class Basis:
 
     @cached_property
     def sha256(self) -> str:
-        """Of shapes and values, 64 hexadecimal digits."""
+        """Checksum of shapes and values, 64 hexadecimal digits."""
         digest = hashlib.sha256(f"basis {self.directions.shape} cut at {LIMIT}\n".encode())
         for item in fields(self):
             digest.update(getattr(self, item.name).tobytes())
@@ -127,19 +127,19 @@ class Basis:
         return out
 
     def arrays(self) -> dict[str, FloatRows]:
-        """Its parts by name; `Basis(**arrays)` is the same basis."""
+        """The parts of the basis by name; `Basis(**arrays)` is the same basis."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, FloatRows]) -> Basis:
-        """Of arrays by name, as `arrays` gives them. Raises `UserError` where one is missing."""
+        """The basis with the arrays that `arrays` returned. Raises `UserError` if one is missing."""
         names = {item.name for item in fields(cls)}
         if not names <= arrays.keys():
             raise _refused(f"the arrays {', '.join(sorted(names))}", ", ".join(sorted(arrays)) or "none")
         return cls(**{name: arrays[name] for name in names})
 
     def to_bytes(self) -> bytes:
-        """As a file of NumPy's, .npz, which `from_bytes` reads."""
+        """The basis as a NumPy .npz file, which `from_bytes` reads."""
         file = io.BytesIO()
         np.savez(file, mean=self.mean, scale=self.scale, directions=self.directions, share=self.share)
         return file.getvalue()
@@ -151,7 +151,9 @@ class Basis:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 found = {name: arrays[name] for name in arrays.files}
         except Exception as error:  # a cut archive has many errors, by where it was cut
-            raise _refused("a file that Basis.save wrote", f"one that does not open ({type(error).__name__})") from None
+            raise _refused(
+                "a file that Basis.save wrote", f"one that cannot be opened ({type(error).__name__})"
+            ) from None
         return cls.from_arrays(found)
 
     def save(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What ties a shard's values to its texts: checksums of all that a shard holds, in one row beside its texts' own.
+"""Binds a shard's values to its texts: checksums of everything in a shard, in one row with the checksum of its texts.
 
 A chunk's checksum tells whether the chunk is whole. It does not tell whose it is: a whole shard of another cache of the
 same capture passes. The array `binding` [shards, columns] says of each shard what belongs together, as CRC-32C unless
@@ -124,18 +124,18 @@ def binding_row(
 
 
 def texts_checksum(header: CacheHeader, text_ids: TextIds) -> int:
-    """Of the capture and some texts in their order."""
+    """Checksum of the capture and of some texts in their order."""
     return _crc(bytes.fromhex(header.capture.fingerprint) + np.ascontiguousarray(text_ids).tobytes())
 
 
 def pooling_column(header: CacheHeader, pooling: str) -> int:
-    """Where the columns of a pooling begin."""
+    """First column of a pooling."""
     width = len(header.capture.layers) + (header.capture.storage_type == "int8")
     return FIXED + header.capture.poolings.index(pooling) * width
 
 
 def token_column(header: CacheHeader) -> int:
-    """Where the columns of token states begin, whose chunks are whole layers."""
+    """First column of the token states, whose chunks are whole layers."""
     width = len(header.capture.layers) + (header.capture.storage_type == "int8")
     return FIXED + len(header.capture.poolings) * width
 

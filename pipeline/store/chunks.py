@@ -1,11 +1,11 @@
-"""A shard's chunks straight from its file: the bytes as they stand there, every checksum looked at.
+"""Reads a shard's chunks straight from its file, and checks every checksum.
 
 The file that the layout's writer makes, little-endian (Zarr v3, sharding with the index at the end):
 
     layer 0's rows, CRC-32C | layer 1's rows, CRC-32C | … | index: (offset, bytes) a layer, uint64 | its CRC-32C
 
 So all files of a cache end in the same index, and a layer's rows lie side by side in it. Zarr itself makes an array of
-every chunk and then sets them between one another, row by row, which takes four times as long as this.
+every chunk and then sets them between each other, row by row, which takes four times as long as this.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def checksums_of(chunks: ChunkBytes) -> npt.NDArray[np.uint32]:
 
 
 def seal(chunks: ChunkBytes, header: CacheHeader, rows: int) -> None:
-    """Makes chunks of which the values of so many rows were set what the writer made of them."""
+    """Makes chunks of which the values of this many rows were set what the writer made of them."""
     values = rows_in(chunks, header)
     values[:, rows:] = STORAGE_TYPES[header.capture.storage_type].missing
     for chunk in chunks:
@@ -110,7 +110,7 @@ def checksum(data: npt.NDArray[np.uint8]) -> bytes:
 
 
 def index_of(chunks: int, size: int) -> npt.NDArray[np.uint8]:
-    """The index of a file of so many chunks of one size, with its checksum."""
+    """The index of a file of this many chunks of one size, with its checksum."""
     places = np.stack([np.arange(chunks, dtype="<u8") * np.uint64(size), np.full(chunks, size, "<u8")], axis=1)
     data = places.reshape(-1).view(np.uint8)
     return np.concatenate([data, np.frombuffer(checksum(data), np.uint8)])

@@ -45,7 +45,7 @@ STORAGE_TYPES: dict[str, StorageType] = {
     "int8": StorageType(np.dtype("i1"), _INT8_MAX, -128),
 }
 TOKEN_TYPES: dict[str, StorageType] = {**STORAGE_TYPES, "int4": StorageType(np.dtype("u1"), _INT8_MAX, 0)}
-"""Of token states; int4 is too coarse for pooled rows, of which a text has but one a layer."""
+"""Storage types of token states. int4 is too coarse for pooled rows, as a text has just one per layer."""
 SCALED = ("int8", "int4")
 """Types whose values are levels of steps that a shard has for itself."""
 
@@ -78,7 +78,7 @@ class StoredRows:
     scales: Scales | None = None
 
     def decoded(self) -> FloatRows:
-        """The same as float32."""
+        """The values in float32."""
         return decode(self.values, self.kind, self.scales)
 
 
@@ -88,12 +88,12 @@ def value_bytes(storage_type: str) -> int:
 
 
 def stored_width(storage_type: str, width: int) -> int:
-    """Stored numbers of so many values."""
+    """Stored numbers of this many values."""
     return -(-width // 2) if storage_type == "int4" else width
 
 
 def levels_of(stored: Stored, width: int) -> npt.NDArray[np.int8]:
-    """Of int4: the levels [..., width] of bytes [..., half of it], two a byte and the first in its lower half."""
+    """Unpacks int4: levels [..., width] from bytes [..., width / 2], two per byte, the first in the lower half."""
     both = np.empty((*stored.shape, 2), np.int8)
     np.bitwise_and(stored, 0xF, out=both[..., 0], casting="unsafe")
     np.right_shift(stored, 4, out=both[..., 1], casting="unsafe")
@@ -129,7 +129,7 @@ def decode(stored: Stored, storage_type: str, scales: Scales | None = None) -> F
 
 
 def missing(stored: Stored, storage_type: str) -> npt.NDArray[np.bool_]:
-    """Where the fill value stands."""
+    """Mask of the positions that hold the fill value."""
     fill = TOKEN_TYPES[storage_type].missing
     return np.isnan(stored) if isinstance(fill, float) else np.asarray(stored == fill)
 

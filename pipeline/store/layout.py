@@ -228,7 +228,7 @@ def text_id_rows(text_ids: Sequence[str] | TextIds) -> TextIds:
 
 @dataclass(frozen=True)
 class _Form:
-    """What the metadata of an array say."""
+    """The form of an array, from its metadata."""
 
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
@@ -265,25 +265,25 @@ def _form(header: CacheHeader, name: str, tokens: int = 0) -> _Form:
 
 
 def token_row(header: CacheHeader) -> tuple[int, int]:
-    """Layers and values a layer of a stored token state."""
+    """Layers and values per layer of a stored token state."""
     tokens = header.capture.tokens
     return (0 if tokens is None else len(tokens.layers)), header.capture.token_width
 
 
 def scales_shape(header: CacheHeader, what: str) -> tuple[int, int]:
-    """Of a shard's scales: those of a pooling, or of `TOKENS`."""
+    """Shape of a shard's scales, for a pooling or for `TOKENS`."""
     return token_row(header) if what == TOKENS else (len(header.capture.layers), header.capture.dim)
 
 
 def basis_shape(header: CacheHeader, part: str) -> tuple[int, ...]:
-    """Of one of the parts in `BASIS`."""
+    """Shape of one of the parts in `BASIS`."""
     (layers, rank), dim = token_row(header), header.capture.dim
     return {"mean": (layers, dim), "scale": (layers, dim), "directions": (layers, rank, dim), "share": (layers,)}[part]
 
 
 def binding_columns(header: CacheHeader) -> int:
-    """Those of the texts, their counts, cuts and tokens; of each pooling its layers and scales; and of token states
-    with chunks of whole layers likewise.
+    """Number of columns of the binding: those of the texts, their counts, truncations and tokens; for each pooling its
+    layers and scales; and for token states with chunks of whole layers likewise.
     """
     scaled = header.capture.storage_type == "int8"
     pooled = 4 + len(header.capture.poolings) * (len(header.capture.layers) + scaled)
@@ -322,7 +322,7 @@ def _create(group: zarr.Group, name: str, form: _Form) -> zarr.Array[Any]:
 
 
 def _one_shard(form: _Form, values: npt.NDArray[Any]) -> bytes:
-    """The bytes of one shard that holds `values`, and the fill value behind them."""
+    """The bytes of one shard that holds `values`, and the fill value after them."""
     files: dict[str, Any] = {}
     shape = form.shards or form.chunks
     array = _create(zarr.create_group(MemoryStore(files)), "a", replace(form, shape=shape))
@@ -333,7 +333,7 @@ def _one_shard(form: _Form, values: npt.NDArray[Any]) -> bytes:
 
 
 def _described(array: zarr.Array[Any]) -> dict[str, Any]:
-    """All that decides which value stands where."""
+    """All metadata that decides which value is stored where."""
     return {
         name: value for name, value in array.metadata.to_dict().items() if name not in ("attributes", "dimension_names")
     }

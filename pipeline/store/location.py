@@ -1,4 +1,4 @@
-"""Where a cache lies: a folder on disk, or a prefix in an object store (s3://, gs://, az://) through obstore.
+"""Locations of caches: a folder on disk, or a prefix in an object store (s3://, gs://, az://) through obstore.
 
 Every write puts one whole file in one step, so that nothing depends on renaming folders. Credentials come from the
 environment alone; a URL that carries any is refused, and no error repeats one.
@@ -225,7 +225,7 @@ class Location:
             expected="an object store that answers",
             found=without_secrets(_in_short(error)),
             next_step="check the address, the credentials in the environment and the network, then run the same "
-            "command again; what is finished is kept",
+            "command again; finished work is kept",
         )
 
     def _store(self) -> Any:

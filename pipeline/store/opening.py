@@ -1,4 +1,4 @@
-"""Opens a cache as far as its header: what it says of itself, checked."""
+"""Opens a cache and checks its header."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def peek(place: str | Path | Location) -> tuple[CacheHeader, bool]:
         complete = attributes["complete"] is True
         edited = header.attributes(complete) != attributes
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
-        raise damaged(location, f"attributes that do not parse ({type(error).__name__})") from error
+        raise damaged(location, f"attributes that cannot be parsed ({type(error).__name__})") from error
     if edited:
-        raise damaged(location, "a spec that does not have the checksum beside it")
+        raise damaged(location, "a spec whose checksum is another one")
     return header, complete
 
 
@@ -68,7 +68,7 @@ def open_group(location: Location) -> zarr.Group:
     except UserError:
         raise
     except Exception as error:  # a file that does not parse has many errors, by what is wrong in it
-        found = f"a group that does not open ({type(error).__name__})"
+        found = f"a group that cannot be opened ({type(error).__name__})"
         raise location.refusal(error, "opening") or damaged(location, found) from None
 
 
@@ -109,7 +109,7 @@ def _no_basis(location: Location, found: str) -> UserError:
         f"cache {location}, basis of its token states",
         expected="the basis that they were projected with",
         found=found,
-        next_step=f"'ilse verify {location}' names all damage; pull the cache again, or extract it again",
+        next_step=f"'ilse verify {location}' lists all damage; pull the cache again, or extract it again",
     )
 
 
@@ -135,5 +135,5 @@ def damaged(location: Location, found: str) -> UserError:
         f"cache {location}",
         expected="attributes as 'ilse extract' wrote them",
         found=found,
-        next_step=f"'ilse verify {location}' names the damaged files; pull the cache again, or extract again",
+        next_step=f"'ilse verify {location}' lists the damaged files; pull the cache again, or extract again",
     )

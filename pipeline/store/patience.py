@@ -24,7 +24,7 @@ _AGAIN: dict[str, Any] = {
     "wait": wait_exponential(multiplier=0.5, max=8),
     "reraise": True,
 }
-"""Six times within some 20 seconds; the client's own patience, with each answer anew, comes on top."""
+"""Six times within some 20 seconds; the client's own patience, which starts again with each answer, comes on top."""
 
 
 def _breaks_off(error: BaseException) -> bool:
@@ -32,7 +32,7 @@ def _breaks_off(error: BaseException) -> bool:
 
 
 def patiently(read: Callable[[], T]) -> T:
-    """What `read` returns, which may be called more than once."""
+    """Calls `read`, again if the answer breaks off, and returns its result."""
     return Retrying(retry=retry_if_exception(_breaks_off), **_AGAIN)(read)
 
 

@@ -1,4 +1,4 @@
-"""A cache of which nothing is read but what its own list of checksums says: for those who sign its rows anew.
+"""A cache that is only read if it matches its own list of checksums, for those who sign its rows again.
 
 A chunk's own checksum tells a whole chunk of any cache from a damaged one. The list tells this cache's from any
 other's: it names every file, the list of texts and the shards alike. Files are read as a whole here, and the bytes that
@@ -39,12 +39,12 @@ class ProvenLocation(Location):
                 f"cache {self}, {name}",
                 expected="the bytes that its list of checksums names",
                 found="other bytes",
-                next_step=f"'ilse verify {self}' names all damage; pull the cache again, or extract it again",
+                next_step=f"'ilse verify {self}' lists all damage; pull the cache again, or extract it again",
             )
         return data
 
     def read_into(self, name: str, parts: Iterable[tuple[int, npt.NDArray[np.uint8]]]) -> None:
-        """As `Location.read_into`, of a file that is read as a whole."""
+        """Reads parts of a file as `Location.read_into` does, but from a file that is read and checked as a whole."""
         data = memoryview(self.get(name))
         for start, place in parts:
             piece = data[start : start + len(place)]

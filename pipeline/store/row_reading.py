@@ -98,7 +98,7 @@ class Cache(TokenStates):
     ) -> Scales | None:
         """Reads a shard as it is stored to `out`, see `chunks`; returns the scales of int8, [layers, dim].
 
-        `rows_in(out, header)` are the values, of which the last shard has rows without meaning behind its own. Raises
+        `rows_in(out, header)` are the values, of which the last shard has rows without meaning after its own. Raises
         `UserError` as `read` does, of which it takes a third of the time.
         """
         self._require_pooling(pooling)
@@ -135,7 +135,7 @@ class Cache(TokenStates):
         return out
 
     def _scales(self, shard: int, layers: Sequence[int], pooling: str) -> Scales:
-        """Those of a shard, [layers, dim]."""
+        """Scales of a shard, [layers, dim]."""
         scales = self._read_scales(shard, pooling)
         if self._binding and not self._binding.has_scales(shard, pooling, scales):
             raise self._damaged_rows(self.header.rows_of(shard), f"{FOREIGN}, in {scale_file(pooling, shard)}")
@@ -153,7 +153,7 @@ class Cache(TokenStates):
 
 
 def _run_of(places: npt.NDArray[np.int64]) -> slice | npt.NDArray[np.int64]:
-    """A slice where they follow one another: NumPy then copies nothing in between."""
+    """A slice where they follow each other: NumPy then copies nothing in between."""
     whole = len(places) and (np.diff(places) == 1).all()
     return slice(int(places[0]), int(places[-1]) + 1) if whole else places
 
@@ -193,21 +193,21 @@ def open_cache(place: str | Path | Location, fingerprint: str | None = None) -> 
             f"cache {location}",
             expected="a finished cache",
             found="one whose record says that it is unfinished",
-            next_step="run 'ilse extract' again: it goes on where it stopped",
+            next_step="run 'ilse extract' again: it resumes where it stopped",
         )
     if fingerprint is not None and header.capture.fingerprint != fingerprint:
         raise UserError(
             f"cache {location}",
             expected=f"capture {fingerprint[:16]}",
             found=f"capture {header.capture.fingerprint[:16]} ({header.model_name})",
-            next_step="use the cache that the expectation comes from, or train again on this one",
+            next_step="use the cache that is expected, or train again on this one",
         )
     check_sizes(location, header)
     return Cache(location, header)
 
 
 def open_proven(place: str | Path | Location) -> Cache:
-    """A finished cache of which nothing is read but what it was written with: for those who sign its rows anew.
+    """A finished cache of which nothing is read but what it was written with: for those who sign its rows again.
 
     Its list of checksums proves it. Where the list is damaged, lost or another cache's, the cache's own binding does.
     Raises `UserError` as `open_cache` does, and where neither proves its texts.
@@ -230,7 +230,7 @@ def open_proven(place: str | Path | Location) -> Cache:
 def _unlisted(location: Location) -> UserError:
     return UserError(
         f"cache {location}",
-        expected=f"its list of checksums, {SUMS}, which says whose its shards are",
+        expected=f"its list of checksums, {SUMS}, which says what its shards belong to",
         found="none, or a damaged one",
         next_step="pull the cache again, or extract again",
     )

@@ -1,4 +1,4 @@
-"""What a cache is: the capture that its values depend on, and the header with its size."""
+"""Specification of a cache: the capture that its values depend on, and the header with its size."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 @dataclass(frozen=True)
 class TokenSpec:
-    """Which token states a cache keeps, and how: of some of its layers, perhaps in a basis of a lower rank."""
+    """Which token states a cache keeps, and how: of some or all of its layers, perhaps in a basis of a lower rank."""
 
     layers: tuple[str, ...]
     """Names of the layers whose token states are kept, a subset of the capture's, in depth order."""
@@ -52,7 +52,7 @@ class TokenSpec:
 
     @classmethod
     def from_attributes(cls, values: bool | Mapping[str, Any]) -> TokenSpec | bool:
-        """As it stands in a cache's attributes: of earlier releases, whether there are any."""
+        """Reads the spec from a cache's attributes; earlier releases stored only whether there are token states."""
         if isinstance(values, bool):
             return values
         return cls(**{**values, "layers": tuple(values["layers"])})
@@ -82,7 +82,9 @@ class WindowSpec:
 
 @dataclass(frozen=True)
 class NoiseSpec:
-    """What is done to a text before the model reads it, other for each text and seed: see `pipeline.capture.noise`."""
+    """Typing mistakes made in a text before the model reads it, which differ by text and seed; see
+    `pipeline.capture.noise`.
+    """
 
     characters: float
     """Share of letters and digits that are left out, doubled, replaced or exchanged with the next."""
@@ -119,19 +121,19 @@ class CaptureSpec:
     max_tokens: int | None
     """Longer texts are cut here, special tokens included; None, with `windows` alone: nowhere."""
     template: str
-    """What the model reads; `{text}` stands for the text."""
+    """What the model reads; `{text}` is replaced by the text."""
     compute_type: str
     """Type of the weights and activations while computing."""
     storage_type: str
     """Type of the stored values, one of `STORAGE_TYPES`."""
     poolings: tuple[str, ...] = ("mean",)
     token_states: TokenSpec | bool = False
-    """Whether the state of every token is kept beside the pooled rows: True for all layers, whole and in the cache's
-    storage type, or what is kept of them. `tokens` says the same without the short form."""
+    """Whether token states are kept in addition to the pooled rows: True for whole states of all layers in the cache's
+    storage type, or a spec of what is kept. `tokens` says the same without the short form."""
     windows: WindowSpec | None = None
     """How longer texts are read; None: every text in one piece."""
     noise: NoiseSpec | None = None
-    """What is done to each text first; None: nothing."""
+    """Typing mistakes made in each text first; None: none."""
 
     def __post_init__(self) -> None:
         known = isinstance(self.model, Mapping) and all(isinstance(value, str) for value in self.model.values())
@@ -181,7 +183,7 @@ class CaptureSpec:
 
     @property
     def tokens(self) -> TokenSpec | None:
-        """What is kept of the token states; None for none."""
+        """Spec of the kept token states; None if there are none."""
         if isinstance(self.token_states, bool):
             return TokenSpec(self.layers, None, self.storage_type) if self.token_states else None
         return self.token_states
@@ -194,23 +196,23 @@ class CaptureSpec:
 
     @property
     def without_basis(self) -> CaptureSpec:
-        """The same before its basis is known: captures that are equal so may share one."""
+        """The capture before its basis is known. Captures that are equal without basis may share one."""
         tokens = self.token_states
         return replace(self, token_states=replace(tokens, basis=None)) if isinstance(tokens, TokenSpec) else self
 
     def with_basis(self, sha256: str) -> CaptureSpec:
-        """The same in this basis; for a capture that has a rank."""
+        """The capture with this basis; for a capture that has a rank."""
         assert isinstance(self.token_states, TokenSpec)
         return replace(self, token_states=replace(self.token_states, basis=sha256))
 
     @property
     def without_noise(self) -> CaptureSpec:
-        """The same of texts as they are: how new texts are read."""
+        """The capture of unchanged texts, without noise, which is how new texts are read."""
         return replace(self, noise=None)
 
     @property
     def noise_in_words(self) -> str:
-        """What is done to texts first: `5% of characters changed, seed 1`, for one; empty for nothing."""
+        """The noise in words, such as `5% of characters changed, seed 1`; empty without noise."""
         if self.noise is None:
             return ""
         told = {"changed": self.noise.characters, "mistyped": self.noise.keyboard, "after a space": self.noise.splits}
@@ -263,7 +265,7 @@ class CacheHeader:
     model_parameters: int
     versions: Mapping[str, str] = field(default_factory=dict)
     origin: Mapping[str, str] = field(default_factory=dict)
-    """Of a cache that was made from another one: which, and what was taken of it. Empty for an extracted one."""
+    """Where a cache that was made from another one comes from, and what was taken. Empty for an extracted cache."""
 
     def __post_init__(self) -> None:
         for name in ("texts", "shard_rows"):
@@ -321,7 +323,7 @@ class ShardRecord:
     token_count: list[int]
     truncated: list[bool]
     claim: str
-    """What the shard is of, as `claim_of` has it: the capture, the shard's number, and its texts in their order."""
+    """The shard's claim, as `claim_of` gives it: the capture, the shard's number, and its texts in their order."""
     binding: list[int]
     """The shard's row of the array `binding`."""
 

@@ -1,4 +1,4 @@
-"""A shard's token states straight from its file, as `chunks` reads pooled rows: bytes where they stand, all checked.
+"""Reads a shard's token states straight from its file, as `chunks` reads pooled rows, and checks every checksum.
 
 A chunk is one layer of n tokens with its CRC-32C behind it. Where the cache says which token states it keeps, n is all
 of the shard's tokens, a layer's bytes stand side by side, and those of chosen layers are all that is read:
@@ -36,20 +36,20 @@ class ShardTokens:
     kind: str
     """The storage type; int8 of int4 too, whose levels these are."""
     scales: Scales | None
-    """Of int8: float32 [layers, width]."""
+    """Scales of int8, float32 [layers, width]."""
     starts: npt.NDArray[np.int64]
     """[texts of the shard + 1]"""
 
     @staticmethod
     def of(stored: Stored, kind: str, scales: Scales | None, starts: npt.NDArray[np.int64]) -> ShardTokens:
-        """From what stands in the file."""
+        """Builds the states from what the file holds."""
         if kind == "int4":
             assert scales is not None
             return ShardTokens(levels_of(stored, scales.shape[-1]), "int8", scales, starts)
         return ShardTokens(stored, kind, scales, starts)
 
     def decoded(self) -> FloatRows:
-        """All of them as float32 [tokens, layers, width]."""
+        """All token states in float32, [tokens, layers, width]."""
         return self.decoded_rows(slice(None))
 
     def decoded_rows(self, rows: slice | npt.NDArray[np.int64]) -> FloatRows:
@@ -61,7 +61,7 @@ class ShardTokens:
         return out
 
     def text(self, place: int) -> FloatRows:
-        """Those of one text of the shard, float32."""
+        """Token states of one text of the shard, float32."""
         return self.decoded_rows(slice(int(self.starts[place]), int(self.starts[place + 1])))
 
 
@@ -79,7 +79,7 @@ class TokenGrid:
 
     @staticmethod
     def of(header: CacheHeader, tokens: int) -> TokenGrid:
-        """Of a shard with so many tokens."""
+        """The chunk grid of a shard with this number of tokens."""
         spec = header.capture.tokens
         assert spec is not None
         rows = tokens if has_whole_layers(header) else TOKEN_CHUNK_ROWS
@@ -98,7 +98,7 @@ class TokenGrid:
 
     @property
     def index(self) -> npt.NDArray[np.uint8]:
-        """What the file ends in."""
+        """Index at the end of the file."""
         return index_of(self.pieces * self.layers, self.chunk_bytes)
 
     def values(self, chunks: ChunkBytes) -> Stored:

@@ -1,4 +1,4 @@
-"""Reads the states of tokens from a finished cache: a shard's at once, or one text's."""
+"""Reads token states from a finished cache, by shard or by text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _OpenTokens:
     shard: int
     layers: tuple[int, ...]
     tokens: ShardTokens | None
-    """Those of the layers, in memory; None for a file that is read by parts."""
+    """Token states of the layers, in memory; None for a file that is read in parts."""
     starts: npt.NDArray[np.int64]
     array: zarr.Array[Any] | None
 
@@ -134,7 +134,7 @@ class TokenStates(CheckedArrays):
         return out
 
     def _token_places(self, layers: Sequence[int] | None) -> tuple[int, ...]:
-        """Of layers of the cache, their places among those whose token states are kept."""
+        """Positions of these layers among the layers whose token states are kept."""
         kept = self.token_layers
         if not kept:
             raise UserError(
@@ -158,13 +158,13 @@ class TokenStates(CheckedArrays):
         return tuple(kept.index(layer) for layer in asked)
 
     def _starts(self, shard: int) -> npt.NDArray[np.int64]:
-        """Where the tokens of each of the shard's texts begin, and the last ones end."""
+        """Offsets at which the tokens of the shard's texts begin, and the end of the last one."""
         counts = self._counts[self.header.rows_of(shard)]
         return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
     @functools.cached_property
     def _counts(self) -> npt.NDArray[np.int32]:
-        """The texts' tokens, which stay in memory: four bytes a text."""
+        """The texts' tokens, which stay in memory: four bytes per text."""
         return self.token_counts()
 
     def _room(self, rows: slice, shape: tuple[int, ...]) -> ChunkBytes:
@@ -172,7 +172,7 @@ class TokenStates(CheckedArrays):
         try:
             return np.empty(shape, np.uint8)
         except (MemoryError, ValueError):
-            raise self._damaged_rows(rows, f"{shape[1]:,} bytes of token states a layer") from None
+            raise self._damaged_rows(rows, f"{shape[1]:,} bytes of token states per layer") from None
 
     def _token_scales(self, shard: int, places: Sequence[int]) -> Scales | None:
         if not has_token_scales(self.header):

@@ -88,7 +88,7 @@ def write_shard(location: Location, header: CacheHeader, shard: int, rows: Shard
                 f"cache {location}, shard {shard}, file {name}",
                 expected="the bytes that were written",
                 found="other bytes when read back",
-                next_step="check the disk, then run the extraction again: the shard is computed anew",
+                next_step="check the disk, then run the extraction again: the shard is computed again",
             )
     digests = {name: sha256(data) for name, data in files.items()}
     counts, cut, own = [int(n) for n in rows.token_count], [bool(t) for t in rows.truncated], _own_ids(rows)
@@ -189,7 +189,7 @@ def _metadata(
 
 
 class _Index:
-    """Gathers the records: some bytes a text."""
+    """Gathers the records: some bytes per text."""
 
     def __init__(self, header: CacheHeader) -> None:
         self.shards = 0
@@ -243,7 +243,7 @@ def _require_shapes(header: CacheHeader, shard: int, rows: ShardRows) -> None:
 
 
 def _sums(stored: Stored, scales: Scales | None, kind: str) -> npt.NDArray[np.float64]:
-    """What the statistics need of a shard, [4, layers]; of what is stored, not of what was rounded."""
+    """Sums of a shard for the statistics, [4, layers], over the stored values and not those before rounding."""
     sums = np.empty((4, stored.shape[1]))
     for layer in range(stored.shape[1]):  # one at a time stays in the processor's cache: twice as fast
         values = decode(stored[:, layer], kind, None if scales is None else scales[layer])
@@ -302,7 +302,7 @@ def record_to_json(record: ShardRecord) -> bytes:
 
 
 def record_from_json(data: bytes) -> ShardRecord | None:
-    """The record in a file, or None for a damaged one, or one that a power cut left empty: its shard is made anew."""
+    """The record in a file, or None for a damaged one, or one that a power cut left empty: its shard is made again."""
     try:
         values = json.loads(data)
         checksum = values.pop("checksum")

@@ -1,1 +1,1 @@
-"""A model's tokenizer: loaded without trust, and asked whether it knows the texts' words."""
+"""A model's tokenizer: loaded without trust, and tested on the texts' words."""

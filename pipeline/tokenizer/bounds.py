@@ -1,4 +1,4 @@
-"""What a `tokenizer.json` may do to a text: no step that multiplies it, no pattern without end, few tokens around it.
+"""Limits on what a `tokenizer.json` may do: no step that multiplies a text, no endless pattern, few added tokens.
 
 Its steps run in native code, which no clock and no exception of ours ends: they are looked at before it is loaded, and
 they run on single characters and on what they themselves put in, one step at a time.
@@ -15,9 +15,9 @@ from typing import Any
 from tokenizers import normalizers
 
 BYTES = 2**27
-"""Of the file; that of the largest vocabularies has a quarter."""
+"""Bytes of a tokenizer file; those with the largest vocabularies have a quarter of this."""
 STEPS = 512
-"""Of normalisation and of cutting into words."""
+"""Steps of normalisation and of splitting into words."""
 REPLACEMENT = 1024
 """Characters that a step puts in the place of one match."""
 GROWTH = 64
@@ -27,7 +27,7 @@ AROUND = 256
 IDS = 2**24
 """Ids of tokens; the library makes a list as long as the highest."""
 BYTE_LEVELS = 4
-"""Each of these steps may double a text, and one is all that anybody needs."""
+"""Most byte-level steps. Each may double a text, and nobody needs more than one."""
 
 
 def require_bounded(file: Path) -> None:
@@ -44,7 +44,7 @@ def require_bounded(file: Path) -> None:
     normaliser, words, around = (list(_steps(part)) for part in parts)
     for step in (*normaliser, *words):
         if runs_away(pattern := _regex(step)):
-            raise ValueError(f"the pattern {pattern[:80]!r}, a repetition in a repetition, which may never end")
+            raise ValueError(f"the pattern {pattern[:80]!r}, a nested repetition, which may never end")
     if len(normaliser) + len(words) > STEPS:
         raise ValueError(f"{len(normaliser) + len(words):,} steps of normalisation and cutting")
     if sum(step.get("type") == "ByteLevel" for step in (*normaliser, *words)) > BYTE_LEVELS:
@@ -156,7 +156,7 @@ def _require_room(truncation: Any) -> None:
     """A limit of its own that leaves nothing of a text, or its first token."""
     most = truncation.get("max_length") if isinstance(truncation, dict) else None
     if isinstance(most, int) and most < 2:
-        raise ValueError(f"a limit of its own of {most} tokens")
+        raise ValueError(f"its own limit of {most} tokens")
 
 
 def _highest_id(values: dict[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""A model's tokenizer, which has to come with it: where none does, transformers makes one up that knows no words."""
+"""Loads the tokenizer that comes with a model; without one, transformers would make one up that knows no words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILES = ("tokenizer.json", "*.model", "*vocab*", "tekken.json", "*.tiktoken", "m
 
 
 def read_tokenizer(params: ModelParams, config: Any) -> Any:
-    """The tokenizer that stands beside the model.
+    """The tokenizer that is next to the model.
 
     Raises `UserError` where there is none, or one without a vocabulary.
     """
@@ -35,7 +35,7 @@ def read_tokenizer(params: ModelParams, config: Any) -> Any:
         raise _missing(params, "tokenizer_config.json, and no vocabulary", " or ".join(names))
     words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
     if len(words) < 2:
-        raise _missing(params, f"a vocabulary of {len(words)} words beside the special tokens", " or ".join(names))
+        raise _missing(params, f"a vocabulary of {len(words)} words besides the special tokens", " or ".join(names))
     return tokenizer
 
 
@@ -54,7 +54,7 @@ def _require_bounded(params: ModelParams, source: str, arguments: dict[str, Any]
             f"tokenizer of model {params.name}",
             expected="the tokenizer of a model, whose steps end and keep a text's size",
             found=str(error),
-            next_step="fetch the model again from where it is published, or take another one",
+            next_step="download the model again from its publisher, or use another one",
         ) from error
 
 
@@ -83,5 +83,5 @@ def _missing(params: ModelParams, found: str, names: str) -> UserError:
         f"tokenizer of model {params.name}",
         expected=f"the files of a tokenizer, such as {names or 'tokenizer.json'}",
         found=found,
-        next_step="put the model's own tokenizer files beside its weights; its 'save_pretrained' writes them",
+        next_step="put the model's own tokenizer files into the model's folder; 'save_pretrained' writes them",
     )

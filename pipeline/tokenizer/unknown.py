@@ -1,4 +1,4 @@
-"""Whether a tokenizer knows the words of the texts: where most are one and the same unknown token, rows say nothing."""
+"""Refuses a tokenizer that does not know the texts' words: if most tokens are unknown, rows mean nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.capture.tokens import Tokens
 LEAST_TEXTS, LEAST_TOKENS = 8, 64
 """Fewer show nothing: a single text may be odd."""
 MOST = 0.5
-"""Of the tokens that stand for content. Texts of a tokenizer's own language have some in a thousand."""
+"""Largest share of unknown among content tokens. Texts in the tokenizer's own language have a few in a thousand."""
 
 
 class Unknown:
@@ -57,5 +57,5 @@ class Unknown:
             expected="words that it knows",
             found=f"{100 * share:.0f} % of the texts' tokens are {self._token}, the token for what it does not know: "
             f"in {shown}",
-            next_step="take the model's own tokenizer, or a model of the texts' language and script",
+            next_step="use the model's own tokenizer, or a model for the texts' language and script",
         )

@@ -1,1 +1,1 @@
-"""Shards of a cache in the making: computing one, borrowing its rows, keeping unfinished ones, one run at a time."""
+"""Work on the shards of a cache: computing them, reusing rows, keeping unfinished ones, one run at a time."""

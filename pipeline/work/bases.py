@@ -1,7 +1,7 @@
-"""Where the basis of a cache's token states comes from: an earlier cache, an earlier run, or a sample of the texts.
+"""Finds the basis of a cache's token states: from an earlier cache, an earlier run, or a sample of the texts.
 
 Rows in another basis are other rows, so a basis is made once and kept: by the cache that holds it, by the caches that
-replace that one, and by those that it lends rows to. Until a first cache is finished its basis stays beside the
+replace that one, and by those that it lends rows to. Until a first cache is finished its basis stays next to the
 unfinished work, under the name of what it is of:
 
     <scratch>/bases/<capture and sample>.npz      or <out>.unfinished/bases/… in an object store
@@ -79,7 +79,7 @@ def forget_bases(kept: store.Location) -> None:
 
 
 def kept_beside(out: store.Location, scratch_root: Path) -> store.Location:
-    """Where bases wait for their cache."""
+    """Folder in which bases wait until their cache is written."""
     return store.Location(scratch_root / FOLDER) if out.is_local else out.sibling(f".unfinished/{FOLDER}")
 
 
@@ -136,7 +136,7 @@ def _lent(capture: store.CaptureSpec, earlier: Sequence[str]) -> store.Basis | N
 
 
 def _capture(place: str) -> store.CaptureSpec | None:
-    """Of a finished cache; None where there is none to read."""
+    """Capture of a finished cache; None if there is none to read."""
     try:
         header, complete = store.peek(place)
     except UserError:

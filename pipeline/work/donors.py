@@ -1,6 +1,6 @@
 """Rows from caches that hold them already: a donor has the same capture fingerprint, so its rows are this cache's.
 
-What is lent is signed anew by the cache that takes it. So a donor lends what it can prove to have been written for
+What is lent is signed again by the cache that takes it. So a donor lends what it can prove to have been written for
 these texts, and nothing else: the texts' ids and each shard have the checksums that its own list names. A shard that is
 whole, but another's, is refused like a damaged one.
 """
@@ -24,7 +24,7 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Loan:
-    """What the donors hold of one shard's texts."""
+    """Rows of one shard's texts that donors hold."""
 
     found: npt.NDArray[np.bool_]
     """[texts of the shard]"""
@@ -40,7 +40,7 @@ class Refusal:
 
     donor: str
     shard: int | None
-    """None for the whole donor."""
+    """The refused shard; None for the whole donor."""
     why: str
 
     @classmethod
@@ -95,7 +95,7 @@ def borrow(donors: Sequence[str], run: str, text_ids: store.TextIds, note: Note 
 
 
 def unlent(donors: Sequence[str], header: store.CacheHeader, text_ids: store.TextIds) -> npt.NDArray[np.bool_]:
-    """Which texts the model will run on because no donor lends their rows; [texts], in the order of the rows.
+    """Mask of the texts that the model must run on, as no donor has their rows; [texts], in the order of the rows.
 
     By the donors' lists of texts alone: damage that a shard's reading finds later adds to them.
     """
@@ -192,6 +192,6 @@ def refusals_in_words(refusals: Sequence[Refusal]) -> list[str]:
         more = f" and {len(named) - NAMED:,} more" if len(named) > NAMED else ""
         lines.append(
             f"donor {donor}: {len(named):,} of its shards are not as its list of checksums says and lent nothing: "
-            f"{', '.join(named[:NAMED])}{more}; 'ilse verify {donor}' names all damage"
+            f"{', '.join(named[:NAMED])}{more}; 'ilse verify {donor}' lists all damage"
         )
     return lines

@@ -11,7 +11,7 @@ from pipeline import store
 
 
 class TextIndex:
-    """Where each text stands in a list of distinct ids; 24 bytes a text."""
+    """Index from text ids to their positions in a list of distinct ids; 24 bytes per text."""
 
     def __init__(self, text_ids: store.TextIds) -> None:
         keys = _as_keys(text_ids)

@@ -1,4 +1,4 @@
-"""One run at a time into one place, on disk or in an object store."""
+"""A lock that allows one run at a time per destination, on disk or in an object store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.store import Location
 BEAT = 10.0
 """Seconds between two signs of life of a holder in an object store."""
 SILENT_BEATS = 3
-"""A holder elsewhere that gave no sign for so many beats is dead."""
+"""A holder elsewhere that gave no sign for this many beats is dead."""
 SETTLE = 2.0
 """Seconds after a takeover before it is looked at again: of two at the same time, the later writer has it."""
 
@@ -36,7 +36,7 @@ class Lock:
                 expected="the lock to stay with this run",
                 found=f"that {named(self._lost_to)} took it over, when this one gave no sign for "
                 f"{SILENT_BEATS * BEAT:.0f} s (suspended, or cut off from the network)",
-                next_step="let the other run end; finished shards are kept",
+                next_step="let the other run finish; finished shards are kept",
             )
 
 
@@ -106,7 +106,7 @@ def _take_over(place: Location, mine: Holder) -> bool:
 def _is_dead(place: Location, holder: Holder | None) -> bool:
     if holder is not None and holder.machine == machine():
         return not holder.lives
-    say(f"{named(holder)} holds the lock; watching for {SILENT_BEATS * BEAT:.0f} s whether it gives signs of life")
+    say(f"{named(holder)} holds the lock; waiting {SILENT_BEATS * BEAT:.0f}s for a sign of life")
     before = _content(place)
     for _ in range(SILENT_BEATS * 4):
         time.sleep(BEAT / 4)

@@ -1,4 +1,4 @@
-"""Which row each text gets: the one that it had in an earlier cache, so that shards stay as they are.
+"""Assigns rows to texts: a text keeps the row that it had in an earlier cache, so that shards stay as they are.
 
 The table of texts is in the order of the data set's source, and there a change moves what stands behind it: a file that
 is added to a folder comes somewhere in the middle. Shards that do not move are not stored, pushed or pulled again.

@@ -50,7 +50,7 @@ class Scratch:
     cache: store.Location
     """The cache that is being written."""
     work: store.Location
-    """Where the records are kept meanwhile."""
+    """Folder for the records of the unfinished cache."""
 
     def record(self, record: store.ShardRecord) -> None:
         """Keeps a shard's record, in one step: a record is there whole or not at all."""
@@ -92,7 +92,7 @@ def scratch_name(header: store.CacheHeader, text_ids: store.TextIds) -> str:
     """Names work by what its rows are: the capture, and the texts in their order and shards.
 
     Work on another model, another capture or another list of texts is never mistaken for this one. How rows are
-    computed is no part of the name: a smaller batch or fewer workers go on with what is finished.
+    computed is no part of the name: a smaller batch or fewer workers reuse what is finished.
     """
     digest = hashlib.sha256(f"{header.shard_rows}\n".encode())
     digest.update(np.ascontiguousarray(text_ids).data)  # no copy of a million ids
@@ -146,7 +146,7 @@ def move_into_place(scratch: Scratch, out: store.Location, root: Path) -> None:
 
 
 def previous(root: Path, out: store.Location) -> Path:
-    """Where the last finished cache of the place `out` is kept under a second name; other places have their own."""
+    """Second name of the last finished cache at `out`; every other destination has a name of its own."""
     return root / "previous" / hashlib.sha256(str(out).encode()).hexdigest()[:16]
 
 

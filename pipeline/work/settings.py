@@ -1,6 +1,6 @@
 """How rows were computed, beside what they are: batch size, threads, device and versions move their last digits.
 
-They do not decide what a row means: when they change, work goes on and a finished cache stays valid. A change is said.
+They do not decide what a row means: when they change, work continues and a finished cache stays valid. Runs say so.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def load_here(model: ModelParams, compute: Compute) -> FrozenModel:
 
 
 def reader_here(model: ModelParams, compute: Compute, request: Request) -> Reader:
-    """That model made ready for one request; kept likewise."""
+    """The loaded model, prepared for one request; kept in this process for the next call."""
     with _LOCK:
         _HERE.reader = reader_of(load_here(model, compute), request, compute.capture)
         return _HERE.reader
@@ -177,7 +177,7 @@ def _require_same_model(job: Job, found: ModelFacts) -> None:
             f"model {job.model.hub or job.model.path}",
             expected=f"the files that this run began with, {capture.model}, on every worker",
             found=f"{found.identity}" + (", with another tokenizer" if found.tokenizer != capture.tokenizer else ""),
-            next_step="put the same files on every machine, leave them alone during a run, and run the same command "
+            next_step="put the same files on every machine, do not change them during a run, and run the same command "
             "again; finished shards are kept",
         )
 

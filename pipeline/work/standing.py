@@ -1,4 +1,4 @@
-"""What stands where a cache is asked for: that very cache, whole or damaged, another one, or none.
+"""Finds what is already at a cache's destination: the same cache, whole or damaged, another one, or none.
 
 A cache is the very one when its capture, its texts with their rows and its shards are. The name of its model's folder
 and the versions that made it are notes: a package's next release does not make it another cache.
@@ -17,7 +17,7 @@ from pipeline import store
 from pipeline.work.settings import changes
 
 NOTES = ("model_name", "model_parameters", "versions", "origin")
-"""Of a header: what may differ between two caches that are the same."""
+"""Header fields that may differ between two caches that count as the same."""
 
 
 def standing(out: store.Location, header: store.CacheHeader, text_ids: store.TextIds) -> store.CacheHeader | None:
@@ -46,7 +46,7 @@ def is_whole(
     damages = list(store.verify(out))
     if not damages:
         made = ", ".join(changes(there.versions, header.versions))
-        say(f"{out} is complete and every byte of it is as it was written: nothing to compute")
+        say(f"{out} is complete, and every byte is as it was written: nothing to compute")
         if made:
             say(f"it was made with {made}")
         return True
@@ -75,7 +75,9 @@ def _same_without_list(out: store.Location, header: store.CacheHeader, text_ids:
 
 
 def _require_free(out: store.Location, header: store.CacheHeader) -> None:
-    """Of a folder, whoever moves the cache there looks (`ilse.core.files.atomic.require_ours`)."""
+    """Requires that a remote destination is free. Local ones are checked on the move
+    (`ilse.core.files.atomic.require_ours`).
+    """
     if out.is_local:
         return
     try:
@@ -96,7 +98,7 @@ def _require_no_others(out: store.Location) -> None:
     names = [name for name, _ in out.list()]
     found = CACHE.foreign_among(names)
     if names == ["zarr.json"] and b"ilse_cache" not in out.get(names[0]):
-        found = "a Zarr group that is no cache"
+        found = "a Zarr group that is not a cache"
     if found is not None:
         raise UserError(
             f"destination {out}",

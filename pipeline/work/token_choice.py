@@ -1,4 +1,4 @@
-"""What `extract.token_states` asks of a model: which layers, which rank, which type."""
+"""Checks `extract.token_states` against a model: which layers, which rank, which type."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def token_layers(params: ExtractParams, facts: ModelFacts) -> tuple[int, ...]:
 
 
 def token_choice(params: ExtractParams, facts: ModelFacts) -> TokenSpec | bool:
-    """What the cache keeps of token states, its basis not known yet.
+    """Spec of the token states that the cache keeps, before their basis is known.
 
     What `true` says is True, however it is spelled: caches that hold the same have the same fingerprint. Raises
     `UserError` for layers that are not there, and for a rank above the width.

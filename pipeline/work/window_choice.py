@@ -1,4 +1,4 @@
-"""What `extract.windows` asks of a model: windows that it has room for, and that lose no token."""
+"""Checks `extract.windows` against a model: it must have room for them, and no token may be lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def window_choice(params: ExtractParams, facts: ModelFacts) -> WindowSpec | None
             WHERE,
             expected="a tokenizer that says how many special tokens it adds to a text",
             found=f"that of {facts.name}, which does not",
-            next_step="leave out extract.windows, or take another model",
+            next_step="leave out extract.windows, or use another model",
         )
     tokens = min(asked.tokens, facts.window)
     room, limit = tokens - special, "" if tokens == asked.tokens else f", the window of {facts.name}"
@@ -35,7 +35,7 @@ def window_choice(params: ExtractParams, facts: ModelFacts) -> WindowSpec | None
             f"{WHERE}.tokens",
             expected=f"more than the {special} special tokens of a window",
             found=f"{tokens} tokens{limit}",
-            next_step="raise it, to 128 for one" if not limit else "take a model with a longer window",
+            next_step="raise it, to 128 for one" if not limit else "use a model with a longer window",
         )
     stride = room if asked.stride is None else asked.stride
     if stride > room:

@@ -141,7 +141,7 @@ def test_pairs_are_refused(project: Project) -> None:
     rows = pl.read_csv(project.folder / "news.csv")
     rows.with_columns(second=rows["text"].reverse()).write_csv(project.folder / "news.csv")
     project.prepare(text_pair_column="second")
-    with pytest.raises(UserError, match="the objective multi_class, two texts an example"):
+    with pytest.raises(UserError, match="the objective multi_class, two texts per example"):
         project.lora()
 
 

@@ -58,7 +58,7 @@ def test_a_damaged_shard_is_noticed_when_read_and_when_verified(tmp_path: Path, 
     flipped = content[:7] + bytes([content[7] ^ 1]) + content[8:]
     shard.write_bytes({"flip": flipped, "cut": content[:-20], "empty": b""}[damage])
     assert [store.verify_shard(place, record) for record in records] == [True, False, True]
-    with pytest.raises(UserError, match=rf"rows 4 to 8(.|\n)*'ilse verify {place}' names all damage"):
+    with pytest.raises(UserError, match=rf"rows 4 to 8(.|\n)*'ilse verify {place}' lists all damage"):
         store.open_cache(place).read(slice(4, 8))
 
 

@@ -151,7 +151,7 @@ def test_a_cache_without_a_binding_is_proven_by_its_list_alone(tmp_path: Path) -
         with pytest.raises(UserError, match=r"pooled/mean/c/0/0/0(.|\n)*list of checksums(.|\n)*other bytes"):
             refused()
     (a / "SHA256SUMS").unlink()
-    with pytest.raises(UserError, match="SHA256SUMS, which says whose its shards are"):
+    with pytest.raises(UserError, match="SHA256SUMS, which says what its shards belong to"):
         store.open_proven(a)
 
 

@@ -350,9 +350,9 @@ def test_a_lost_scheduler_is_a_clear_error_in_time(
         results = opened.each(made_up.sleepy, 0.3, ITEMS)
         next(results)
         os.kill(scheduler.pid, signal_number)
-        with within(limit), pytest.raises(UserError, match=r"connection(.|\n)*lost(.|\n)*goes on from there"):
+        with within(limit), pytest.raises(UserError, match=r"connection(.|\n)*lost(.|\n)*resumes from there"):
             list(results)
-    with pytest.raises(UserError, match=r"lost(.|\n)*goes on from there"):
+    with pytest.raises(UserError, match=r"lost(.|\n)*resumes from there"):
         opened.call(made_up.double, "job", (1,))
     said = capfd.readouterr().err
     assert "Traceback" not in said

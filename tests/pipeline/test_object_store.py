@@ -214,7 +214,7 @@ def test_answers_that_always_break_off_end_in_an_error(stand: type[Stand], bucke
         lambda: cache.read_chunks(0, np.empty((3, chunk_bytes(cache.header)), np.uint8)),
         lambda: store.open_cache(bucket),
     ):
-        with pytest.raises(UserError, match=r"an object store that answers(.|\n)*what is finished is kept"):
+        with pytest.raises(UserError, match=r"an object store that answers(.|\n)*finished work is kept"):
             call()
     assert stand.cuts > 0
 
@@ -233,7 +233,7 @@ def test_a_server_that_fails_is_not_called_damage(stand: type[Stand], bucket: Lo
     cache = write(str(bucket), header(), random_rows(header()))
     stand.always = (500, b"broken")
     for call in (lambda: cache.read(slice(0, 4)), cache.text_ids, lambda: store.open_cache(bucket), cache.statistics):
-        with pytest.raises(UserError, match=r"an object store that answers(.|\n)*what is finished is kept"):
+        with pytest.raises(UserError, match=r"an object store that answers(.|\n)*finished work is kept"):
             call()
     with pytest.raises(UserError, match="an object store that answers"):
         list(store.verify(bucket))

@@ -30,7 +30,7 @@ def test_a_cache_of_any_kind_is_ours_until_something_is_put_into_it(capture: dic
     for name in ("thesis.txt", "pooled/thesis.txt", "pooled/mean/c/0/thesis", "text_id/c/1.txt", ".git/HEAD"):
         (tmp_path / "c" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "c" / name).touch()
-        assert CACHE.foreign(tmp_path / "c") == f"{name!r}, which is no part of a cache"
+        assert CACHE.foreign(tmp_path / "c") == f"{name!r}, which is not part of a cache"
         (tmp_path / "c" / name).unlink()
 
 
@@ -49,7 +49,7 @@ def test_a_link_within_a_folder_is_its_owners_but_where_a_store_made_it(tmp_path
 
 def test_another_zarr_group_is_not_ours(tmp_path: Path) -> None:
     group = zarr.create_group(tmp_path / "g")
-    assert CACHE.foreign(tmp_path / "g") == "'zarr.json', which is no part of a cache"
+    assert CACHE.foreign(tmp_path / "g") == "'zarr.json', which is not part of a cache"
     group.create_array("pooled", shape=(2,), dtype="f4")[...] = 1
     assert CACHE.foreign(tmp_path / "g") is not None
 

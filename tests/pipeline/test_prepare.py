@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from ilse.core.errors import UserError
 from ilse.core.params import validate
 from ilse.core.tables import EXAMPLES_FILE, SPLITS, TEXTS_FILE
+from pipeline.dataset.counts import SHOWN_LABELS, split_table
 from pipeline.dataset.splits import uniform
 from pipeline.dataset.texts import distinct_texts, normalised, text_id
 from pipeline.stages.prepare import PrepareParams
@@ -131,14 +132,16 @@ def test_notes_and_counts_say_what_was_done(tmp_path: Path) -> None:
     counts, texts, examples = run(paths, tmp_path / "out")
     assert texts["text"].to_list() == ["a", "b", "c", "v", "d", "e", "g"]
     assert counts["notes"] == [
-        "rows dropped for an empty text: 1",
-        "rows dropped for want of a label: 1",
-        "rows dropped whose text stands in another split (test keeps it, then validation): 3",
-        "rows dropped whose text has several labels: 2",
+        "rows dropped because the text is empty: 1",
+        "rows dropped because the label is missing: 1",
+        "rows dropped because the text is also in another split (test keeps it, then validation): 3",
+        "rows dropped because the text has several labels: 2",
         "texts with several labels: 1",
-        "rows kept that repeat a text and its label within a split: 1",
+        "duplicate rows kept (same text, label and split): 1",
         "labels with a single example: 1 (only here)",
-        "labels absent from train: 1 (only here)",
+        "warning: labels without an example in train: 1 (only here)",
+        "warning: labels without an example in validation: 1 (y)",
+        "warning: labels without an example in test: 1 (only here)",
     ]
     assert counts["examples"] == {"train": 2, "validation": 2, "test": 3}
     assert counts["labels"] == {"only here": 0, "x": 1, "y": 2}
@@ -148,11 +151,36 @@ def test_notes_and_counts_say_what_was_done(tmp_path: Path) -> None:
     assert examples["source_row"].to_list() == [0, 1, 2, 0, 2, 0, 1]
 
 
+def test_the_table_of_splits_lists_the_most_frequent_labels_and_counts_the_rest(tmp_path: Path) -> None:
+    """The label `b\nc`, twice as frequent as the others, comes first and stays on its line."""
+    names = ["b\nc", *(f"label {i}" for i in range(SHOWN_LABELS + 1))]
+    splits = {
+        split: [(f"{split} {name} {i}", name) for name in names for i in range(1 + (name == "b\nc"))]
+        for split in ("train", "validation", "test")
+    }
+    paths = {split: str(write(tmp_path / f"{split}.parquet", rows)) for split, rows in splits.items()}
+    counts, _, _ = run(paths, tmp_path / "out")
+    lines = split_table(counts)
+    assert lines[0] == "39 rows -> 39 examples, 39 distinct texts"
+    assert lines[1].split() == ["train", "validation", "test"]
+    assert lines[2].split() == ["examples", "13", "13", "13"]
+    assert lines[3].split() == ["b\\nc", "2", "2", "2"]
+    assert len(lines) == 3 + SHOWN_LABELS + 1
+    assert lines[-1] == "  and 2 more labels"
+
+
+def test_the_table_of_splits_of_scores_has_no_labels(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("\n".join(["text,gold", *(f"text {i},{i}" for i in range(60))]))
+    counts, _, _ = run(path, tmp_path / "out", score_column="gold")
+    assert [line.split()[0] for line in split_table(counts)] == ["60", "train", "examples"]
+
+
 def test_conflicts_may_be_kept_or_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "x.parquet", [*REST, ("text 3", "other")])
     counts, _, examples = run(path, tmp_path / "kept", conflicts="keep")
     assert examples.height == 61
-    assert "rows kept whose text has several labels: 2" in counts["notes"]
+    assert "rows kept although the text has several labels: 2" in counts["notes"]
     with pytest.raises(UserError, match=r"rows 3, 60\n(.|\n)*1, other for 'text 3' \(1 such texts\)"):
         run(path, tmp_path / "out", conflicts="error")
     assert not (tmp_path / "out").exists()
@@ -180,7 +208,7 @@ def test_data_to_test_on_need_no_other_split(tmp_path: Path) -> None:
     counts, texts, _ = run({"test": str(data)}, tmp_path / "out")
     assert counts["examples"] == {"train": 0, "validation": 0, "test": 6}
     assert texts["text"].to_list() == [f"test {i}" for i in range(6)]
-    assert counts["notes"] == ["labels absent from train: 2 (0, 1)"]
+    assert counts["notes"] == []
     write(data / "test.parquet", [("", "0"), (None, "1")])
     with pytest.raises(UserError, match=r"a text and a label\n  found:    none: 2 rows without a text"):
         run({"test": str(data)}, tmp_path / "out")
@@ -217,7 +245,7 @@ def test_one_number_is_one_label_whatever_the_files_call_it(tmp_path: Path) -> N
 def test_labels_that_may_be_a_mistake_are_told(tmp_path: Path) -> None:
     rows: list[Row] = [(f"text {i}", ["good", "Good", "nan"][i % 3]) for i in range(60)]
     counts, _, _ = run(write(tmp_path / "x.parquet", rows), tmp_path / "out")
-    assert "labels that differ in case alone: 1 (Good and good)" in counts["notes"]
+    assert "labels that differ only in case: 1 (Good and good)" in counts["notes"]
     assert "labels that look like a missing value: 1 (nan)" in counts["notes"]
 
 
@@ -238,8 +266,8 @@ def test_targets_that_were_kept_back_are_no_targets(more: dict[str, str], tmp_pa
         ({"path": {"dev": "x", "val": "y"}}, "one path for each split"),
         ({"path": {}}, "one path for each split"),
         ({"path": {"train": "x"}, "split_column": "fold"}, "not both"),
-        ({"path": "x", "encoding": "utf-9"}, "a text encoding that Python knows"),
-        ({"path": "x", "fallback_encoding": "hex"}, "a text encoding that Python knows"),
+        ({"path": "x", "encoding": "utf-9"}, "an encoding that Python knows"),
+        ({"path": "x", "fallback_encoding": "hex"}, "an encoding that Python knows"),
         ({"path": "x", "text_colum": "t"}, "did you mean 'text_column'"),
         ({"path": "x", "format": "xml"}, "'csv'"),
         ({"path": "x", "score_column": "s", "labels_column": "l"}, "score_column or labels_column, not both"),

@@ -1,4 +1,4 @@
-"""Prepare, several labels an example: their tables against a twin of plain loops, and how lists are read."""
+"""Prepare, several labels per example: their tables against a twin of plain loops, and how lists are read."""
 
 from __future__ import annotations
 
@@ -91,14 +91,16 @@ def test_the_columns_and_counts(tmp_path: Path) -> None:
     assert counts["examples_per_label"]["train"] == {"x": 3, "y": 3, "z": 0}
     assert counts["examples_without_labels"] == {"train": 0, "validation": 0, "test": 1}
     assert counts["notes"] == [
-        "rows dropped for want of a label set: 1",
-        "rows dropped whose text stands in another split (test keeps it, then validation): 1",
-        "rows dropped whose text has several label sets: 2",
+        "rows dropped because the label set is missing: 1",
+        "rows dropped because the text is also in another split (test keeps it, then validation): 1",
+        "rows dropped because the text has several label sets: 2",
         "texts with several label sets: 1",
-        "rows kept that repeat a text and its label set within a split: 1",
+        "duplicate rows kept (same text, label set and split): 1",
         "examples without any label: 1",
         "labels with a single example: 1 (z)",
-        "labels absent from train: 1 (z)",
+        "warning: labels without an example in train: 1 (z)",
+        "warning: labels without an example in validation: 1 (x)",
+        "warning: labels without an example in test: 1 (z)",
     ]
     assert json.loads(json.dumps(counts)) == counts
     with pytest.raises(UserError, match=r"rows 2, 3\n(.|\n)*found:    \['x'\], \['x', 'y'\] for 'f' \(1 such texts\)"):

@@ -140,13 +140,13 @@ def test_notes_and_counts_of_labelled_pairs(tmp_path: Path) -> None:
     counts, texts, examples = pairs(three(tmp_path), tmp_path / "out")
     assert texts["text"].to_list() == ["a", "b", "c", "d", "v", "w", "t", "u", "x", "y"]
     assert counts["notes"] == [
-        "rows dropped for an empty text: 2",
-        "rows dropped for want of a label: 1",
-        "rows dropped whose pair stands in another split (test keeps it, then validation): 3",
-        "texts that stand in several splits, in other pairs: 1",  # a
-        "rows dropped whose pair has several labels: 2",
+        "rows dropped because the text is empty: 2",
+        "rows dropped because the label is missing: 1",
+        "rows dropped because the pair is also in another split (test keeps it, then validation): 3",
+        "texts in several splits, as parts of different pairs: 1",  # a
+        "rows dropped because the pair has several labels: 2",
         "pairs with several labels: 1",  # y t: the swapped pairs are other examples
-        "rows kept that repeat a pair and its label within a split: 1",
+        "duplicate rows kept (same pair, label and split): 1",
     ]
     assert examples.columns == ["source_row", "text_id", "pair_text_id", "label", "label_index", "split"]
     assert examples["source_row"].to_list() == [0, 1, 2, 3, 0, 2, 5, 6, 7]

@@ -58,7 +58,7 @@ def test_the_rest_is_what_a_loop_leaves(columns: dict[str, str], tmp_path: Path)
     kept = [i for i, row in enumerate(rows[12:]) if key(*row) not in trained_on]
     assert left["source_row"].to_list() == kept
     assert counts["seen_elsewhere"] == 28 - len(kept) > 0
-    assert f"rows dropped that the data set of exclude_train_of trains on: {28 - len(kept)}" in counts["notes"]
+    assert f"rows dropped because the data set in exclude_train_of trains on them: {28 - len(kept)}" in counts["notes"]
     assert whole["seen_elsewhere"] == 0
     assert left_texts.equals(all_texts), "one cache serves both"
 

@@ -244,7 +244,7 @@ def test_a_split_column(tmp_path: Path) -> None:
             gzip.compress(gzip.compress(b"text,label\na,b\n", mtime=0), mtime=0),
             r"it is packed with gzip twice",
         ),
-        ("x.csv", b"text,label\na,['b']\nb,['c']\n", r"one label an example\n.*\['.'\]'?\"?\n.*labels_column"),
+        ("x.csv", b"text,label\na,['b']\nb,['c']\n", r"one label per example\n.*\['.'\]'?\"?\n.*labels_column"),
         ("x.parquet", b"PAR1 no", r"expected: a Parquet file"),
         ("x.jsonl.gz", gzip.compress(b'{"text": "a"}', mtime=0)[:-3], r"x\.jsonl\.gz\n  expected: a whole gzip file"),
         ("x.txt.gz", b"", r"found:    the ending '\.txt\.gz'"),

@@ -263,7 +263,7 @@ def test_rows_that_do_not_fill_their_shard_are_not_written(tmp_path: Path, chang
 def test_an_unfinished_cache_is_refused(tmp_path: Path) -> None:
     head, place = header(), store.Location(tmp_path / "c")
     store.create(place, head, ids_of(10))
-    with pytest.raises(UserError, match=r"expected: a finished cache(.|\n)*unfinished(.|\n)*goes on where it stopped"):
+    with pytest.raises(UserError, match=r"expected: a finished cache(.|\n)*unfinished(.|\n)*resumes where it stopped"):
         store.open_cache(place)
     records = [store.write_shard(place, head, shard, shard_rows(head, shard, random_rows(head))) for shard in (0, 2)]
     with pytest.raises(UserError, match=r"a record of each of its 3 shards(.|\n)*none of shard 1"):
@@ -307,7 +307,7 @@ def test_another_capture_than_expected_is_refused(tmp_path: Path) -> None:
 def test_an_edited_header_is_noticed(tmp_path: Path, change: dict[str, Any]) -> None:
     write(tmp_path / "c", header(), random_rows(header()))
     edit_attributes(tmp_path / "c", **change)
-    with pytest.raises(UserError, match="does not have the checksum beside it"):
+    with pytest.raises(UserError, match="whose checksum is another one"):
         store.open_cache(tmp_path / "c")
 
 

@@ -38,13 +38,13 @@ def test_an_example_is_counted_for_its_labels_where_a_text_of_it_was_cut(project
     assert found["truncated_examples"] == some
     assert found["truncated_by_label"] == expected
     said = " ".join((folder / "results" / "leaderboard.txt").read_text().split())
-    assert f"Texts that were cut: those of {some} of {len(examples)} examples" in said
+    assert f"Truncated texts: in {some} of {len(examples)} examples" in said
     assert all(f"{label} {count} of {every[label]}" in said for label, count in expected.items())
 
 
 def test_the_line_names_a_few_labels_and_nothing_where_nothing_was_cut() -> None:
     assert Truncated(10, 0, {}).lines == []
-    assert Truncated(10, 2, {}).line == "Texts that were cut: those of 2 of 10 examples."
+    assert Truncated(10, 2, {}).line == "Truncated texts: in 2 of 10 examples."
     many = Truncated(2000, 1200, {f"label {i}": (200 - i, 1300) for i in range(7)})
     assert many.line.endswith("label 4 196 of 1,300, 2 more labels.")
     assert all(len(line) <= 80 for line in many.lines)

@@ -106,7 +106,7 @@ def first_row(*values: float | None) -> list[list[float | None]]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda table: table.head(44), "45 answers, one a test example\n.*found: +44"),
+        (lambda table: table.head(44), "45 answers, one per test example\n.*found: +44"),
         (lambda table: table.reverse(), "text ids in their order\n.*another order"),
         (lambda table: table.drop("answer"), "columns text_id, answer\n.*no answer"),
         (lambda table: table.drop("text_id"), "columns text_id, answer\n.*no text_id"),
@@ -256,7 +256,7 @@ def test_controls_alone_are_no_comparison(project: Path) -> None:
 
 
 def test_a_control_that_is_missing_is_named(project: Path) -> None:
-    with pytest.raises(UserError, match="'ilse control words' first, or take it out of the section 'controls'"):
+    with pytest.raises(UserError, match="'ilse control words' first, or remove it from the section 'controls'"):
         run(project, ["last", "words"])
 
 

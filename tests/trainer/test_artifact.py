@@ -150,7 +150,7 @@ def test_weights_of_another_shape_are_refused(saved: Path, change: Callable[[dic
         (lambda c: c["head"].update(layers=5), "names of 5 layers"),
         (lambda c: c["head"].update(out=4), "objective with 4 outputs"),
         (lambda c: c["head"].update(dim=9), "a head that reads 9"),
-        (lambda c: c["treatment"].update(dim=9), "8 values a layer, as the capture's rows of pooling mean have"),
+        (lambda c: c["treatment"].update(dim=9), "8 values per layer, as the capture's rows of pooling mean have"),
         (lambda c: c["treatment"]["options"].update(pca=3), "that gives 3 values"),
         (lambda c: c["treatment"]["options"].update(whitten=True), "unknown key 'whitten'"),
         (lambda c: c.pop("treatment"), "treatment"),

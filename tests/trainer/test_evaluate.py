@@ -195,7 +195,7 @@ def test_answers_beyond_memory_are_refused_before_they_are_made(project: Path, m
 
 
 def test_a_head_that_is_missing_is_named(project: Path) -> None:
-    with pytest.raises(UserError, match=r"head .*fc\n(.|\n)*'ilse train fc' first, or take it out of train.heads"):
+    with pytest.raises(UserError, match=r"head .*fc\n(.|\n)*'ilse train fc' first, or remove it from train.heads"):
         run(project, ["last", "fc"])
 
 

@@ -180,7 +180,7 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(
 
     monkeypatch.setattr(EncoderHead, "forward", by_value)
     out = tmp_path / "made"
-    with pytest.raises(UserError, match=r"export of head .*head\n.*one that torch can say\n(.|\n)*data-dependent"):
+    with pytest.raises(UserError, match=r"export of head .*head\n.*one that torch can express\n(.|\n)*data-dependent"):
         export_head(folder / "head", out, "torch")
     assert not out.exists()
 

@@ -181,7 +181,7 @@ def test_an_encoders_own_vectors_are_compared_where_no_width_is_given(tmp_path: 
 @pytest.mark.parametrize("head", ["exits", "gated"])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "several"])
 def test_heads_that_give_probabilities_of_labels_say_so(tmp_path: Path, kind: str, head: str) -> None:
-    with pytest.raises(UserError, match=rf"head '{head}'(.|\n)*take it out of train.heads"):
+    with pytest.raises(UserError, match=rf"head '{head}'(.|\n)*remove it from train.heads"):
         made(tmp_path, kind).run([head], **KINDS[kind][0])
 
 

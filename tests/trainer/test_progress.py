@@ -173,7 +173,7 @@ def test_a_killed_stage_goes_on(
     assert not (tmp_path / "models" / "cayley").exists()
     capfd.readouterr()
     train(params, "cayley", made.cache, made.examples, tmp_path / "models", tmp_path / "results")
-    assert capfd.readouterr().err.count("gone on with after epoch") == 2
+    assert capfd.readouterr().err.count("resumed after epoch") == 2
     assert os.listdir(tmp_path / "models") == ["cayley"]
     for seed in range(2):
         one, other = (tmp_path / name / "cayley" / f"seed-{seed}" / "head.safetensors" for name in ("alone", "models"))
@@ -193,4 +193,4 @@ def test_other_parameters_start_anew(
         with pytest.raises(Killed):
             run(epochs=3)
     run(epochs=4)
-    assert "gone on" not in capfd.readouterr().err
+    assert "resumed" not in capfd.readouterr().err

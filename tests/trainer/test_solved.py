@@ -259,7 +259,7 @@ def test_other_optimizers_train_and_lbfgs_is_refused_where_there_is_no_optimum(r
     assert solved("mlp", train, validation, epochs=2).penalty is None
     assert solved("mean", train, validation, {"mlp_layers": 1}, epochs=2).penalty is None
     assert solved("mean", train, validation, preset="paper", epochs=2).penalty is None
-    with pytest.raises(UserError, match=r"train.recipe.optimizer(.|\n)*'mlp', which is no linear map"):
+    with pytest.raises(UserError, match=r"train.recipe.optimizer(.|\n)*'mlp', which is not linear"):
         solved("mlp", train, validation, optimizer="lbfgs")
 
 

@@ -271,7 +271,7 @@ def test_a_search_whose_trial_another_process_gave_up_goes_on(
 
     monkeypatch.setattr(trainer.stages.tune, "fit", given_up)
     assert run(made, quick(), trials=3).trials == 3
-    assert "another process took a trial of this one for dead" in capfd.readouterr().err
+    assert "another process believed a trial of this one dead" in capfd.readouterr().err
     assert set(trials(made)["state"]) == {"complete"}
 
 

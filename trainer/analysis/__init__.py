@@ -1,4 +1,4 @@
-"""What the layers did in trained heads, on the validation split: a module a question.
+"""What layers contribute to trained heads, on the validation split: one module per question.
 
     leave_one_out   what a head loses without a layer
     attribution     how much each layer moves a head's answer

@@ -27,18 +27,18 @@ from trainer.rows.ragged import Tokens, each_sum
 COLUMNS = profile_columns("share")
 CAVEAT = (
     "To first order, and against a row of zeros, the training mean of standardised rows; "
-    "layers that say the same share it in ways that differ from seed to seed."
+    "layers with the same information share it differently from seed to seed."
 )
 
 
 def table(seeds: Seeds, split: Split) -> Iterator[Row]:
-    """A row a layer: its share."""
+    """One row per layer: its share."""
     held = split(VALIDATION)
     return seeds.profile("share", torch.stack([shares(one, held) for one in seeds.trained]))
 
 
 def shares(trained: TrainedHead, rows: Examples) -> Float[Tensor, " layers"]:
-    """Of each layer that the head reads; they sum to 1, or are all 0 where the answer depends on none.
+    """Share of each layer that the head reads. They sum to 1, or are all 0 if the answer depends on none.
 
     `rows` are as the cache holds them. Of pairs, both texts count.
     """

@@ -25,12 +25,12 @@ CAVEAT = (
     "A weight says how much of a layer goes into the sum, not what the layer changes in the answer: "
     "other weights may give the same answers."
 )
-"""As Jain and Wallace found of attention (arXiv 1902.10186)."""
+"""Caveat of the table: Jain and Wallace showed it for attention (arXiv 1902.10186)."""
 QUANTILES = (0.1, 0.9)
 
 
 def table(seeds: Seeds, split: Split) -> Iterator[Row]:
-    """A row a layer: its mean weight over texts and seeds, `low` and `high` the weights' quantiles; or no rows."""
+    """One row per layer: its mean weight over texts and seeds, `low` and `high` the weights' quantiles; or no rows."""
     found = [weights(one, split(VALIDATION)) for one in seeds.trained]
     given = [of_seed for of_seed in found if of_seed is not None]
     return seeds.named("mean", spread(torch.cat(given))) if given else iter(())
@@ -38,7 +38,7 @@ def table(seeds: Seeds, split: Split) -> Iterator[Row]:
 
 @torch.no_grad()
 def weights(trained: TrainedHead, rows: Examples) -> Float[Tensor, "texts layers"] | None:
-    """Of each text, or None where they are no weights by input; `rows` are as the cache holds them."""
+    """Layer weights of each text, or None if the head has no weights by input; `rows` are as stored in the cache."""
     if isinstance(getattr(trained.head, "inner", trained.head), Exits) or trained.head.layer_weights() is not None:
         return None
     found = []
@@ -51,7 +51,7 @@ def weights(trained: TrainedHead, rows: Examples) -> Float[Tensor, "texts layers
 
 
 def spread(found: Float[Tensor, "texts layers"]) -> Iterator[tuple[float, ...]]:
-    """Of each layer the mean and both quantiles over texts."""
+    """Mean and both quantiles over texts, for each layer."""
     values = found.numpy().astype(np.float64)  # torch.quantile takes no more than 16 million values
     low, high = np.quantile(values, QUANTILES, axis=0)
     return zip(values.mean(0).tolist(), low.tolist(), high.tolist(), strict=True)

@@ -26,11 +26,11 @@ COLUMNS: Columns = {
     "cka": pl.Float64,
 }
 CAVEAT = (
-    "Layers are alike here if texts lie to one another in the same way, each coordinate standardised; "
-    "that says neither that they hold the label nor that a head reads them the same."
+    "Layers are similar here if they arrange the texts in the same way, each coordinate standardised; "
+    "that shows neither that they contain the label nor that a head reads them alike."
 )
 TEXTS = 1_000
-"""Their Gram matrices take 4 MB a layer."""
+"""Number of texts; their Gram matrices take 4 MB per layer."""
 LEAST_TEXTS = 4
 """HSIC₁ divides by n − 3."""
 BLOCK = 64
@@ -50,7 +50,7 @@ def table(x: Float[Tensor, "texts layers dim"], names: Sequence[str]) -> Iterato
 
 
 def cka(x: Float[Tensor, "texts layers dim"], debiased: bool = True) -> Float[Tensor, "layers layers"]:
-    """Of every pair of layers, float64. Debiased, layers without likeness are near 0 and may fall below.
+    """CKA of every pair of layers, float64. Debiased, it is near 0 for unrelated layers and may be below.
 
     A layer in which no text differs is like none: 0. Debiased it takes 4 texts.
     """

@@ -24,7 +24,7 @@ from trainer.fitting.isolation import seeded
 from trainer.heads import build_head, head_config
 
 COLUMNS: Columns = {"head": pl.String} | dict.fromkeys(("entropy", "low", "high", "untrained"), pl.Float64)
-CAVEAT = "Only a distance from 'untrained' was learned, and an even spread may be of layers that say the same."
+CAVEAT = "Only the distance from 'untrained' was learned, and layers with the same information may share it evenly."
 
 
 def table(seeds: Seeds, split: Split) -> Iterator[Row]:
@@ -38,12 +38,12 @@ def table(seeds: Seeds, split: Split) -> Iterator[Row]:
 
 
 def normalised_entropy(shares: Float[Tensor, " layers"]) -> float:
-    """Of shares that sum to 1, over two or more layers."""
+    """Entropy of shares that sum to 1, divided by its maximum; for two or more layers."""
     return float(torch.special.entr(shares).sum()) / math.log(len(shares))
 
 
 def untrained(trained: TrainedHead) -> TrainedHead:
-    """The same head and treatment with the weights that the head's seed starts from."""
+    """The head and its treatment with the initial weights of its seed."""
     with seeded(trained.facts.seed):
         head = build_head(**head_config(trained.head))
     return TrainedHead(trained.treatment, head, trained.facts).eval()

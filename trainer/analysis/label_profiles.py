@@ -1,4 +1,4 @@
-"""Which layer tells which label: validation recall of every label by a linear probe on each single layer.
+"""Which layer recognises which label: validation recall of every label, by a linear probe on each single layer.
 
 The probes are those of the head `best`, seed 0, each in its own best epoch (linear classifier probes: Alain and Bengio,
 arXiv 1610.01644).
@@ -21,7 +21,7 @@ from trainer.rows.in_memory import Examples
 
 COLUMNS: Columns = {"label": pl.String, "layer": pl.Int64, "name": pl.String, "recall": pl.Float64, "rows": pl.Int64}
 CAVEAT = (
-    "One probe a layer with one seed, its epoch chosen on the same validation rows; "
+    "One probe per layer with one seed, its epoch chosen on the same validation rows; "
     "a label's few rows leave a wide margin, and recall alone does not count false alarms."
 )
 

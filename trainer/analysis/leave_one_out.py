@@ -22,13 +22,13 @@ from trainer.treatment import Treatment
 
 COLUMNS = profile_columns("drop_points")
 CAVEAT = (
-    "The head is not trained again, and what other layers hold too is not missed: "
-    "a layer that costs nothing to leave out may still say much."
+    "The head is not trained again, and information that other layers also hold is not missed: "
+    "a layer that can be left out at no cost may still be informative."
 )
 
 
 def table(seeds: Seeds, split: Split) -> Iterator[Row]:
-    """A row a layer: the points that are lost without it."""
+    """One row per layer: the points that are lost without it."""
     means = [treated_mean(one.treatment, split) for one in seeds.trained]
     held = split(VALIDATION)
     lost = [drops(one, held, mean) for one, mean in zip(seeds.trained, means, strict=True)]

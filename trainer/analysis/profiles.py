@@ -29,16 +29,16 @@ class Seeds:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Those that it reads."""
+        """Layers that the head reads."""
         return self.trained[0].head.layers_read
 
     def profile(self, column: str, found: Float[Tensor, "seeds layers"]) -> Iterator[Row]:
-        """A row a layer: `column` is the mean over seeds, `low` and `high` are their range."""
+        """One row per layer: `column` is the mean over seeds, `low` and `high` are their range."""
         spread = zip(found.mean(0).tolist(), found.amin(0).tolist(), found.amax(0).tolist(), strict=True)
         return self.named(column, spread)
 
     def named(self, column: str, spread: Iterable[tuple[float, ...]]) -> Iterator[Row]:
-        """A row a layer, of a value, a low and a high one each."""
+        """One row per layer, of a value, a low and a high one each."""
         names = self.trained[0].facts.layer_names
         for layer, values in zip(self.layers, spread, strict=True):
             figures = dict(zip((column, "low", "high"), values, strict=True))
@@ -46,7 +46,7 @@ class Seeds:
 
 
 def profile_columns(column: str) -> Columns:
-    """Of such rows."""
+    """Columns of a table with one row per head and layer."""
     return {"head": pl.String, "layer": pl.Int64, "name": pl.String} | dict.fromkeys(
         (column, "low", "high"), pl.Float64
     )

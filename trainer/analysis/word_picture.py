@@ -82,7 +82,7 @@ class Words:
 
 
 def strongest(words: Sequence[str], contributions: Float[npt.NDArray[np.floating], "words layers"]) -> Words:
-    """At most `MOST_WORDS` of a text's words: those whose sums over layers are furthest from 0."""
+    """The at most `MOST_WORDS` words whose sums over layers are furthest from 0."""
     order = np.argsort(-np.abs(contributions.sum(1)), kind="stable")[:MOST_WORDS]
     places = sorted(order.tolist())
     return Words([words[place] for place in places], places, len(words), contributions[places])
@@ -206,7 +206,7 @@ class _Drawing:
         )
 
     def scale(self) -> str:
-        """What the colours mean."""
+        """The legend of the colours."""
         return (
             f'<div class="scale"><span>against it {signed(-self.most)}</span><i></i>'
             f"<span>{signed(self.most)} for it</span><span>(sums: up to ±{self.most_sum:.3g})</span></div>"

@@ -47,7 +47,7 @@ class ToldExample(BaseModel):
         return self
 
     def drawn(self) -> Words:
-        """As `word_picture.picture` takes it."""
+        """The words in the form that `word_picture.picture` takes."""
         return Words(self.words, self.places, self.count, np.array(self.contributions, np.float64))
 
 

@@ -36,7 +36,7 @@ ANSWER = "answer"
 TOLERANCE = 1e-3
 """How far the probabilities of one example may be from 1 in sum: some write them with few digits."""
 SHARES = ("multi_class", "ordinal")
-"""Objectives whose labels exclude one another: their probabilities sum to 1."""
+"""Objectives whose labels exclude each other: their probabilities sum to 1."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
@@ -44,15 +44,15 @@ Count = Annotated[int, Field(ge=0)]
 
 @dataclass(frozen=True)
 class AnswersFacts:
-    """What gave the answers and how well it does on validation, beside the answers: `answers.json`."""
+    """Where the answers come from and how well they do on validation: `answers.json`, next to the answers."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # for loading
 
     name: str
     summary: str
-    """What it is, in one line of words."""
+    """One-line description of what gave the answers."""
     objective: dict[str, str | int | float]
-    """What is answered, as `objectives.restore` takes it."""
+    """Objective that was answered, in the form that `objectives.restore` takes."""
     labels: list[str]
     texts: str
     """`texts_digest` of the test examples: answers to another data set, or to another split of it, are refused."""
@@ -63,7 +63,7 @@ class AnswersFacts:
     parameters: Count
     """Values that were trained."""
     model_parameters: Count
-    """Of the frozen or tuned model that it needs; 0 where it needs none."""
+    """Parameters of the frozen or fine-tuned model that it needs; 0 if it needs none."""
     train_seconds: Finite
 
 
@@ -80,7 +80,7 @@ class Answers:
 
     @property
     def objective(self) -> Objective:
-        """What they are judged by."""
+        """Objective by which the answers are scored."""
         return restore(self.facts.objective, tuple(self.facts.labels))
 
 
@@ -163,7 +163,7 @@ def _predicted(folder: Path, ids: pl.DataFrame, width: int) -> Float[Tensor, "ro
     if missing := [name for name in columns if name not in table.columns]:
         raise _refused(folder, f"columns {', '.join(columns)}", f"no {' and no '.join(missing)}")
     if len(table) != len(ids):
-        raise _refused(folder, f"{len(ids)} answers, one a test example", str(len(table)))
+        raise _refused(folder, f"{len(ids)} answers, one per test example", str(len(table)))
     if not table.select(ids.columns).equals(ids):
         raise _refused(folder, "the test examples' text ids in their order", "others, or another order")
     return _tensor(folder, table[ANSWER])

@@ -34,8 +34,9 @@ from trainer.rows.ragged import Tokens
 from trainer.treatment import Treatment, TreatmentOptions
 
 FORMAT_VERSION, TOKENS_VERSION, BASIS_VERSION, JOINED_VERSION = 4, 5, 6, 7
-"""Of a head that reads pooled rows, of one that reads tokens, of one that carries the basis that these are in, and of
-one that reads the pooled rows of several models."""
+"""Format versions: of a head that reads pooled rows, of one that reads tokens, of one that carries the basis of these
+tokens, and of one that reads the pooled rows of several models.
+"""
 WEIGHTS, CONFIG = "head.safetensors", "config.json"
 SECTIONS = ("format_version", "head", "treatment", "capture", "facts")
 _TYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
@@ -49,12 +50,13 @@ class HeadFacts:
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # for loading
 
     objective: dict[str, str | int | float]
-    """What it was trained for, as `objectives.restore` takes it."""
+    """Objective that the head was trained for, in the form that `objectives.restore` takes."""
     labels: list[str]
     capture: CaptureSpec
-    """What its rows are; from the cache."""
+    """Capture that the rows come from, copied from the cache."""
     pooling: str | tuple[str, ...]
-    """Which of the capture's poolings it reads; several stand side by side in a layer's row. `TOKENS` for tokens."""
+    """The poolings that the head reads; several are joined side by side in a layer's row. `TOKENS` if it reads tokens.
+    """
     model_name: str
     """Id on the Hub, or the name of the model's file or folder."""
     model_parameters: Whole
@@ -67,28 +69,28 @@ class HeadFacts:
     layer_scores: list[float] | None = None
     """For `best`: validation figure of every single layer."""
     penalty: float | None = None
-    """Of a head that was solved: the penalty that was chosen."""
+    """Penalty that was chosen, if the head was solved."""
     further: tuple[Source, ...] = ()
-    """Of a head over several models: those behind the one above, in their order."""
+    """The second and later models of a head on several caches, in order."""
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """All models, with what their rows are."""
+        """All models with the captures that their rows come from."""
         return Source(self.capture, self.model_name, self.model_parameters), *self.further
 
     @property
     def fingerprint(self) -> str:
-        """Of the capture, or of all captures in their order."""
+        """Fingerprint of the capture, or of all captures in their order."""
         return fingerprint_of(self.sources)
 
     @property
     def model_names(self) -> str:
-        """Of all models, for people."""
+        """Names of all models, for messages."""
         return " + ".join(source.model_name for source in self.sources)
 
     @property
     def frozen_parameters(self) -> int:
-        """Of all models."""
+        """Number of frozen parameters of all models."""
         return sum(source.model_parameters for source in self.sources)
 
     @property
@@ -98,7 +100,7 @@ class HeadFacts:
 
     @property
     def reads_tokens(self) -> bool:
-        """And no pooled rows."""
+        """True if the head reads token states, not pooled rows."""
         return self.pooling == TOKENS
 
     @property
@@ -110,11 +112,11 @@ class HeadFacts:
 
     @property
     def widths(self) -> list[int]:
-        """Of each model, how much of a row it fills."""
+        """Width of each model's rows."""
         return [len(self.poolings) * source.capture.dim for source in self.sources]
 
     def widths_of(self, layers: Sequence[int]) -> list[int] | None:
-        """Of joint rows, how much of each of these layers is filled; None for the rows of one model."""
+        """Width used by each of these layers in joint rows; None for rows of one model."""
         if not self.further:
             return None
         named = zip(self.widths, self.sources, strict=True)
@@ -123,7 +125,7 @@ class HeadFacts:
 
     @property
     def layer_names(self) -> list[str]:
-        """Of the rows that the capture holds; of several models `model:layer`."""
+        """Names of the layers in the rows; with several models `model:layer`."""
         return layer_names_of(self.sources)
 
 
@@ -148,7 +150,7 @@ class TrainedHead(nn.Module):
     trained_on
         The caches and examples, where it was trained in this process.
     inner
-        What answers from one row a text: the head, or what stands behind the reader of a head that reads tokens, and
+        What answers from one row per text: the head, or what stands behind the reader of a head that reads tokens, and
         behind the maps of one that reads the rows of several models.
     basis
         That of the tokens that it reads, of all token layers of its capture; None where they are whole.
@@ -181,11 +183,11 @@ class TrainedHead(nn.Module):
 
     @property
     def inner(self) -> Head:
-        """See above."""
+        """The head that is trained here, without its wrapper."""
         return self.head.inner if isinstance(self.head, FrontedHead) else self.head
 
     def rows(self, x: Float[Tensor, "texts layers dim"] | Tokens) -> Float[Tensor, "texts layers treated"]:
-        """What `inner` is asked about: treated rows, or those that a reader or map makes of what is treated."""
+        """Input of `inner`: treated rows, or the rows that a reader or map makes from treated values."""
         treated = self.treated(x)
         rows: Tensor = self.head.pooled(treated) if isinstance(self.head, FrontedHead) else treated
         return rows
@@ -355,7 +357,7 @@ def _check_facts(folder: Path, config: dict[str, Any], facts: HeadFacts) -> None
     head, width = config["head"], config["treatment"]["dim"]
     if width != facts.width:
         of = "states of tokens" if facts.reads_tokens else f"rows of pooling {' and '.join(facts.poolings)}"
-        expected = f"{facts.width} values a layer, as the capture's {of} have"
+        expected = f"{facts.width} values per layer, as the capture's {of} have"
         raise _refused(folder, expected, f"a treatment of {str(width)[:40]}")
     version = config["format_version"]
     _check_joined(folder, config, facts)

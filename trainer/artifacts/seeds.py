@@ -1,4 +1,4 @@
-"""The trained seeds of heads and controls, and whether they belong to a task and to one another."""
+"""The trained seeds of heads and controls, and whether they belong to a task and to each other."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_seeds(folder: Path, task: Task) -> list[TrainedHead | Answers]:
 
 
 def load_head_seeds(folder: Path, task: Task) -> list[TrainedHead]:
-    """The same of a head, which has layers to look at. Raises `UserError` as `load_seeds` does."""
+    """Loads all seeds of a head; refuses controls, which read no layers. Raises `UserError` as `load_seeds` does."""
     return [_load_head(path, task) for path in _seed_folders(folder)]
 
 
@@ -74,7 +74,7 @@ def _how_to_make(name: str) -> str:
     if name == "lora":
         return "run 'ilse lora' first, or set lora.run to []"
     command, key = ("train", "train.heads") if name in (*HEADS, AUTO) else ("control", "the section 'controls'")
-    return f"run 'ilse {command} {name}' first, or take it out of {key}"
+    return f"run 'ilse {command} {name}' first, or remove it from {key}"
 
 
 def _load_head(path: Path, task: Task) -> TrainedHead:

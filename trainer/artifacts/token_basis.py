@@ -18,7 +18,7 @@ PREFIX = "basis."
 
 
 def basis_tensors(basis: Basis | None) -> dict[str, Tensor]:
-    """Its parts by name, as they stand among the weights; none of none."""
+    """The parts of the basis by name, as stored among the weights; empty without a basis."""
     return {} if basis is None else {PREFIX + name: torch.tensor(value) for name, value in basis.arrays().items()}
 
 

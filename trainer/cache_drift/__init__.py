@@ -1,4 +1,4 @@
-"""How far two caches of the same texts are apart, and whether a trained head minds: a module an idea.
+"""Compares two caches of the same texts, and a trained head's answers from both: one module per idea.
 
     matching    the texts of both, by their ids, and their rows side by side
     alikeness   CKA of two sets of rows, with its error

@@ -23,7 +23,7 @@ from trainer.analysis.cka import LEAST_TEXTS
 __all__ = ["LEAST_TEXTS", "Alikeness", "alikeness"]
 
 GROUPS = 20
-"""Of the jackknife, where there are texts for them: they know the error to 1/√38 = 16 %."""
+"""Groups of the jackknife, given enough texts: it then knows the error to 1/√38 = 16 %."""
 
 Gram = Float[Tensor, "texts texts"]
 
@@ -37,7 +37,7 @@ class Alikeness:
 
 
 def alikeness(x: Float[Tensor, "texts width"], y: Float[Tensor, "texts others"]) -> Alikeness:
-    """Of rows, float64, in which some text differs from another, at least `LEAST_TEXTS` of them."""
+    """Similarity of two sets of rows, float64, of at least `LEAST_TEXTS` texts that are not all equal."""
     k, other = _gram(x), _gram(y)
     texts = len(k)
     value = _cka(k, other, torch.arange(0))

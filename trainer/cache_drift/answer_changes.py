@@ -31,7 +31,7 @@ ANOTHER = "compare caches of the model, layers and pooling that the head was tra
 
 @dataclass(frozen=True)
 class Answers:
-    """Of one head, what its objective tells of the same examples from each cache.
+    """One head's answers to the same examples from both caches.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Answers:
 
 
 def answers(matched: Matched, folder: Path, examples: Path | None) -> Answers:
-    """Those of the head in `folder`: to the validation examples, or, without any, of all texts of both caches.
+    """Answers of the head in `folder` to the validation examples or, without examples, to all texts of both caches.
 
     Raises `UserError` as `load_head` and `open_task` do, for a head that was trained on neither cache or whose rows one
     of them does not hold, for examples of other labels or of texts that are not in both, and for a head that compares

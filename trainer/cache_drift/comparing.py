@@ -24,7 +24,7 @@ class Drift:
     Parameters
     ----------
     table
-        A row a layer and metric; of a head rows without a layer.
+        One row per layer and metric; of a head rows without a layer.
     score
         The head's score on both; None without a head or without examples.
     told
@@ -37,7 +37,7 @@ class Drift:
 
     @property
     def passed(self) -> bool | None:
-        """What the gate says; None without a tolerance."""
+        """Verdict of the gate; None without a tolerance."""
         return None if self.score is None else self.score.passed
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ def compare(
     examples: Path | None = None,
     tolerance: float | None = None,
 ) -> Drift:
-    """All that is known of two caches, and of a head's answers from them.
+    """Compares two caches, and a head's answers from both if one is given.
 
     Raises `UserError` for options that mean nothing, as `matched` and `answers` do, and for what reading refuses.
     """

@@ -64,7 +64,7 @@ def frame(figures: Iterable[Figure], names: Sequence[str]) -> pl.DataFrame:
 
 
 def lines(table: pl.DataFrame) -> list[str]:
-    """A line a layer, then each note once; `-` where there is no figure."""
+    """One line per layer, then each note once; `-` where there is no figure."""
     of_layers = table.filter(pl.col("layer").is_not_null())
     names = dict(of_layers.select("layer", "name").unique().iter_rows())
     cells = {(row["layer"], row["metric"]): row for row in of_layers.iter_rows(named=True)}

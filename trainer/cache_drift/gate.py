@@ -22,7 +22,7 @@ from trainer.statistics import Change, difference
 
 LEVEL = 0.05
 LEAST_EXAMPLES = 30
-"""Of a figure that is resampled: of fewer its spread is a guess."""
+"""Least number of examples for a resampled figure; with fewer, its spread is a guess."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Scored:
 
     @property
     def change(self) -> float:
-        """From the first to the second."""
+        """Change of the score from the first cache to the second."""
         return self.b - self.a
 
     @property
@@ -66,7 +66,7 @@ class Scored:
 
 
 def scored(told: Answers, tolerance: float | None) -> Scored:
-    """Of answers to examples with targets.
+    """Scores the answers to examples with targets.
 
     Raises `UserError` for a tolerance that is no number of points above 0, for answers that define no score, and for
     too few examples.

@@ -40,7 +40,7 @@ class Matched:
 
     @property
     def texts(self) -> int:
-        """How many there are."""
+        """Number of matched texts."""
         return len(self.in_a)
 
     @property
@@ -54,15 +54,15 @@ class Matched:
         return self.a.dim == self.b.dim
 
     def rows(self, texts: NDArray[np.int64], layers: Sequence[int], pooling: str) -> Both:
-        """Of chosen texts. Raises `UserError` for rows that are damaged or not finite."""
+        """Rows of the chosen texts in both caches. Raises `UserError` for rows that are damaged or not finite."""
         return self.rows_of_a(texts, layers, pooling), self.rows_of_b(texts, layers, pooling)
 
     def rows_of_a(self, texts: NDArray[np.int64], layers: Sequence[int], pooling: str) -> Rows:
-        """The same of the first cache alone."""
+        """Rows of the chosen texts in the first cache."""
         return _finite_rows(self.a, self.in_a[texts], layers, pooling)
 
     def rows_of_b(self, texts: NDArray[np.int64], layers: Sequence[int], pooling: str) -> Rows:
-        """The same of the second."""
+        """Rows of the chosen texts in the second cache."""
         return _finite_rows(self.b, self.in_b[texts], layers, pooling)
 
     def pieces(self, size: int) -> Iterator[NDArray[np.int64]]:

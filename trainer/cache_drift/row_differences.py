@@ -54,7 +54,7 @@ class Options:
 
 
 def measure_layers(matched: Matched, options: Options) -> list[Figure]:
-    """Of every layer CKA, shared neighbours and the rows' errors. Raises `UserError` for damaged rows."""
+    """CKA, shared neighbours and row errors of every layer. Raises `UserError` for damaged rows."""
     sample = np.sort(drawn(matched.text_ids, options.texts))
     every, width = range(len(matched.a.layers)), matched.a.dim + matched.b.dim
     fixed = 8 * len(sample) * (3 * PIECE + 4 * len(sample))
@@ -64,7 +64,7 @@ def measure_layers(matched: Matched, options: Options) -> list[Figure]:
 
 
 class _Layer:
-    """What is gathered over all texts of one layer."""
+    """Sums over all texts, for one layer."""
 
     def __init__(self, queries: tuple[Tensor, Tensor], places: Tensor, neighbours: int) -> None:
         self.nearest = [Nearest(rows, places, neighbours) for rows in queries]

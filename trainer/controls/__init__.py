@@ -59,6 +59,6 @@ def refuse_unless_answered(control: ControlKind, kind: Kind, pairs: bool) -> Non
         raise UserError(
             f"control '{control.name}'",
             expected=f"an objective that it can answer: {', '.join(control.of_pairs if pairs else control.of_texts)}",
-            found=f"{kind}" + (", two texts an example" if pairs else ""),
-            next_step=f"take it out of controls.names; for these examples there are {', '.join(others)}",
+            found=f"{kind}" + (", two texts per example" if pairs else ""),
+            next_step=f"remove it from controls.names; for these examples there are {', '.join(others)}",
         )

@@ -26,11 +26,11 @@ class Given:
     texts: Path
     """The table of texts."""
     training: TrainParams
-    """Of the heads: controls get the same training examples, and the same budget for rows."""
+    """Training parameters of the heads: controls get the same training examples and the same memory budget."""
     grid: tuple[float, ...]
     """Inverse strengths of the penalty, of which validation chooses."""
     kind: Kind
-    """Of the objective."""
+    """Kind of the objective."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Fitted:
     parameters: int
     """Values that were fitted."""
     model_parameters: int = 0
-    """Of the frozen model whose rows were read."""
+    """Parameters of the frozen model whose rows were read."""
 
 
 Fit = Callable[[Objective, int], Fitted]
@@ -60,10 +60,10 @@ class ControlKind:
     of_texts: tuple[Kind, ...]
     """Objectives that it can answer where an example has one text."""
     of_pairs: tuple[Kind, ...] = ()
-    """The same where it has two."""
+    """Objectives that it can answer if an example has two texts."""
     random: bool = False
     """Another seed gives other answers, on the same training examples too."""
 
     def answers(self, kind: Kind, pairs: bool) -> bool:
-        """Whether it can answer such examples."""
+        """Whether the control can answer such examples."""
         return kind in (self.of_pairs if pairs else self.of_texts)

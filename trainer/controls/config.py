@@ -24,27 +24,25 @@ Strength = Annotated[float, Field(gt=0)]
 
 
 class ControlParams(Section):
-    """Which controls stand beside the heads, and how they are fitted."""
+    """Which controls are fitted for comparison with the heads, and how."""
 
     names: list[Annotated[str, AfterValidator(_known_control)]] = Field(
-        list(CONTROLS), description="Controls of the comparison, by name, each once."
+        list(CONTROLS), description="Controls to compare with, by name, each once."
     )
-    seeds: int = Field(3, ge=1, description="Independent runs of a control that draws, with seeds 0, 1, …")
+    seeds: int = Field(3, ge=1, description="Independent runs of a random control, with seeds 0, 1, …")
     grid: list[Strength] = Field(
         [0.01, 0.1, 1.0, 10.0, 100.0],
         min_length=1,
-        description="Inverse strengths of the linear models' penalty; validation chooses.",
+        description="Inverse strengths of the penalty of linear controls; validation chooses one.",
     )
     caches: dict[str, str] = Field(
         {},
-        description="More controls: a name of one's own → another cache of the same texts, whose layers' mean is read.",
+        description="Further controls, name → cache of the same texts: linear models on the mean of its layers.",
     )
     baseline: str | None = Field(
-        None, description="What all differences are to: a head or a control. Unset: `last` if trained, else the chosen."
+        None, description="Head or control that all others are compared with. Unset: `last`, else the chosen head."
     )
-    others: list[str] = Field(
-        [], description="Folders of `models/` with answers that something else gave, to be compared too."
-    )
+    others: list[str] = Field([], description="Folders in `models/` with answers of other programs, to compare too.")
 
     @model_validator(mode="after")
     def _as_a_whole(self) -> ControlParams:
@@ -58,5 +56,5 @@ class ControlParams(Section):
 
     @property
     def all_names(self) -> list[str]:
-        """Everything that is evaluated beside the heads."""
+        """Everything that is evaluated along with the heads."""
         return [*self.names, *self.caches, *self.others]

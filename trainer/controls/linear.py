@@ -24,7 +24,7 @@ from trainer.objectives import MultiClass, Objective
 from trainer.objectives.ordinal import Ordinal
 
 ITERATIONS = 1_000
-"""Of lbfgs at most; some tens to hundreds are enough for standardised rows."""
+"""Limit of L-BFGS iterations; tens to hundreds are enough for standardised rows."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Linear:
     parameters: int
 
     def answers(self, x: Matrix) -> Float[Tensor, "rows ..."]:
-        """What it predicts, as objectives have it."""
+        """Predictions in the form that objectives use."""
         return torch.from_numpy(self.predict(x)).float()
 
 

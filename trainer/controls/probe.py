@@ -33,12 +33,12 @@ LABELLED: tuple[Kind, ...] = ("multi_class", "ordinal", "multi_label", "regressi
 
 
 def prepare_mean_probe(given: Given) -> Fit:
-    """On all layers; of several caches on the means of each, side by side."""
+    """A probe on the mean of all layers; on several caches, on the means side by side."""
     return Probe(given, given.task, range(len(given.task.cache.layers)))
 
 
 def prepare_last_probe(given: Given) -> Fit:
-    """On the last layer: what most people take from a model; of several caches on those of each, side by side.
+    """A probe on the last layer, which is what most people use; on several caches, on the last layers side by side.
 
     Its rows stay as they are where the answer is a cosine.
     """
@@ -46,7 +46,7 @@ def prepare_last_probe(given: Given) -> Fit:
 
 
 def prepare_random_labels(given: Given) -> Fit:
-    """The same, with the training targets in an order that the seed draws, so that there is nothing to learn."""
+    """A probe trained on shuffled targets, in an order that the seed draws, so that there is nothing to learn."""
     return Probe(given, given.task, range(len(given.task.cache.layers)), permuted=True)
 
 

@@ -51,7 +51,7 @@ def _vectors(train: list[list[str]], *others: list[list[str]]) -> list[list[Matr
             "control 'words'",
             expected="training texts with words of two letters or more",
             found=str(error),
-            next_step="take it out of controls.names",
+            next_step="remove it from controls.names",
         ) from error
     return [[vectoriser.transform(column) for column in split] for split in (train, *others)]
 

@@ -26,7 +26,7 @@ from trainer.data.text_rows import matched_rows
 from trainer.rows.stored import Room, gather, shard_room
 
 Places = str | Path | Sequence[str | Path]
-"""Where a cache is, or several."""
+"""Location of a cache, or of several."""
 
 
 class JoinedCaches:
@@ -61,7 +61,7 @@ class JoinedCaches:
 
     @property
     def fingerprint(self) -> str:
-        """Of the captures in their order."""
+        """Fingerprint of the captures in their order."""
         return fingerprint_of(self.sources)
 
     @property
@@ -88,7 +88,7 @@ class JoinedCaches:
 
     @property
     def is_local(self) -> bool:
-        """Whether all of them lie on this machine."""
+        """Whether all caches are on this machine."""
         return all(cache.location.is_local for cache in self.parts)
 
     def text_ids(self) -> list[str]:
@@ -96,7 +96,7 @@ class JoinedCaches:
         return self.parts[0].text_ids()
 
     def truncated(self) -> NDArray[np.bool_]:
-        """Which texts were too long for one of the models, [texts]."""
+        """Mask of the texts that were too long for one of the models, [texts]."""
         cut = zip(self.parts, [None, *self._rows], strict=True)
         found = (cache.truncated() if rows is None else cache.truncated()[rows] for cache, rows in cut)
         return reduce(np.logical_or, found)
@@ -106,7 +106,7 @@ class JoinedCaches:
         return places if part == 0 else self._rows[part - 1][places]
 
     def runs(self, layers: Sequence[int] | None) -> Iterator[tuple[int, list[int]]]:
-        """The layers as they follow one another: cache by cache, with the layers' numbers there."""
+        """The layers as they follow each other: cache by cache, with the layers' numbers there."""
         starts = [0, *accumulate(len(cache.layers) for cache in self.parts)]
         every = range(starts[-1])
         asked = every if layers is None else [every[layer] for layer in layers]
@@ -131,7 +131,7 @@ def sources_of(cache: AnyCache) -> tuple[Source, ...]:
 
 
 def widths_of(cache: AnyCache, poolings: Poolings) -> list[int]:
-    """Of each cache, what a layer has in a row of these poolings."""
+    """Width of each cache's part of a row with these poolings."""
     parts = cache.parts if isinstance(cache, JoinedCaches) else (cache,)
     return [len(pooling_names(poolings)) * part.dim for part in parts]
 
@@ -169,7 +169,7 @@ def layer_widths(cache: AnyCache, layers: Sequence[int], poolings: Poolings) -> 
 
 
 def runs_of(cache: AnyCache, layers: Sequence[int], poolings: Poolings) -> list[tuple[slice, int]]:
-    """Which of these layers, as they stand in a row, are of one cache, and how much of the row they fill."""
+    """The runs of `layers` that belong to one cache each: their slice in a row, and the width that its rows fill."""
     if not isinstance(cache, JoinedCaches):
         return [(slice(0, len(layers)), row_width(cache, poolings))]
     widths, found, start = widths_of(cache, poolings), [], 0
@@ -191,10 +191,10 @@ class JoinedRoom:
 
     rooms: list[Room]
     widths: list[int]
-    """Of each room's rows."""
+    """Widths of the rows of each room."""
     shard_rows: int
     width: int
-    """Of a joint row."""
+    """Width of a joint row."""
 
     def read(self, slot: int, shard: int) -> None:
         """Reads a shard of each cache to a place of the room. Raises `UserError` as `Cache.read` does."""
@@ -207,7 +207,7 @@ class JoinedRoom:
             room.announce(shard)
 
     def starts(self, slots: Int[Tensor, " rows"], inside: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-        """Which of all rows of the room it is, by the place of its shard there and its own in the shard."""
+        """Index of a row among all rows of the room, from its shard's place in the room and its place in the shard."""
         return slots * self.shard_rows + inside
 
     def rows(self, starts: Int[Tensor, " rows"]) -> Float[Tensor, "rows layers width"]:
@@ -222,7 +222,7 @@ class JoinedRoom:
 
 
 def room_of(cache: AnyCache, layers: Sequence[int], poolings: Poolings, shards: int) -> Room | JoinedRoom:
-    """Room for so many shards, with nothing in it."""
+    """Room for this many shards, with nothing in it."""
     if not isinstance(cache, JoinedCaches):
         return Room.of(cache, layers, poolings, shards)
     assert cache.shard_rows is not None

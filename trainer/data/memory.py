@@ -8,7 +8,7 @@ from ilse.core.errors import UserError
 from ilse.core.machine.memory import container_free
 
 SHARE = 0.5
-"""Of the memory that is free, where no budget is given: a head, its gradients and the system want some too."""
+"""Share of the free memory that is used if no budget is given; a head, its gradients and the system need some too."""
 
 
 ANSWER_BYTES = 4

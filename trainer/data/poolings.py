@@ -1,4 +1,4 @@
-"""Which pooled arrays of a cache make a row: one, or several, joined along the width in the order named.
+"""The pooled arrays of a cache that make a row: one, or several joined along the width in the order named.
 
 `TOKENS` is none of them: the head reads the states of tokens.
 """
@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 Poolings = str | Sequence[str]
 """A name, as `mean`, or several."""
 TOKENS = "tokens"
-"""In place of a pooling's name, for a head that reads tokens."""
+"""Stands in place of a pooling's name for a head that reads tokens."""
 
 
 @runtime_checkable

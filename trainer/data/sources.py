@@ -22,14 +22,14 @@ class Source:
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # for loading
 
     capture: CaptureSpec
-    """What they are; from the cache."""
+    """Capture that the rows come from, copied from the cache."""
     model_name: str
     """Id on the Hub, or the name of the model's file or folder."""
     model_parameters: Whole
 
 
 def fingerprint_of(sources: Sequence[Source]) -> str:
-    """That of the one capture; of several the SHA-256 of theirs in their order, 64 hexadecimal digits."""
+    """Fingerprint of the only capture; of several, the SHA-256 of theirs in order, 64 hexadecimal digits."""
     if len(sources) == 1:
         return sources[0].capture.fingerprint
     return hashlib.sha256("\n".join(source.capture.fingerprint for source in sources).encode()).hexdigest()
@@ -47,7 +47,7 @@ def short_names(sources: Sequence[Source]) -> list[str]:
 
 
 def layer_names_of(sources: Sequence[Source]) -> list[str]:
-    """Of one model the layers' own; of several `model:layer`."""
+    """Names of the layers; with several models `model:layer`."""
     if len(sources) == 1:
         return list(sources[0].capture.layers)
     named = zip(short_names(sources), sources, strict=True)
@@ -55,5 +55,5 @@ def layer_names_of(sources: Sequence[Source]) -> list[str]:
 
 
 def models_in_words(sources: Sequence[Source]) -> str:
-    """Each model's name with the first digits of its capture's fingerprint, for messages."""
+    """Names of the models with the first digits of their captures' fingerprints, for messages."""
     return ", then ".join(f"{source.model_name} ({source.capture.fingerprint[:16]})" for source in sources)

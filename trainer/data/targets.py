@@ -1,4 +1,4 @@
-"""What the examples of a table are to be mapped to: from its columns to a tensor and the names of the labels."""
+"""Targets of examples: from a table's columns to a tensor and the names of the labels."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def targets_of(table: pl.DataFrame, where: Path) -> Targets:
 
 
 def refused(examples: Path, expected: str, found: str) -> UserError:
-    """To be raised for a table that `ilse prepare` would not write."""
+    """The error to raise for a table that `ilse prepare` would not write."""
     return UserError(
         f"examples {examples}", expected=expected, found=found, next_step="run 'ilse prepare' again, or 'dvc repro'"
     )

@@ -75,7 +75,7 @@ class Task:
         return self._ids(_for_training(split))
 
     def training_targets(self, split: str) -> Tensor:
-        """Their targets, as `Targets.tensor` has them, for what learns from texts and reads no rows."""
+        """Targets of the split's examples, as `Targets.tensor` returns them, for methods that read texts, not rows."""
         return self.targets.tensor(self._examples_of(_for_training(split)))
 
     def training_split(self, split: str, layers: Sequence[int] | None = None, poolings: Poolings = "mean") -> InMemory:
@@ -103,11 +103,11 @@ class Task:
     def unlabelled_streamed(
         self, layers: Sequence[int], poolings: Poolings = "mean", *, memory_budget: int
     ) -> Streamed:
-        """The same, read as they are used; `memory_budget` as for `streamed_split`."""
+        """The test examples without targets, read as they are used; `memory_budget` as for `streamed_split`."""
         return _without_targets(self._streamed(TEST, layers, poolings, memory_budget))
 
     def sample(self, split: str, texts: int, poolings: Poolings = "mean") -> Float[torch.Tensor, "texts layers dim"]:
-        """Rows of at most so many distinct texts of `train` or `validation`, the same ones every time."""
+        """Rows of at most this many distinct texts of `train` or `validation`, the same ones every time."""
         chosen = self._examples_of(_for_training(split))
         places = np.unique(chosen.select(name for name in (ROW, PAIR_ROW) if name in chosen.columns).to_numpy())
         drawn = np.random.default_rng(0).permutation(places)[:texts]
@@ -118,7 +118,7 @@ class Task:
         return self._load(TEST, layers, poolings)
 
     def held_out_streamed(self, layers: Sequence[int], poolings: Poolings = "mean", *, memory_budget: int) -> Streamed:
-        """The same, read as they are used; `memory_budget` as for `streamed_split`."""
+        """The test examples with targets, read as they are used; `memory_budget` as for `streamed_split`."""
         return self._streamed(TEST, layers, poolings, memory_budget)
 
     def held_out_targets(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where texts are in a cache, by their ids."""
+"""Rows of texts in a cache, found by their ids."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def places_of(cache: Cache, text_ids: Iterable[str]) -> NDArray[np.int64]:
 
 
 def matched_rows(held: TextIds, wanted: TextIds) -> NDArray[np.int64]:
-    """Where each wanted text is in a list of distinct ids, −1 for one that is not in it."""
+    """Position of each wanted text in a list of distinct ids; −1 if it is not there."""
     place = {text.tobytes(): row for row, text in enumerate(held)}
     return np.array([place.get(text.tobytes(), -1) for text in wanted], np.int64)

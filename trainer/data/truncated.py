@@ -24,17 +24,18 @@ class Truncated:
     Example
     -------
     >>> Truncated(20, 3, {"law": (2, 9), "art": (1, 11)}).line
-    'Texts that were cut: those of 3 of 20 examples; law 2 of 9, art 1 of 11.'
+    'Truncated texts: in 3 of 20 examples; law 2 of 9, art 1 of 11.'
     """
 
     examples: int
     cut: int
     by_label: Mapping[str, tuple[int, int]]
-    """Of each label that has any: how many were cut, of how many; the most first. Empty where examples have a score."""
+    """For each label with truncated examples: how many, and how many in all; most first. Empty if examples have scores.
+    """
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """The counts as plain JSON."""
         return {
             "truncated_examples": self.cut,
             "truncated_by_label": {label: cut for label, (cut, _) in self.by_label.items()},
@@ -49,7 +50,7 @@ class Truncated:
         left = len(self.by_label) - len(named)
         more = f", {left:,} more label{'s' * (left > 1)}" if left else ""
         labels = f"; {', '.join(named)}{more}" if named else ""
-        return f"Texts that were cut: those of {self.cut:,} of {self.examples:,} examples{labels}."
+        return f"Truncated texts: in {self.cut:,} of {self.examples:,} examples{labels}."
 
     @property
     def lines(self) -> list[str]:
@@ -58,7 +59,7 @@ class Truncated:
 
 
 def truncated_of(examples: pl.DataFrame, rows: list[str], cut: NDArray[np.bool_], targets: Targets) -> Truncated:
-    """Of these examples, whose texts stand in the cache's rows that the columns `rows` name; `cut` is of the cache."""
+    """Counts the truncated texts of these examples. `rows` names the columns of their cache rows; `cut` is its mask."""
     places = examples.select(rows).to_numpy()
     of_examples = cut[places].any(1)
     if targets.kind == "score":

@@ -20,7 +20,7 @@ from trainer.export.formats import FORMATS, Rows, Run, Target
 from trainer.export.program import EXAMPLES, MASK, SIZES, Program, program_of
 
 FORMAT_VERSION, TOKENS_VERSION = 1, 2
-"""Of a head that reads pooled rows, and of one that reads tokens."""
+"""Format versions: of an exported head that reads pooled rows, and of one that reads tokens."""
 DESCRIPTION = "head.json"
 TOLERANCE = 1e-4
 """How far outputs of the exported program may be from the head's, in float32 (absolute, and of the value)."""
@@ -65,13 +65,13 @@ class ExportedHead:
 
     @property
     def reads_tokens(self) -> bool:
-        """And no pooled rows."""
+        """True if the head reads token states, not pooled rows."""
         return MASK in self.description
 
     def _mask(self, shape: tuple[int, ...], mask: Any) -> npt.NDArray[np.bool_]:
         expected = f"a mask of shape {_written(shape)}, true for the tokens of each text"
         if mask is None:
-            raise _misfit(expected, "none", "give it, all true where no text is padded")
+            raise _misfit(expected, "none", "give one, all true if no text is padded")
         found = np.ascontiguousarray(mask, np.bool_)
         if found.shape != shape:
             raise _misfit(expected, _written(found.shape), "give one of the tokens as they stand")
@@ -108,7 +108,7 @@ def export_head(head: str | Path, out: str | Path, to: Target) -> dict[str, Any]
 
 
 def load_exported(folder: str | Path) -> ExportedHead:
-    """What `export_head` wrote. Nothing is unpickled; see `checked`.
+    """Loads what `export_head` wrote. Nothing is unpickled; see `checked`.
 
     Raises `UserError` for another format version, a file that is not the described one, or one with anything in it
     that an export does not have.
@@ -169,7 +169,7 @@ def _description(trained: TrainedHead, program: Program, file: Path) -> dict[str
 
 
 def _reason(error: BaseException) -> str:
-    """What the innermost error says, in one line: the outer ones of torch's exporters give general advice."""
+    """Message of the innermost error, in one line: the outer ones of torch's exporters only give general advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -194,7 +194,7 @@ def _written(shape: tuple[Any, ...]) -> str:
 
 
 def _no_export(head: str | Path, to: str, reason: str) -> UserError:
-    return _refused(head, f"one that {to} can say", reason, "train another head, or export to another format")
+    return _refused(head, f"one that {to} can express", reason, "train another head, or export to another format")
 
 
 def _refused(head: str | Path, expected: str, found: str, next_step: str) -> UserError:

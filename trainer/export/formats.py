@@ -30,7 +30,7 @@ class FileFormat:
 
     file: str
     write: Callable[[Any, Program, Path], None]
-    """From what `Program.traced` gave."""
+    """Writes what `Program.traced` returned."""
     open: Callable[[Path], Run]
 
 
@@ -86,7 +86,7 @@ def _open_onnx(file: Path) -> Run:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's remarks about packages that the export does not need."""
+    """Silences torch's remarks about packages that the export does not need."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

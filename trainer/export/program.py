@@ -1,4 +1,4 @@
-"""What is exported of a head: rows or tokens as the model gives them in, named outputs out."""
+"""The exported program of a head: rows or tokens from the model in, named outputs out."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ class Program(nn.Module):
 
     @torch.no_grad()
     def traced(self) -> Any:
-        """As `torch.export.ExportedProgram`, for any number of examples; whatever torch raises where it cannot."""
+        """The program as a `torch.export.ExportedProgram` for any number of examples. Raises whatever torch does if it
+        cannot.
+        """
         free = {name: torch.export.Dim(name) for name in (EXAMPLES, PLACES)}
         axes = tuple(
             {place: free[axis] for place, axis in enumerate(shape) if isinstance(axis, str)}
@@ -88,7 +90,8 @@ class Program(nn.Module):
 
 
 class TokenProgram(Program):
-    """The same of a head that reads tokens, whole as the model gives them: the basis that it reads them in is in it.
+    """The program of a head that reads whole token states as the model gives them; it includes the basis that the head
+    reads them in.
 
     Texts of different lengths are padded, on either side; no value of the padding, NaN included, changes an answer.
 
@@ -148,5 +151,5 @@ class TokenProgram(Program):
 
 
 def program_of(trained: TrainedHead) -> Program:
-    """What is exported of a head."""
+    """Builds the exported program of a head."""
     return TokenProgram(trained) if trained.facts.reads_tokens else Program(trained)

@@ -31,8 +31,8 @@ def objective_of(params: TrainParams, name: str, task: Task) -> Objective:
         raise UserError(
             f"head '{name}'",
             expected="examples of one text with one label, which it gives probabilities of",
-            found=f"the objective {kind}" + (", two texts an example" if task.pairs else ""),
-            next_step="take it out of train.heads",
+            found=f"the objective {kind}" + (", two texts per example" if task.pairs else ""),
+            next_step="remove it from train.heads",
         )
     return make(kind, task.labels, params.embedding or 0, params.recipe_of(name).similarity_loss)
 

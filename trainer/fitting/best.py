@@ -1,4 +1,4 @@
-"""Which state of a head was the best on validation."""
+"""Keeps the state of a head that was best on validation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 class BestStates:
     """The best state of each candidate so far: highest score, then lowest loss.
 
-    A head is one candidate. `LayerProbes` are one a layer, each with its own best epoch, as if trained alone; their
+    A head is one candidate. `LayerProbes` are one per layer, each with its own best epoch, as if trained alone; their
     parameters stand along the first axis.
     """
 
@@ -31,7 +31,7 @@ class BestStates:
                 self.state.setdefault(name, value.detach().clone())[better] = value.detach()[better]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All of it as tensors."""
+        """The whole state as tensors."""
         found = {"score": self.score, "loss": self.loss, "epoch": self.epoch}
         return found | {f"state.{name}": value for name, value in self.state.items()}
 

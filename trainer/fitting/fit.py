@@ -45,9 +45,9 @@ class Fit:
     layer_scores: list[float] | None
     """For `best`: the validation figure of every layer's probe at its own best epoch."""
     penalty: float | None = None
-    """Of a head that was solved and not trained, whose `curve` has a strength of it for every epoch."""
+    """Penalty of a head that was solved, not trained; its `curve` then has one strength per epoch."""
     drawn: bool = True
-    """Whether its seed had a part in it: not where a head is solved and validation chooses its penalty."""
+    """Whether its seed mattered: not if the head is solved and validation chooses its penalty."""
     epochs_before: int = 0
     """Epochs that an interrupted fit had done, with which this one went on."""
 
@@ -70,8 +70,8 @@ def fit(
     A head that is one linear map is solved (`trainer.fitting.solved`), unless the recipe says otherwise. With
     `recipe.folds`, folds of both splits choose, and the head has learned from both (`trainer.fitting.folded`). What the
     recipe leaves open is settled by the head and the rows (`trainer.fitting.settled`). With `progress` an interrupted
-    fit is gone on with, to the same result on the same machine; `watch` may end it early, and of a solved head is told
-    of every penalty; a fit that folds or a penalty choose begins anew. Raises `NotFiniteError` for a loss that is not
+    fit is resumed, to the same result on the same machine. `watch` may end it early; for a solved head it is called for
+    every penalty. A fit that folds or a penalty choose starts again. Raises `NotFiniteError` for a loss that is not
     finite.
     """
     accelerator = _accelerator(device)
@@ -155,7 +155,7 @@ def _result(head: Head, best: BestStates, history: list[Triple], seconds: float)
 
 @torch.no_grad()
 def _calibrated(result: Fit, objective: Objective, validation: Examples) -> Fit:
-    """The same, once the head has chosen on validation what it chooses when it is trained."""
+    """The fit after the head has made its own choices on validation, such as exit thresholds."""
     weights = weights_at(validation, validation.order())
     if not result.head.calibrate(validation.chunks(VALIDATION_ROWS), weights):
         return result

@@ -28,7 +28,7 @@ class FlatParameters:
             parameter.data = values.view_as(parameter)
 
     def zero_gradients(self) -> None:
-        """Before a backward pass."""
+        """Sets all gradients to zero, before a backward pass."""
         for parameter in self._own:
             parameter.grad = None
 

@@ -26,7 +26,7 @@ from trainer.objectives import Objective
 from trainer.rows.in_memory import Examples, Part
 
 Triple = tuple[Tensor, Tensor, Tensor]
-"""Of an epoch, by candidate: loss of training, and loss and figure of the rows that were left out."""
+"""One epoch, per candidate: training loss, and loss and figure on the held-out rows."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class _Outside:
         self._objective = objective
         self.rows = rows
         self.found: list[tuple[Tensor, Tensor]] = []
-        """By epoch the losses, and the answers with all that a figure needs."""
+        """Per epoch the losses, and the answers from which the figure is computed."""
 
     def __call__(self, head: Head, epoch: int) -> tuple[Tensor, Tensor]:
         head.eval()

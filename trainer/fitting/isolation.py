@@ -1,7 +1,7 @@
 """Fits apart from their caller, who finds the process as it was: random numbers, loggers, Ctrl-C.
 
 Weights and dropout draw from generators that belong to the whole process, so one thread at a time has them: fits in
-several threads follow one another, and each draws the numbers that it would draw alone. Python's and NumPy's generators
+several threads follow each other, and each draws the numbers that it would draw alone. Python's and NumPy's generators
 are not used.
 """
 
@@ -44,7 +44,7 @@ def _cuda_index(device: str) -> int | None:
 
 @contextmanager
 def quiet(logger: str) -> Iterator[None]:
-    """Nothing below a warning of this logger."""
+    """Silences a logger below warnings."""
     found = logging.getLogger(logger)
     with _COUNTING:
         users, before = _QUIET.get(logger, (0, found.level))

@@ -39,7 +39,7 @@ class NotFiniteError(UserError):
 
 
 STEPS = 16
-"""Of a stretch."""
+"""Steps of one stretch."""
 
 
 class Stretch:
@@ -69,7 +69,7 @@ class Stretches:
 class Training(pl.LightningModule):
     """A head on its way.
 
-    `epochs_done` counts those of a fit that it goes on with too; Lightning's own count starts at 0 each time.
+    `epochs_done` counts those of a fit that it resumes, too; Lightning's own count starts at 0 each time.
     """
 
     def __init__(
@@ -116,11 +116,11 @@ class Training(pl.LightningModule):
 
     @property
     def seconds(self) -> float:
-        """Of the whole fit, without the time between a stop and going on."""
+        """Seconds of the whole fit, without the time between a stop and its resumption."""
         return self.seconds_before + time.perf_counter() - self.started
 
     def state(self) -> State:
-        """All that the next epoch follows from."""
+        """Everything that the next epoch depends on."""
         optimizer = self.optimizer.state_dict()
         tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best.state_dict().items()}
@@ -171,7 +171,7 @@ class Training(pl.LightningModule):
             self.schedule.load_state_dict(earlier.facts["schedule"])
 
     def on_train_start(self) -> None:
-        """Dropout goes on with the numbers that it stopped at."""
+        """Restores the random numbers of dropout where they stopped."""
         if self._earlier is not None:
             torch.set_rng_state(self._earlier.tensors["random.dropout"])
             if "random.cuda" in self._earlier.tensors:
@@ -252,5 +252,5 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Of a schedule's state what counts its steps; the rest follows from the recipe."""
+    """The counters in a schedule's state; the rest follows from the recipe."""
     return {name: value for name, value in values.items() if isinstance(value, int | float)}

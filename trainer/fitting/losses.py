@@ -44,7 +44,7 @@ def validate(
 def measured(
     outputs: Callable[[Any], Tensor], head: Head, objective: Objective, rows: Examples
 ) -> tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]:
-    """The same of whatever `outputs` makes of a batch of rows."""
+    """Mean losses of what `outputs` makes of the batches of `rows`."""
     loss, answers = told(outputs, head, objective, rows)
     order = rows.order()
     return loss, figure(objective, answers, rows.y[order], weights_at(rows, order))

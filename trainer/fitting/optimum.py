@@ -39,7 +39,7 @@ ROUGH = 1e-2
 SMALL = 2**24
 """Rows · values · outputs up to which all is computed in float64."""
 NOISE = {torch.float32: 1e-6, torch.float64: 1e-14}
-"""Of a loss, relative: a step within it is no ascent."""
+"""Relative noise of a loss: a step that raises it by less counts as no ascent."""
 CLOSE, CLOSEST = 1e-5, 1e-9
 """How far above the optimum a loss may be, relative: to compare strengths, and for weights that are kept."""
 
@@ -67,7 +67,7 @@ class Models:
     passes: int
 
     def outputs(self, x: Float[Tensor, "rows candidates dim"]) -> Float[Tensor, "rows candidates problems out"]:
-        """Of rows, in their type."""
+        """Outputs of rows, in their type."""
         weight, bias = self.weight.to(x), self.bias.to(x)
         found = torch.bmm(x.transpose(0, 1), weight.flatten(1, 2).transpose(1, 2)) + bias.flatten(1)[:, None]
         split: Tensor = found.unflatten(2, weight.shape[1:3])
@@ -140,7 +140,7 @@ class Optimum:
         return self._x.numel() * len(self._rows) * self._out < SMALL
 
     def _begun(self, strength: float) -> tuple[Tensor, Tensor]:
-        """Where to begin: at the last optimum, or where the last two point to, on a line over the strength's logarithm.
+        """Starting point: the last optimum, or the extrapolation of the last two along the logarithm of the strength.
 
         Of separable rows the weights go on growing along it.
         """
@@ -181,7 +181,7 @@ class Optimum:
     def _nearer(
         self, penalty: Tensor, begun: tuple[Tensor, Tensor], tolerance: float, kind: torch.dtype
     ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, int]:
-        """The same, by steps that know the curvature where they begin."""
+        """Approaches the optimum by steps that use the curvature at the starting point."""
         curvature = self._curvature(*begun)
         # From variables to weights in the principal axes, [candidates, problems, out, axes].
         scale = (curvature[..., None] * self._spread[:, None, None] + penalty[:, None, None]).rsqrt()
@@ -203,7 +203,7 @@ class Optimum:
         return (weight, z[..., -1] * of_bias), loss, gap, passes + 1
 
     def _curvature(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """Of the loss by each output, the mean over the rows, [candidates, problems, out], float64."""
+        """Curvature of the loss by each output, averaged over the rows, [candidates, problems, out], float64."""
         found = torch.zeros_like(bias)
         if self._kind == "square":
             return found + 1

@@ -1,4 +1,4 @@
-"""An unfinished fit on disk, to go on from: tensors and plain values in one safetensors file, replaced in one step."""
+"""An unfinished fit on disk, to resume from: tensors and plain values in one safetensors file, replaced in one step."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from trainer.data.joined import JoinedCaches
 from trainer.data.task import Task
 
 UNFINISHED = ".unfinished"
-"""Folder beside the heads' own for fits that were cut short."""
+"""Folder next to the heads' folder, for interrupted fits."""
 SAVE_SECONDS = 10.0
 """Least time between two writes: what a killed fit computes again."""
 LOOP = 2
-"""Counts up when the state or the random numbers of a fit change, so that one of an older release starts anew."""
+"""Counts up when the state or the random numbers of a fit change, so that one of an older release starts again."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Progress:
     path
         Where it is, or will be.
     key
-        All that the fit follows from (`fit_key`): the state of another fit is not gone on with.
+        All that the fit follows from (`fit_key`): the state of another fit is not resumed.
     """
 
     path: Path
@@ -76,7 +76,7 @@ class Progress:
 
 @contextmanager
 def unfinished(models: Path, name: str) -> Iterator[Path]:
-    """The folder of fits of `models/name` that were cut short; it goes when the block ends well.
+    """The folder of interrupted fits of `models/name`; it is removed when the block ends well.
 
     Raises `UserError` while another process has it, and so trains or fits under the same name.
     """

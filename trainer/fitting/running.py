@@ -1,4 +1,4 @@
-"""Runs the training loop of one head: Lightning has the epochs and devices, and what was cut short goes on."""
+"""Runs the training loop of one head: Lightning handles epochs and devices, and an interrupted fit resumes."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def trained(
 ) -> Training:
     """The whole training of `head` on `train`: its history, and the states that `judge` found best.
 
-    The objective learns from `train`. With `progress` a training that was cut short is gone on with; `watch` may end it
-    early. Raises `NotFiniteError` for such a loss.
+    The objective learns from `train`. With `progress` an interrupted training is resumed; `watch` may end it early.
+    Raises `NotFiniteError` for a loss that is not finite.
     """
     batches = train.shuffled(recipe.batch_size, seed, balanced=recipe.imbalance == "sampling")
     recipe = recipe.for_batches(len(batches))
@@ -61,7 +61,7 @@ class OneProcess(LightningEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """None of them are of this training."""
+        """False: this training has no processes that others started."""
         return False
 
     def local_rank(self) -> int:

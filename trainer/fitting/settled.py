@@ -1,4 +1,4 @@
-"""What a recipe leaves open is settled by the head and its rows: whether it is solved, and whether folds choose.
+"""Settles what a recipe leaves open by the head and its rows: whether it is solved, and whether folds choose.
 
 What is settled is explicit, so that the same recipe given by hand makes the same head; it stands in the head's record.
 """

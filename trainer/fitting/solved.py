@@ -1,4 +1,4 @@
-"""Linear heads are solved: to the optimum of the loss and a penalty, whose strength is chosen along a path.
+"""Solves linear heads: to the optimum of the loss plus a penalty, whose strength is chosen along a path.
 
 Where validation is small, five folds of all labelled rows choose, and the head is then solved on all of them; else
 validation does, or where the recipe says so. Validation chooses what has the best figure there, then the lowest loss:
@@ -31,12 +31,12 @@ from trainer.rows.in_memory import Examples, Rows, label_weights
 from trainer.rows.weights import Weights, joined_weights, weights_at, weights_of
 
 STRENGTHS = tuple(10 ** (power / 2) for power in range(-10, 9))
-"""Of C, from strong penalties to weak ones, for standardised rows: 1e-5 to 1e4."""
+"""Values of C, from strong penalties to weak ones, for standardised rows: 1e-5 to 1e4."""
 WORSE = 4
 """Strengths in a row that are better for no candidate: the end of the path."""
 FOLDS = 5
 FEW_ROWS = 500
-"""Of validation: with fewer, whose figures are uncertain by two points and more, folds choose."""
+"""Validation rows below which folds choose, as the figures are then uncertain by two points and more."""
 FOLDED_ROWS = 5_000
 """Labelled rows at most for folds, which take five times as long."""
 CHUNK = 4096
@@ -57,7 +57,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Solved:
-    """What was found: `path` in the order of the strengths, and by candidate the chosen place on it."""
+    """Solutions: `path` in the order of the strengths, and for each candidate the chosen place on it."""
 
     path: list[Place]
     chosen: Int[Tensor, " candidates"]
@@ -92,7 +92,7 @@ def is_solved(head: Head, objective: Objective, recipe: Recipe, rows: Examples) 
         return False
     why = None
     if not is_linear(head):
-        why = f"'{head.spec.name}', which is no linear map of rows"
+        why = f"'{head.spec.name}', which is not linear in its rows"
     elif not isinstance(objective, MultiClass | MultiLabel | Ordinal | Regression):
         why = f"the objective {objective.kind}"
     elif not isinstance(rows, Rows):
@@ -307,7 +307,7 @@ def _until_worse(places: Iterator[Place]) -> Iterator[Place]:
 
 
 def _best(path: list[Place], by_loss: bool) -> Int[Tensor, " candidates"]:
-    """Of every candidate the place with the highest figure, then the lowest loss, then the strongest penalty.
+    """For every candidate, the place with the highest figure, then the lowest loss, then the strongest penalty.
 
     `by_loss`: with the lowest loss, whatever the figure.
     """
@@ -330,7 +330,7 @@ def folds_of(y: Tensor, seed: int, folds: int = FOLDS) -> Int[Tensor, " rows"]:
 
 @torch.no_grad()
 def _features(head: Head, rows: Examples, device: str) -> Float[Tensor, "rows candidates width"]:
-    """What the head's outputs are linear in, in the order of the examples."""
+    """The features in which the head's outputs are linear, in the order of the examples."""
     if isinstance(head, LayerProbes) and isinstance(rows, Rows):
         return rows.x.to(device)
     found = torch.cat([_read(head, x, device) for x, _ in rows.chunks(CHUNK)])

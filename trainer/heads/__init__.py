@@ -168,7 +168,7 @@ def build_head(
     options
         Its options, or some of them; None for the defaults.
     layers, dim
-        The cache's rows an example and their width.
+        The cache's rows per example and their width.
     out
         Outputs: classes, 1 for a score, or the width of a vector; 0 for the encoder's own vector.
     pair_width
@@ -202,7 +202,7 @@ def refuse_tokens(name: str, caches: int) -> UserError:
         f"head '{name}', tokens",
         expected="one cache, whose tokens it reads",
         found=f"{caches} caches, whose models cut texts into tokens of their own",
-        next_step="name one cache, or take 'tokens' out of the head's options: it then reads pooled rows of all",
+        next_step="name one cache, or remove 'tokens' from the head's options: it then reads pooled rows of all",
     )
 
 
@@ -219,7 +219,7 @@ def _require_joint(spec: HeadSpec[Any], joined: JoinedOptions) -> None:
 
 
 def _of_rows(spec: HeadSpec[Any]) -> Head:
-    """The head that reads a row a layer, for one text or two."""
+    """The head that reads one row per layer, for one text or two."""
     kind, pair_width = head_kind(spec.name), spec.pair_width
     if pair_width is None:
         return _checked(kind.build(spec))
@@ -235,7 +235,7 @@ def _checked(head: Head) -> Head:
             f"head '{head.spec.name}', whose own vectors are compared",
             expected="an encoder with something to train",
             found="none: it is a linear map of rows of the cache",
-            next_step="set train.embedding to a width, such as 256, or take it out of train.heads",
+            next_step="set train.embedding to a width, such as 256, or remove it from train.heads",
         )
     return head
 

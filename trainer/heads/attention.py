@@ -109,7 +109,7 @@ class LayerNorms(nn.Module):
         self.bias = nn.Parameter(torch.zeros(layers, width))
 
     def forward(self, x: Float[Tensor, "batch layers width"]) -> Float[Tensor, "batch layers width"]:
-        """Each vector normalised, then scaled and shifted by its layer's."""
+        """Normalises each vector, then scales and shifts it by its layer's parameters."""
         return torch.addcmul(self.bias, functional.layer_norm(x, x.shape[-1:]), self.weight)
 
 

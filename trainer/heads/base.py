@@ -1,4 +1,4 @@
-"""What every head is: an encoder of all layers' vectors, a readout, and the facts that rebuild both."""
+"""The base of all heads: an encoder of all layers' vectors, a readout, and the facts that rebuild both."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Outputs(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """From the layers' vectors to one vector: `[batch, layers, dim] -> [batch, width]`.
+    """Maps the vectors of all layers to one vector: `[batch, layers, dim] -> [batch, width]`.
 
     `width` is the length of that vector; `layers_read` names the only rows it looks at, or is None for all.
     `state_widths` are the lengths of its intermediate states.

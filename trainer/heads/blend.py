@@ -33,7 +33,7 @@ class LinearOptions(Section):
 
 
 class Blend(Encoder):
-    """The last layer times λ, the mean of all layers, and k layers over √k, one behind the other."""
+    """The last layer times λ, the mean of all layers, and k layers over √k, one after the other."""
 
     def __init__(self, last: float, rows: int, layers: int, dim: int) -> None:
         super().__init__()
@@ -54,5 +54,5 @@ def build_linear(spec: HeadSpec[LinearOptions]) -> EncoderHead:
 
 
 def spread(count: int, layers: int) -> list[int]:
-    """So many of the layers, evenly from early ones to the last; all where there are no more."""
+    """Picks `count` layers spread evenly from early ones to the last; all if there are no more."""
     return [round((place + 1) * (layers - 1) / count) for place in range(count)] if layers > count else [*range(layers)]

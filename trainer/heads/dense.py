@@ -1,4 +1,4 @@
-"""Linear, ReLU, Dropout: the unit that the nonlinear heads are made of; and a linear map for each layer."""
+"""Linear, ReLU and Dropout, the building block of nonlinear heads; and a linear map for each layer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 above = torch.ops.aten.threshold_backward
-"""By its name what ReLU does to gradients: the first where the second is above a number, else 0; in one pass."""
+"""ReLU's gradient in one pass: the first argument where the second is above a threshold, else 0."""
 
 STEPS = 256
-"""Of a byte of random bits, which decides one element."""
+"""Values of the random byte that decides one element."""
 
 
 class Dropout(nn.Module):
@@ -32,7 +32,7 @@ class Dropout(nn.Module):
         self.rate = rate
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """`x` with elements zeroed at random, independently of one another."""
+        """`x` with elements zeroed at random, independently of each other."""
         if not self.training or self.rate == 0:
             return x
         return x * self.mask(x.shape, x.dtype, x.device)

@@ -1,4 +1,4 @@
-"""When an input is sure enough to leave at an exit, and what a threshold costs and saves.
+"""Thresholds of early exit: when an input is sure enough to leave, and what that costs and saves.
 
 Sureness lies between 0 and 1:
 
@@ -105,7 +105,7 @@ def choose_threshold(
 
 
 def _quantiles(values: Tensor, levels: Tensor) -> list[float]:
-    """As torch.quantile with interpolation "lower", which refuses more than 16 million values."""
+    """torch.quantile with interpolation "lower", for more than the 16 million values that it accepts."""
     ordered = values.sort().values
     places = (levels * (len(ordered) - 1)).long()
     found: list[float] = ordered[places].tolist()

@@ -94,14 +94,14 @@ class Exits(Head):
         return logits[torch.arange(x.shape[0]), leaves_at(sureness(logits, self.spec.options.sureness), self.threshold)]
 
     def supervised(self, x: Float[Tensor, "batch layers dim"]) -> Outputs:
-        """All exits for the loss. Joint exits are judged by the last one, separate ones each for itself."""
+        """Outputs of all exits for the loss. Joint exits are judged by the last one, separate exits each by itself."""
         logits = self.every(x)
         if self.candidates > 1:
             return Outputs(logits)
         return Outputs(logits[:, -1], logits, self.loss_weights)
 
     def settle(self, ranked: Sequence[int]) -> Head:
-        """All exits stay, each in its own best state."""
+        """Keeps all exits, each in its own best state."""
         return self
 
     def calibrate(self, chunks: Iterable[tuple[Tensor, Tensor]], weights: Tensor | None = None) -> bool:

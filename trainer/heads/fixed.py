@@ -1,4 +1,4 @@
-"""Fusions that learn nothing: one row, the mean, the maximum, rows side by side (heads `mean`, `max`, `concat`)."""
+"""Fusions without weights: one row, the mean, the maximum, rows side by side (heads `mean`, `max`, `concat`)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Max(Encoder):
 
 
 class Concat(Encoder):
-    """The vectors of chosen layers, one behind the other (BERT's feature-based use, arXiv 1810.04805: the last four).
+    """The vectors of chosen layers, one after the other (BERT's feature-based use, arXiv 1810.04805: the last four).
 
     Takes all `layers`, or the chosen rows alone.
     """

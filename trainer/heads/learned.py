@@ -20,7 +20,7 @@ class WeightedOptions(ReadoutOptions):
     """Options of the head `weighted`."""
 
     weight_of: Literal["layer", "coordinate"] = Field(
-        "layer", description="one weight a layer, or one for each coordinate of each layer"
+        "layer", description="one weight per layer, or per coordinate of each layer"
     )
     gamma: bool = Field(False, description="learn ELMo's scale γ of the sum")
     layer_norm: bool = Field(False, description="normalise each layer's vector first, without learned scales")

@@ -1,4 +1,4 @@
-"""Two texts in one answer: what a head makes of each, and a linear readout of both.
+"""Heads on pairs of texts: a vector of each text, and a linear readout of both.
 
     [u, v, |u - v|, u · v] W + b
 
@@ -54,11 +54,11 @@ class PairHead(Head):
         self.vectors.at_epoch(share)
 
     def layer_weights(self) -> Float[Tensor, " layers"] | None:
-        """Those of the vectors' head."""
+        """Layer weights of the head that makes the vectors."""
         return self.vectors.layer_weights()
 
     def input_weights(self, x: Float[Tensor, "texts layers dim"]) -> Float[Tensor, "texts layers"] | None:
-        """Those of the vectors' head, for each text."""
+        """Layer weights of the head that makes the vectors, for each text."""
         return self.vectors.input_weights(x)
 
     def _answered(self, vectors: Float[Tensor, "texts ..."]) -> Float[Tensor, "batch ..."]:

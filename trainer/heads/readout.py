@@ -1,4 +1,4 @@
-"""What stands between a fusion of layers and the linear readout: nothing, or an MLP."""
+"""Between a fusion of layers and the linear readout: nothing, or an MLP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good each layer's representation is, from a cache alone: a module an idea.
+"""Measures each layer's representation from a cache alone: one module per idea.
 
     spectra     entropy, effective ranks and anisotropy of eigenvalues
     moments     the Gram matrix of a layer's rows, in one pass

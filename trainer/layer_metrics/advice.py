@@ -1,4 +1,4 @@
-"""Which layers to keep: few, from early blocks, whose probes together lose little on validation.
+"""Which layers to keep: a few early ones whose probes together lose little on validation.
 
 A set's answer is the mean of its layers' log-probabilities, so that no model is fitted again. For every depth, layers
 up to there are added one by one, the best next. Of all these sets, those stay whose accuracy is within one standard
@@ -21,7 +21,7 @@ from trainer.layer_metrics.probes import Probed
 MOST = 6
 """Layers of a set: one more has yet to help."""
 LEAST_TEXTS = 40
-"""Of validation, half of which chooses."""
+"""Least number of validation texts; half of them choose."""
 
 
 @dataclass(frozen=True)

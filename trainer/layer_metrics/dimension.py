@@ -28,7 +28,7 @@ BLOCK = 512
 
 @dataclass(frozen=True)
 class Dimension:
-    """An estimate and its standard error, of so many distinct rows; None where there is none, and then `why`."""
+    """An estimate and its standard error, of this many distinct rows; None where there is none, and then `why`."""
 
     value: float | None
     error: float | None
@@ -37,7 +37,7 @@ class Dimension:
 
 
 def two_nn(x: Float[Tensor, "rows dim"]) -> Dimension:
-    """Of rows, float64. Of equal rows, whose distance 0 has no logarithm, one counts."""
+    """Intrinsic dimension of rows, float64. Equal rows, whose distance 0 has no logarithm, count once."""
     rows = torch.unique(x, dim=0)
     if len(rows) < LEAST:
         return Dimension(None, None, len(rows), f"{len(rows)} different rows, {LEAST} are needed")

@@ -39,17 +39,19 @@ class Mean:
 
     @property
     def value(self) -> float | None:
-        """None of no numbers."""
+        """Mean of the numbers; None without any."""
         return self.total / self.count if self.count else None
 
     @property
     def error(self) -> float | None:
-        """None of fewer than two."""
+        """Standard error of the mean; None for fewer than two numbers."""
         return math.sqrt(self.squares / (self.count - 1) / self.count) if self.count > 1 else None
 
 
 class Geometry:
-    """Of a layer's rows, in one pass. Rows of zeros have no direction, and those of a median 0 no massive values."""
+    """Geometry of a layer's rows, in one pass. Rows of zeros have no direction, and rows with median 0 no massive
+    values.
+    """
 
     def __init__(self, dim: int) -> None:
         self.seen = 0

@@ -17,7 +17,7 @@ from trainer.data.task import Task, open_task
 
 @dataclass(frozen=True)
 class Labels:
-    """Which texts have which label.
+    """The texts that have a label, and their labels.
 
     Parameters
     ----------
@@ -39,14 +39,14 @@ class Labels:
 
 
 def read_labels(cache: Cache, examples: Path) -> Labels:
-    """Those of a table of examples over `cache`.
+    """Labels from a table of examples over `cache`.
 
     Raises `UserError` as `open_task` does, also for texts that the cache does not hold, and for examples that are not
     of one text with one label each.
     """
     task = open_task(cache, examples)
     if task.targets.kind != "label" or task.pairs:
-        found = "two texts an example" if task.pairs else f"a column '{task.targets.kind}'"
+        found = "two texts per example" if task.pairs else f"a column '{task.targets.kind}'"
         raise UserError(
             f"examples {examples}",
             expected="examples of one text with one label each: separation and probes are of labels",
@@ -63,7 +63,7 @@ def read_labels(cache: Cache, examples: Path) -> Labels:
 
 
 def _labelled(task: Task) -> pl.DataFrame:
-    """Each text once: its row in the cache, the first of its labels and how many, and its split."""
+    """Every text once: its row in the cache, its first label, the number of its labels, and its split."""
     ids = task.cache.text_ids()
     rows = pl.DataFrame({TEXT_ID: ids, "row": pl.Series(range(len(ids)), dtype=pl.Int64)})
     told = [

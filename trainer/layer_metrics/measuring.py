@@ -1,4 +1,4 @@
-"""All figures of a cache's layers, in one pass over its pooled rows.
+"""Measures all layers of a cache in one pass over its pooled rows.
 
 Layers are taken in groups whose sums fit the memory budget. A layer's bytes lie side by side in the cache, so several
 groups read no byte twice.
@@ -78,7 +78,7 @@ def budget_of(gigabytes: int | float | None) -> int:
 
 
 class LayerSums:
-    """What is summed over the rows of one layer."""
+    """Sums over the rows of one layer."""
 
     def __init__(self, texts: int, dim: int, labels: Labels | None) -> None:
         self.moments, self.geometry = Moments(texts, dim), Geometry(dim)

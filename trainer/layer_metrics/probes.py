@@ -33,7 +33,7 @@ AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Probed:
-    """What the layers' linear models say of the validation texts.
+    """Answers of the layers' linear probes to the validation texts.
 
     Parameters
     ----------
@@ -51,14 +51,14 @@ class Probed:
 
     @property
     def right(self) -> Tensor:
-        """Which texts each layer has right, bool [texts, layers]."""
+        """Mask of the texts that each layer answers correctly, bool [texts, layers]."""
         return self.log_probabilities.argmax(2) == self.y[:, None]
 
 
 def probe(cache: Cache, labels: Labels, pooling: str, texts: int, budget: int) -> tuple[Probed | None, str]:
     """Models of at most `texts` training texts, judged on as many of validation; or None and why there are none.
 
-    Rows are read for so many layers at once as `budget` bytes hold.
+    Rows are read for as many layers at once as `budget` bytes hold.
     """
     ids = cache.text_id_rows()
     train, validation = (_rows(ids, texts, rows) for rows in (labels.train, labels.validation))

@@ -1,4 +1,4 @@
-"""Which texts a figure is of that is no sum over all: the same ones every time, whatever the order of the cache."""
+"""The sample of texts for metrics that are not sums over all texts: always the same, whatever the cache's order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pipeline.store import TextIds
 
 _SEED = 0x6C6179657273
-"""Not the id itself, of which `subset` and others may have drawn."""
+"""Seed of the sample. It differs from the id alone, by which `subset` and others may have drawn."""
 
 
 def drawn(text_ids: TextIds, count: int, among: NDArray[np.int64] | None = None) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""How far labels lie apart in a layer: Fisher's ratio over all texts, silhouettes over a sample.
+"""Separation of labels in a layer: Fisher's ratio over all texts, silhouettes over a sample.
 
     Fisher = Σ_d B_d / T_d  ÷  Σ_d W_d / T_d
 
@@ -46,7 +46,7 @@ class Fisher:
         present = self._counts > 0
         counts, rows = self._counts[present], self._counts.sum()
         if len(counts) < 2 or rows <= len(counts):
-            return None, f"{int(rows)} texts of {len(counts)} labels: no label stands beside another, or none has two"
+            return None, f"{int(rows)} texts of {len(counts)} labels: no two labels, or none with two texts"
         means, mean = self._sums[present] / counts[:, None], self._sums.sum(0) / rows
         between = (counts[:, None] * (means - mean).square()).sum(0)
         total = self._squares - rows * mean.square()
@@ -61,7 +61,9 @@ class Fisher:
 
 
 def silhouettes(x: Float[Tensor, "rows dim"], y: Int[Tensor, " rows"]) -> NDArray | None:  # type: ignore[type-arg]
-    """Of every row whose label another row has; None where fewer than two labels have one, or no row differs."""
+    """Silhouette of every row whose label another row has; None if fewer than two labels qualify, or all rows are
+    equal.
+    """
     from sklearn.metrics import silhouette_samples
 
     several = torch.bincount(y)[y] > 1

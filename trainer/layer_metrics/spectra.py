@@ -21,7 +21,7 @@ Spectrum = Float[Tensor, " values"]
 
 
 def positive(eigenvalues: Spectrum) -> Float[Tensor, " positive"]:
-    """Those above rounding, as NumPy's `matrix_rank` has it: a zero eigenvalue comes out as some 1e-16 of the largest.
+    """Eigenvalues above rounding, as in NumPy's `matrix_rank`: a zero one comes out as some 1e-16 of the largest.
 
     Its root, which RankMe sums, would be 1e-8 of the largest singular value.
     """

@@ -1,4 +1,4 @@
-"""Everything that is known of a cache's layers: figures of rows, of pairs of layers, of tokens and of probes."""
+"""All metrics of a cache's layers: of rows, of pairs of layers, of tokens and of probes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Survey:
 
 
 def survey(cache: Cache, labels: Labels | None, options: Options, viewed: Viewed | None = None) -> Survey:
-    """All of it; of views where there are some.
+    """All metrics of a cache, including those of views if there are any.
 
     Raises `UserError` for a pooling that the cache does not hold, and for what is damaged.
     """
@@ -54,7 +54,7 @@ def survey(cache: Cache, labels: Labels | None, options: Options, viewed: Viewed
 def _alike_texts(cache: Cache, options: Options) -> int:
     """Texts that CKA is of: their rows, as they are and standardised, and their Gram matrices fit the budget."""
     values, width = options.budget // (4 * len(cache.layers)), 2 * cache.dim
-    fitting = int((math.sqrt(width**2 + 4 * values) - width) / 2)  # n · (2 · dim + n) values a layer
+    fitting = int((math.sqrt(width**2 + 4 * values) - width) / 2)  # n · (2 · dim + n) values per layer
     return min(cka.TEXTS, options.texts, fitting)
 
 

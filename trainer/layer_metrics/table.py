@@ -1,4 +1,4 @@
-"""The figures as rows of a table, and on the screen. A figure that is missing has the reason in its row."""
+"""The metrics as rows of a table and on the screen; if a figure is missing, its row says why."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def frame(figures: Iterable[Figure], names: Sequence[str]) -> pl.DataFrame:
 
 
 def with_suggested(table: pl.DataFrame, layers: Sequence[int]) -> pl.DataFrame:
-    """With a row `suggested` for each layer, 1 for those named and else 0, before pairs of layers."""
+    """Adds a row `suggested` per layer, 1 for the suggested layers and else 0, before the rows of pairs."""
     names = dict(table.select("layer", "name").iter_rows())
     figures = [Figure(layer, "suggested", float(layer in layers), 0) for layer in sorted(names)]
     rows = frame(figures, [names[layer] for layer in sorted(names)])
@@ -88,7 +88,7 @@ def with_suggested(table: pl.DataFrame, layers: Sequence[int]) -> pl.DataFrame:
 
 
 def lines(table: pl.DataFrame) -> list[str]:
-    """A line a layer with what `SHOWN` names, then each note once; `-` where there is no figure."""
+    """One line per layer with what `SHOWN` names, then each note once; `-` where there is no figure."""
     single = table.filter(pl.col("other").is_null())
     present = set(single["metric"].to_list())
     metrics = [name for name in SHOWN if name in present]

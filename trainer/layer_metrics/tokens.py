@@ -24,7 +24,7 @@ from trainer.layer_metrics import spectra
 
 METRICS = ("prompt_entropy", "curvature", "token_anisotropy")
 WORKING_VALUES = 2**22
-"""Of a text's layers in float64 at a time: 32 MB, and some such copies."""
+"""Float64 values of a text's layers that are processed at a time: 32 MB, and a few such copies."""
 
 States = Float[Tensor, "tokens layers width"]
 Figures = Float[Tensor, "metrics layers"]
@@ -105,7 +105,7 @@ def of_texts(
 
 
 def _groups(cache: Cache, tokens: int, budget: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Layers whose states of so many tokens are read at once, with the place of the first."""
+    """Layers whose states of this many tokens are read at once, with the place of the first."""
     spec = cache.header.capture.tokens
     assert spec is not None
     size = max(1, budget // max(1, tokens * cache.token_width * value_bytes(spec.storage_type)))

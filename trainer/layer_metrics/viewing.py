@@ -1,4 +1,4 @@
-"""Figures of several views of the same texts: the caches that hold them, and the pass over a sample of their rows."""
+"""Metrics of several views of the same texts: the caches that hold them, and the pass over a sample of their rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer.rows.stored import gather
 
 LEAST_VIEWS = 2
 OF_DIME = 500
-"""Most texts of DiME, which takes eleven spectra of texts × texts a layer."""
+"""Most texts of DiME, which takes eleven spectra of texts × texts per layer."""
 
 
 class Viewed:

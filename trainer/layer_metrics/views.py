@@ -1,4 +1,4 @@
-"""How far texts agree with noisier versions of themselves, in one layer (Skean et al., arXiv 2502.02013).
+"""Agreement of texts with noisy versions of themselves, in one layer (Skean et al., arXiv 2502.02013).
 
 `x` [views, texts, width] are rows of the same texts in several caches.
 
@@ -25,7 +25,7 @@ from trainer.layer_metrics import spectra
 
 TEMPERATURE = 0.1
 WITHIN = 1e-4
-"""Of LiDAR: what is added to the variance within a text, as a part of its mean over coordinates."""
+"""What LiDAR adds to the variance within a text, relative to its mean over coordinates."""
 PERMUTATIONS = 10
 NAMES = ("infonce", "lidar", "dime")
 
@@ -48,7 +48,7 @@ def directed(x: Views) -> Views:
 
 
 def infonce(x: Views, published: bool = False) -> Agreement:
-    """Of the first two views, at least two texts, float64, in nats; the error is over texts."""
+    """InfoNCE of the first two views, at least two texts, float64, in nats; the error is over texts."""
     rows = (x[:2] if published else directed(x[:2])).flatten(0, 1)
     texts = x.shape[1]
     alike = (rows @ rows.T / TEMPERATURE).fill_diagonal_(-torch.inf)
@@ -58,7 +58,7 @@ def infonce(x: Views, published: bool = False) -> Agreement:
 
 
 def lidar(x: Views, published: bool = False) -> Agreement | None:
-    """Of at least two views and texts, float64; None where no text differs from another, or Σ_w can't be inverted."""
+    """LiDAR of at least two views and texts, float64; None if all texts are equal, or Σ_w cannot be inverted."""
     views, texts, width = x.shape
     means = x.mean(0)
     within = (x - means).flatten(0, 1)
@@ -79,7 +79,7 @@ def lidar(x: Views, published: bool = False) -> Agreement | None:
 
 
 def dime(x: Views, alpha: float = 1.0, published: bool = False) -> Agreement:
-    """Of the first two views, float64, in nats; the error is over permutations."""
+    """DiME of the first two views, float64, in nats; the error is over permutations."""
     if published:
         one, other = (_published_gram(view) for view in x[:2])
     else:

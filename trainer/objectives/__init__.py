@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 Targets = Literal["label", "labels", "score"]
-"""What the examples have: one label, a list of them, or a number."""
+"""Kinds of targets: one label, a list of labels, or a number."""
 KINDS: dict[Targets, tuple[Kind, ...]] = {
     "label": ("multi_class", "ordinal"),
     "labels": ("multi_label",),

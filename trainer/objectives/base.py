@@ -1,4 +1,4 @@
-"""What every objective is: from a head's outputs to a loss, to the figure it is chosen by, and to predictions."""
+"""The base of all objectives: from a head's outputs to a loss, to the score it is chosen by, and to predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Objective(nn.Module):
     """What a head is trained for.
 
     `outputs` below are a head's: `[batch, out]`, or `[batch, candidates, out]` of independent candidates; of heads that
-    give a vector for each text (`embeds`), an example's two vectors follow one another: `[2·batch, …]`. Statistics of
+    give a vector for each text (`embeds`), an example's two vectors follow each other: `[2·batch, …]`. Statistics of
     the training targets are buffers.
     """
 
@@ -36,11 +36,11 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def plain_losses(self, outputs: Float[Tensor, "batch ..."], y: Tensor) -> Float[Tensor, " candidates"]:
-        """The same without weights and smoothing: what validation looks at."""
+        """Losses without weights and smoothing, as validation uses them."""
         return self.losses(outputs, y)
 
     def answers(self, outputs: Float[Tensor, "batch ..."], y: Tensor) -> Float[Tensor, "examples candidates kept"]:
-        """What `score` needs of each example: all validation outputs at once might not fit into memory."""
+        """What `score` needs of each example; all validation outputs at once might not fit into memory."""
         raise NotImplementedError
 
     def score(self, answers: Float[Tensor, "examples candidates kept"], y: Tensor) -> Float[Tensor, " candidates"]:

@@ -1,4 +1,4 @@
-"""What objectives of labels share: how labels are weighted, and what one label an example brings with it."""
+"""Common parts of objectives on labels: weights of labels, and losses of single-label examples."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Labelled(Objective):
         return self.mean_losses(outputs, y, smoothing, self.weights)
 
     def plain_losses(self, outputs: Float[Tensor, "batch ..."], y: Tensor) -> Float[Tensor, " candidates"]:
-        """The same, all examples and labels alike."""
+        """Losses in which all examples and labels count alike."""
         return self.mean_losses(outputs, y, 0.0, None)
 
     def mean_losses(
@@ -43,7 +43,7 @@ class Labelled(Objective):
 
 
 class SingleLabel(Labelled):
-    """y [batch] are label indices: one label an example."""
+    """y [batch] are label indices: one label per example."""
 
     def learn(self, train: Examples, imbalance: str) -> None:
         """The labels' weights, whose mean over the training set is 1: a batch of rare labels has a large loss."""
@@ -56,7 +56,7 @@ class SingleLabel(Labelled):
         smoothing: float,
         weights: Float[Tensor, " labels"] | None,
     ) -> Float[Tensor, " candidates"]:
-        """With weights each example counts its label's, and the mean is over examples."""
+        """Mean losses over examples; with weights, each example counts as much as its label."""
         each = self.each_loss(outputs, y, smoothing)
         return each.mean(0) if weights is None else (each * weights.to(each)[y][:, None]).mean(0)
 

@@ -1,4 +1,4 @@
-"""Any number of labels an example: binary cross-entropies, chosen by micro-F1 at probability 1/2."""
+"""Any number of labels per example: binary cross-entropies, chosen by micro-F1 at probability 1/2."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from ilse.core.errors import UserError
 
 
 def refuse(where: str, expected: str, found: str, next_step: str = "choose another train.objective") -> UserError:
-    """To be raised."""
+    """The error to raise for an objective that does not fit."""
     return UserError(where, expected=expected, found=found, next_step=next_step)
 
 

@@ -81,5 +81,5 @@ class Regression(Objective):
         return {"score": y.numpy(), "prediction": predicted.numpy()}
 
     def facts(self) -> dict[str, Any]:
-        """With the scale."""
+        """The objective as JSON, with its scale."""
         return {"kind": self.kind, "mean": self.mean, "deviation": self.deviation}

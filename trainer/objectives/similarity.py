@@ -1,4 +1,4 @@
-"""How alike two texts are: the cosine of their vectors, chosen by Spearman's correlation with the gold scores.
+"""Similarity of two texts: the cosine of their vectors, chosen by Spearman's correlation with the gold scores.
 
 Three losses, on scores y in the training scores' range, s = (y - low) / (high - low):
 
@@ -93,12 +93,12 @@ class Similarity(Objective):
         return {"score": y.numpy(), "prediction": predicted.numpy()}
 
     def facts(self) -> dict[str, Any]:
-        """With width, loss and the scores' range."""
+        """The objective as JSON, with width, loss and the range of the scores."""
         return {"kind": self.kind, "width": self.out, "loss": self.loss, "low": self.low, "high": self.high}
 
 
 def cosines(outputs: Float[Tensor, "texts ..."]) -> Float[Tensor, "examples candidates"]:
-    """Of every example's two vectors, which follow one another, for each candidate; float32."""
+    """Cosine of each example's two consecutive vectors, for each candidate; float32."""
     u, v = stacked(outputs).float().unflatten(0, (-1, 2)).unbind(1)
     cosine: Tensor = functional.cosine_similarity(u, v, dim=-1)
     return cosine

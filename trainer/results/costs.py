@@ -1,4 +1,4 @@
-"""What each way to an answer costs in all: extraction and training of a head against training alone."""
+"""Total costs of heads and controls: extraction and training of a head against training alone."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import polars as pl
 
 WITHOUT_CACHE = ("lora", "majority", "words")
-"""Of what evaluation lists beside heads: these read no cache, and need no extraction."""
+"""Entries of an evaluation that read no cache, and so need no extraction."""
 
 FIGURES = frozenset({"texts", "texts_computed", "tokens", "tokens_per_second", "seconds"})
-"""Of an extraction: what its cost follows from."""
+"""Figures of an extraction that its cost follows from."""
 
 
 def cost_table(

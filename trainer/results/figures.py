@@ -9,7 +9,7 @@ NAMES = {
     "r2": "R²",
     "spearman": "Spearman's ρ",
 }
-"""By an objective's `metric`, as they stand within a sentence."""
+"""Names of figures within a sentence, by the objective's `metric`."""
 BOUNDS = {
     "accuracy": (0.0, 1.0),
     "f1_micro": (0.0, 1.0),

@@ -1,4 +1,4 @@
-"""How sure a figure on the test split is, from the figure and the number of examples alone."""
+"""Confidence interval of a test score, from the score and the number of examples alone."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from trainer.results.figures import NAMES, upfirst
 
 BASELINE = "last"
 WIDTHS = (12, 8, 19, 7, 12, 9)
-"""Of the printed leaderboard's columns after the head's name, in characters."""
+"""Widths of the columns after the head's name in the printed leaderboard, in characters."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class Run:
     layer_scores: list[float] | None
     layer_weights: list[float] | None
     others: dict[str, float] = field(default_factory=dict)
-    """Its other figures on the test split."""
+    """Further figures on the test split."""
     control: str | None = None
-    """Of what is no head: what it is, in words."""
+    """What a control is, in words; None for a head."""
     kind: str | None = None
-    """Of a head under another name, as `auto` is: which one it is."""
+    """The actual head behind another name, such as `auto`."""
 
     @property
     def summary(self) -> str:
-        """What it is, in words."""
+        """One-line description of the head or control."""
         if self.control is not None:
             return self.control
         return HEADS[self.head].summary if self.kind is None else f"best of those tried: {HEADS[self.kind].summary}"
@@ -106,7 +106,7 @@ class Run:
 
 
 def leaderboard(runs: list[Run]) -> pl.DataFrame:
-    """A row a head or control, best median validation figure first (ties: lower validation loss, fewer parameters).
+    """One row per head or control, best median validation figure first (ties: lower validation loss, fewer parameters).
 
     `chosen` marks the first head; a `control` stands at its rank and is never chosen. The test figures are reported
     beside, and order nothing. `gain_points`: points of test score over the head `last`, null without it.
@@ -126,7 +126,7 @@ def leaderboard(runs: list[Run]) -> pl.DataFrame:
 
 
 def runs_table(runs: list[Run]) -> pl.DataFrame:
-    """A row a head and seed, with all figures on the test split."""
+    """One row per head and seed, with all figures on the test split."""
     columns = ("head", "seed", "best_epoch", "val_score", "val_loss", "test_score", "parameters", "train_seconds")
     others = [{f"test_{name}": value for name, value in run.others.items()} for run in runs]
     return pl.DataFrame(

@@ -1,7 +1,7 @@
-"""The tables of one evaluation belong together: they take their places one after the other, and a list says which.
+"""Writes the tables of one evaluation one after another, with a list that shows whether they belong together.
 
 `SHA256SUMS` names every file with its checksum, as `sha256sum --check` reads it. It is put in place first: where a run
-is cut short, the tables that are still another evaluation's differ from it, and whoever reads them says so.
+is interrupted, the tables that are still another evaluation's differ from it, and whoever reads them says so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tables of results in: CSV files whose columns are checked, each cell against the kind of its column."""
+"""Reads result tables: CSV files whose columns are checked, each cell against the kind of its column."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_NUMBER = ["", "nan", "inf", "-inf"]
 
 @dataclass(frozen=True)
 class Kind:
-    """What the cells of a column may be: text, flags, or numbers from `least` to `most`."""
+    """Allowed cells of a column: text, flags, or numbers from `least` to `most`."""
 
     dtype: Any
     least: float = 0.0
@@ -64,7 +64,7 @@ class Table:
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """Of all columns."""
+        """Kinds of all columns."""
         return {**self.columns, **self.may}
 
 

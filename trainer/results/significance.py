@@ -1,4 +1,4 @@
-"""What the predictions of all heads on the test split say: who is better and how sure that is, calibration, classes."""
+"""Compares the test predictions of all heads: who is better and how sure that is, calibration, classes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Predicted = Mapping[str, Sequence[Float[Tensor, "rows ..."]]]
 def comparison(
     objective: Objective, predicted: Predicted, y: Tensor, baselines: list[str], paired_seeds: bool = False
 ) -> pl.DataFrame:
-    """Every head against each of `baselines`: a row a head, columns as `trainer.statistics.comparison.SCHEMA`.
+    """Every head against each of `baselines`: one row per head, columns as `trainer.statistics.comparison.SCHEMA`.
 
     `paired_seeds` says that a seed drew the same training examples for every head. A head without a figure, such as
     the correlation of predictions that are all the same, is named on stderr and left out. Raises `UserError` for a

@@ -1,4 +1,4 @@
-"""The tokens of texts that somebody has in memory, for `HeadClassifier`: a list of arrays, or one with padding.
+"""Token states that a caller has in memory, for `HeadClassifier`: a list of arrays, or one array with padding.
 
 Whatever form they come in, they are ragged from here on: what stands in the padding is never looked at.
 """

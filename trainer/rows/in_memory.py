@@ -14,7 +14,7 @@ from trainer.rows.weights import Weights, drawn_by_weight, joined_weights, weigh
 from trainer.treatment import Treat
 
 Batch = tuple[Any, Tensor]
-"""x [batch, layers, dim], or `Tokens` of so many texts, and y [batch, ...]; of pairs x has 2·batch texts."""
+"""x [batch, layers, dim], or `Tokens` of this many texts, and y [batch, ...]; of pairs x has 2·batch texts."""
 
 
 @runtime_checkable
@@ -83,7 +83,7 @@ class Rows:
         yield from zip(self.x.split(size), self.y.split(size), strict=True)
 
     def order(self) -> Int[Tensor, " rows"]:
-        """As they are."""
+        """The identity: rows are in the order of the examples."""
         return torch.arange(len(self.y))
 
     def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> IndexBatches:
@@ -93,7 +93,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class PairRows:
-    """The examples of one split in memory, two texts each: their rows follow one another in a batch.
+    """The examples of one split in memory, two texts each: their rows follow each other in a batch.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ class PairRows:
         return (self.batch(chosen) for chosen in self.order().split(size))
 
     def order(self) -> Int[Tensor, " rows"]:
-        """As they are."""
+        """The identity: rows are in the order of the examples."""
         return torch.arange(len(self.y))
 
     def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> IndexBatches:
@@ -191,7 +191,7 @@ class Part:
         return (self.batch(chosen) for chosen in self.order().split(size))
 
     def order(self) -> Int[Tensor, " rows"]:
-        """As they are."""
+        """The identity: rows are in the order of the examples."""
         return torch.arange(len(self.chosen))
 
     def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> IndexBatches:
@@ -220,7 +220,7 @@ class IndexBatches:
             yield self._rows.batch(chosen)
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Does nothing, as nothing is kept."""
 
     def _order(self) -> Tensor:
         y, weights = self._rows.y, weights_of(self._rows)
@@ -235,7 +235,7 @@ class IndexBatches:
 
 @torch.inference_mode()
 def told_of_all(rows: Examples, tell: Callable[[Any], Tensor], size: int = 256) -> Float[Tensor, "rows ..."]:
-    """What `tell` gives for every example, `size` of them at a time, in the examples' order."""
+    """Applies `tell` to every example, `size` of them at a time, in the examples' order."""
     found = torch.cat([tell(x) for x, _ in rows.chunks(size)])
     ordered = torch.empty_like(found)
     ordered[rows.order()] = found

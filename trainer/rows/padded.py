@@ -1,4 +1,4 @@
-"""Texts of different lengths with padding, for runtimes that have no ragged ones: a mask says which places are tokens.
+"""Texts of different lengths with padding and a mask, for runtimes without ragged tensors.
 
 What stands in the other places, NaN included, reaches no sum and no maximum.
 """
@@ -16,7 +16,7 @@ from trainer.rows.ragged import Tokens
 
 @dataclass(frozen=True)
 class Padded(Tokens):
-    """The same texts as `Tokens`, at least one token each, all with as many places.
+    """Texts of at least one token each, padded to the same number of places.
 
     Parameters
     ----------
@@ -28,11 +28,11 @@ class Padded(Tokens):
 
     @classmethod
     def of(cls, values: Float[Tensor, "texts places layers width"], mask: Bool[Tensor, "texts places"]) -> Padded:
-        """From values and a mask of them."""
+        """Builds it from values and their mask."""
         return cls(values.flatten(0, 1), mask.sum(1), mask)
 
     def map(self, treat: Callable[[Tensor], Tensor]) -> Padded:
-        """Each place's vectors as `treat` makes them."""
+        """The vectors of all places after `treat`."""
         return Padded(treat(self.values), self.lengths, self.mask)
 
     def of_layers(self, places: list[int]) -> Padded:
@@ -48,7 +48,7 @@ class Padded(Tokens):
         return self._by_text(values, -float("inf")).amax(1)
 
     def spread(self, values: Float[Tensor, "texts *shape"]) -> Float[Tensor, "tokens *shape"]:
-        """What is a text's, for each of its places."""
+        """Repeats a value per text for each of its places."""
         return values[:, None].expand(-1, self.mask.shape[1], *values.shape[1:]).flatten(0, 1)
 
     def _by_text(self, values: Tensor, padding: float) -> Tensor:

@@ -31,9 +31,9 @@ from trainer.rows.token_stream import largest_shard
 GROUP_SHARDS = 2
 """Shards whose memory a group may take at most. Groups take about one where pairs lie together: few are cut."""
 LOOSE_SHARDS = 3 + GROUP_SHARDS
-"""Memory beside the blocks: a shard as it is read, in order, and what is needed of it; and a group to validate on."""
+"""Shards of memory besides the blocks: a shard as read, in order, what is needed of it, and a validation group."""
 SCALES = 4
-"""Of int8: a shard's scales take as much as so many tokens."""
+"""Tokens whose states take as much memory as a shard's scales in int8."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class PairRoom:
     values: Tensor  # [rows or tokens, layers, width]; of tokens as they are stored
 
     def announce(self, group: int) -> None:
-        """Nothing: the shards of two groups may be the same ones."""
+        """Does nothing, as two groups may share shards."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Which examples are read together.
+    """Groups of examples that are read together.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class StreamedPairs(Streamed):
         return self._of_texts(texts, torch.from_numpy(places.reshape(-1, 2)), self.y[chosen], ids, room)
 
     def room(self, shards: int) -> PairRoom:
-        """Memory for so many groups."""
+        """Memory for this many groups."""
         raise NotImplementedError
 
     def _of_texts(
@@ -124,7 +124,7 @@ class StreamedPairRows(StreamedPairs):
     poolings: Poolings
 
     def room(self, shards: int) -> PairRoom:
-        """Memory for the rows of so many groups, float32."""
+        """Memory for the rows of this many groups, float32."""
         shape = shards * self.groups.most, len(self.layers), row_width(self.cache, self.poolings)
         return PairRoom(torch.empty(shape))
 
@@ -144,7 +144,7 @@ class StreamedPairTokens(StreamedPairs):
     cache: Cache
 
     def room(self, shards: int) -> PairRoom:
-        """Memory for the tokens of so many groups, as they are stored."""
+        """Memory for the tokens of this many groups, as they are stored."""
         return PairRoom(room_for(self.cache, len(self.layers), shards, self.groups.most).values)
 
     def _of_texts(
@@ -172,7 +172,7 @@ def rows_of_pairs(
 def tokens_of_pairs(
     cache: Cache, layers: tuple[int, ...], places: NDArray[np.int64], y: Tensor, ids: list[str], budget: int
 ) -> StreamedPairTokens:
-    """The same of token states; raises also for texts without any."""
+    """Streams the token states of pairs. Raises `UserError` also for texts without any token."""
     lengths_of(cache, places.ravel())
     counts, scales = cache.token_counts().astype(np.int64), SCALES if token_type(cache) == "int8" else 0
     # Of int8 a text brings its shard's scales along, at most.
@@ -223,6 +223,6 @@ def grouped(places: NDArray[np.int64], sizes: NDArray[np.int64], shard_rows: int
 
 
 def most_needed(numbers: NDArray[np.int64], places: NDArray[np.int64], sizes: NDArray[np.int64]) -> int:
-    """What the texts of a group sum to at most, each text once."""
+    """Largest sum over the texts of any group, each text counted once."""
     once = np.unique(numbers.repeat(2) * len(sizes) + places.ravel())
     return int(np.bincount(once // len(sizes), weights=sizes[once % len(sizes)]).max())

@@ -1,4 +1,4 @@
-"""Texts of different lengths without padding: their tokens stand one after the other, and lengths say whose they are.
+"""Texts of different lengths without padding: their tokens follow one another, with the length of each text.
 
 No place is filled up, so there is no mask that could be wrong: a text's sums and maxima run over its own tokens alone,
 in their order, and give the same bits in any company. On two cores this takes as long as padding batches of much the
@@ -34,11 +34,11 @@ class Tokens:
         return len(self.lengths)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Tokens:
-        """The same on a device."""
+        """The token states on a device."""
         return Tokens(self.values.to(device, non_blocking=non_blocking), self.lengths.to(device))
 
     def map(self, treat: Callable[[Tensor], Tensor]) -> Tokens:
-        """Each token's vectors as `treat` makes them of [tokens, layers, width]."""
+        """The vectors of all tokens after `treat`, which gets [tokens, layers, width]."""
         return Tokens(treat(self.values), self.lengths)
 
     def of_layers(self, places: list[int]) -> Tokens:
@@ -54,7 +54,7 @@ class Tokens:
         return each_max(values, self.lengths)
 
     def spread(self, values: Float[Tensor, "texts *shape"]) -> Float[Tensor, "tokens *shape"]:
-        """What is a text's, for each of its tokens."""
+        """Repeats a value per text for each of its tokens."""
         return for_each_token(values, self.lengths)
 
 
@@ -76,12 +76,12 @@ def each_max(values: Float[Tensor, "tokens *shape"], lengths: Int[Tensor, " text
 def for_each_token(
     values: Float[Tensor, "texts *shape"], lengths: Int[Tensor, " texts"]
 ) -> Float[Tensor, "tokens *shape"]:
-    """What is a text's, for each of its tokens."""
+    """Repeats a value per text for each of its tokens."""
     return values.repeat_interleave(lengths, dim=0)
 
 
 def token_places(starts: Int[Tensor, " texts"], lengths: Int[Tensor, " texts"]) -> Int[Tensor, " tokens"]:
-    """Where the tokens of texts are that begin at `starts`."""
+    """Positions of the tokens of texts that begin at `starts`."""
     ends = lengths.cumsum(0)
     shift = starts - (ends - lengths)
     return torch.arange(int(ends[-1]) if len(ends) else 0) + shift.repeat_interleave(lengths)

@@ -1,4 +1,4 @@
-"""Rows of a cache as tensors: shards are held as they are stored, and rows that are asked for become float32.
+"""Rows of a cache as tensors: shards stay in memory as they are stored, and requested rows become float32.
 
 Torch widens float16 in a fifth of NumPy's time.
 """
@@ -30,7 +30,7 @@ class Room:
     cache, layers, poolings
         Where the shards are read from, and what of them: a row has the poolings side by side.
     values
-        The chunks as the store reads them, of the stored type: a layer's rows, and four bytes behind them.
+        The chunks as the store reads them, of the stored type: a layer's rows, and four bytes after them.
     scales
         Of int8.
     """
@@ -43,7 +43,7 @@ class Room:
 
     @classmethod
     def of(cls, cache: Cache, layers: Sequence[int], poolings: Poolings, shards: int) -> Room:
-        """Room for so many shards, with nothing in it."""
+        """Room for this many shards, with nothing in it."""
         kind, values, names = cache.header.capture.storage_type, chunk_bytes(cache.header), pooling_names(poolings)
         return cls(
             cache,
@@ -67,7 +67,7 @@ class Room:
             self.cache.announce(shard, self.layers, name)
 
     def starts(self, slots: Int[Tensor, " rows"], inside: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-        """Which of all values a row begins at, by the place of its shard in the room and its own in the shard."""
+        """First value of each row, from its shard's place in the room and its place in the shard."""
         return slots * self.values[0].numel() + inside * self.cache.dim
 
     def rows(self, starts: Int[Tensor, " rows"]) -> Float[Tensor, "rows layers width"]:

@@ -1,6 +1,6 @@
 """A split's examples that stay in the cache: whole shards are read in random order into a shuffle buffer.
 
-Rows are shuffled within a block of shards, and the shards of a block are drawn anew every epoch. Blocks keep rows as
+Rows are shuffled within a block of shards, and the shards of a block are drawn again every epoch. Blocks keep rows as
 they are stored, half of float32 as a rule; a batch is gathered, widened and treated when it is taken. From an object
 store a thread reads the next block while one is trained on; to read a folder takes less than such a thread costs the
 training. The memory budget sizes the blocks, and alike in both cases: the order of the rows does not depend on where
@@ -37,7 +37,7 @@ S = TypeVar("S", bound="Streamed")
 BLOCKS = 2
 """Parts of the budget, each for a block: one that is trained on, and one that is read."""
 LOOSE_SHARDS = 1
-"""Memory beside the blocks: a shard of validation rows, or the answer of an object store."""
+"""Memory in addition to the blocks: a shard of validation rows, or the answer of an object store."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Streamed(ABC):
     """
 
     what: ClassVar[str]
-    """What is read, in the words of messages."""
+    """What is streamed, in the words of messages."""
 
     cache: AnyCache
     layers: tuple[int, ...]
@@ -100,7 +100,7 @@ class Streamed(ABC):
     ahead: bool = False
 
     def treated(self: S, treat: Treat) -> S:
-        """The same examples, treated as they are taken."""
+        """The examples, treated as they are read."""
         return replace(self, treat=treat)
 
     @abstractmethod
@@ -117,7 +117,7 @@ class Streamed(ABC):
 
     @abstractmethod
     def room(self, shards: int) -> Any:
-        """Memory for so many shards, which may `announce` one."""
+        """Memory for this many shards, which may `announce` one."""
 
     def order(self) -> Int[Tensor, " rows"]:
         """Shard by shard, and within a shard as they are."""
@@ -187,7 +187,7 @@ class StreamedRows(Streamed):
         return Block(room, starts, self.y[torch.from_numpy(chosen)], self.treat)
 
     def room(self, shards: int) -> Room | JoinedRoom:
-        """Memory for so many shards."""
+        """Memory for this many shards."""
         return room_of(self.cache, self.layers, self.poolings, shards)
 
 
@@ -238,7 +238,7 @@ class StreamedBatches:
 
 
 def _in_turn(rows: Streamed, blocks: list[list[int]], rooms: list[Any]) -> Iterator[ReadBlock]:
-    """Each block in the same room, while the disk gets at the next one."""
+    """Reads each block into the same room, while the disk prefetches the next one."""
     for shards, following in zip_longest(blocks, blocks[1:], fillvalue=()):
         block = rows.read(shards, rooms[0])
         for shard in following:
@@ -247,7 +247,7 @@ def _in_turn(rows: Streamed, blocks: list[list[int]], rooms: list[Any]) -> Itera
 
 
 def _ahead(rows: Streamed, blocks: list[list[int]], rooms: list[Any]) -> Iterator[ReadBlock]:
-    """Each block in the next room, while a thread reads the one after it."""
+    """Reads each block into the next room, while a thread reads the one after it."""
     with ThreadPoolExecutor(1) as reader:
         coming = deque[Future[ReadBlock]]()
         for shards, room in zip(blocks, cycle(rooms)):
@@ -286,7 +286,7 @@ def require_shared_shards(cache: AnyCache, budget: int) -> int:
 
 
 def fitting_shards(budget: int, shard: int, loose: int = LOOSE_SHARDS) -> int:
-    """Shards of a block where a shard has `shard` bytes at most, and so many are in memory beside the blocks."""
+    """Shards per block, for shards of at most `shard` bytes and `loose` more shards in memory besides the blocks."""
     fitting = (budget // shard - loose) // BLOCKS
     if fitting < 1:
         least = (BLOCKS + loose) * shard

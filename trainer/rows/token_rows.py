@@ -16,7 +16,7 @@ from trainer.rows.weights import Weights, joined_weights, weights_at
 from trainer.treatment import Treat
 
 CHUNK_BYTES = 2**26
-"""Of the float32 values of a piece that is looked at without training: some long texts must not fill the memory."""
+"""Bytes of float32 values per chunk outside training: a few long texts must not fill the memory."""
 STATISTICS_VALUES = 2**18
 """Values whose statistics are taken at a time: float64 copies of them stay in a processor's cache."""
 
@@ -30,7 +30,7 @@ class TokenRows:
     shelf
         Where the tokens are.
     places
-        Text of each example on the shelf; of pairs the two, whose tokens follow one another in a batch.
+        Text of each example on the shelf; of pairs the two, whose tokens follow each other in a batch.
     y, text_ids
         Targets, and the (first) texts.
     treat
@@ -47,7 +47,7 @@ class TokenRows:
     weights: Weights = None
 
     def treated(self, treat: Treat) -> TokenRows:
-        """The same examples, treated as they are taken."""
+        """The examples, treated as they are read."""
         return replace(self, treat=treat)
 
     def batch(self, chosen: Int[Tensor, " chosen"]) -> Batch:
@@ -69,14 +69,14 @@ class TokenRows:
         return TokenRows(self.shelf.joined(other.shelf), places, torch.cat([self.y, other.y]), ids, self.treat, weights)
 
     def chunks(self, size: int) -> Iterator[Batch]:
-        """All examples in order, fewer than `size` at a time where texts are long."""
+        """All examples in order; fewer than `size` at a time if texts are long."""
         lengths = self.shelf.lengths[self.places].view(len(self.y), -1).sum(1)
         values = self.shelf.values.shape[1] * self.shelf.values.shape[2]
         for piece in pieces(lengths, size, CHUNK_BYTES // (4 * values)):
             yield self.batch(self.order()[piece])
 
     def order(self) -> Int[Tensor, " rows"]:
-        """As they are."""
+        """The identity: rows are in the order of the examples."""
         return torch.arange(len(self.y))
 
     def shuffled(self, batch_size: int, seed: int, balanced: bool = False) -> IndexBatches:
@@ -85,7 +85,7 @@ class TokenRows:
 
 
 def pieces(lengths: Int[Tensor, " rows"], rows: int, tokens: int) -> Iterator[slice]:
-    """Runs of at most so many rows and tokens; at least one row each, however long."""
+    """Runs of at most this many rows and tokens; at least one row each, however long."""
     ends, start = lengths.cumsum(0), 0
     while start < len(lengths):
         before = int(ends[start - 1]) if start else 0

@@ -1,4 +1,4 @@
-"""The tokens of texts in memory as they are stored: half of float32 or less; those asked for are widened then."""
+"""Token states in memory as they are stored, at most half of float32; requested ones are converted."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def require_tokens(cache: Cache) -> None:
             f"cache {cache.path}",
             expected="token states, for a head with the option 'tokens'",
             found="pooled rows alone",
-            next_step="set extract.token_states and extract again, or take 'tokens' out of the head's options",
+            next_step="set extract.token_states and extract again, or remove 'tokens' from the head's options",
         )
 
 
@@ -96,7 +96,7 @@ def lengths_of(cache: Cache, texts: npt.NDArray[np.int64]) -> npt.NDArray[np.int
             f"cache {cache.path}, text {cache.text_ids()[place]}",
             expected="at least one token, for a head with the option 'tokens'",
             found=f"none, as of {int((counts == 0).sum())} of {len(counts)} texts",
-            next_step="take empty texts out of the data set, or take 'tokens' out of the head's options",
+            next_step="remove empty texts from the data set, or remove 'tokens' from the head's options",
         )
     return counts
 
@@ -130,14 +130,14 @@ def shelf_of(
 
 
 def stored_tensor(read: ShardTokens) -> Tensor:
-    """What the store reads, [tokens, layers, width], as a tensor of the stored type."""
+    """The stored array [tokens, layers, width] as a tensor of the stored type."""
     if read.kind == "bfloat16":
         return torch.from_numpy(read.values.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(read.values)
 
 
 def room_for(cache: Cache, layers: int, shards: int, tokens: int) -> TokenShelf:
-    """A shelf for so many shards of at most so many tokens each, with nothing on it."""
+    """A shelf for this many shards of at most this many tokens each, with nothing on it."""
     kind, none = token_type(cache), torch.empty(0, dtype=torch.int64)
     values = torch.empty(shards * tokens, layers, cache.token_width, dtype=TYPES[kind])
     scales = torch.empty(shards, layers, cache.token_width) if kind == "int8" else None

@@ -29,7 +29,7 @@ class TokenRoom:
     shard_tokens: int
 
     def announce(self, shard: int) -> None:
-        """Nothing: the tokens of a shard are one file, which is read in one go."""
+        """Does nothing: the tokens of a shard are one file, which is read in one go."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class StreamedTokens(Streamed):
         return TokenRows(shelf, torch.arange(len(chosen)), self.y[chosen], [], self.treat)
 
     def room(self, shards: int) -> TokenRoom:
-        """Memory for so many shards."""
+        """Memory for this many shards."""
         tokens = largest_shard(self.cache)
         return TokenRoom(room_for(self.cache, len(self.layers), shards, tokens), tokens)
 

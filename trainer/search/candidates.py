@@ -1,4 +1,4 @@
-"""What `ilse train auto` tries: heads with settings, in the order in which they are tried.
+"""Candidates of `ilse train auto`: heads with settings, in the order in which they are tried.
 
 Linear heads at their optimum come first, which take least; then `bottleneck` on pooled rows and, where the cache keeps
 them, on token states, which gain most where they gain; then the other kinds of heads as they are by default; then a
@@ -50,14 +50,14 @@ class Candidate:
 
     @property
     def settings(self) -> str:
-        """Those that are not the defaults, in words."""
+        """Options that differ from their defaults, in words."""
         told = dict(self.options) if self.tokens is None else {"tokens": "", **self.tokens, **self.options}
         told |= {key: value for key, value in self.recipe.items() if key not in _OF_ALL}
         return ", ".join(f"{key} {value}".strip() for key, value in told.items())
 
     @property
     def halves(self) -> bool:
-        """Whether it may be ended early for being behind: what is solved and not trained has no epochs to compare."""
+        """Whether halving may stop it early: solved heads have no epochs to compare."""
         return self.recipe.get("optimizer") in (None, *NOT_SOLVED)
 
     def params(self, base: TrainParams) -> TrainParams:
@@ -71,18 +71,18 @@ class Candidate:
         return validate("train", TrainParams, given, where=f"candidate '{self.label}'")
 
     def with_epochs(self, epochs: int) -> Candidate:
-        """The same, trained for so many epochs."""
+        """The candidate, trained for this number of epochs."""
         return replace(self, recipe={**self.recipe, "epochs": epochs, "least_steps": 0})
 
 
 _SOLVED: dict[str, Any] = {"optimizer": "auto", "penalty": "validation", "refit": False}
-"""By validation alone, so that their figures are of the same rows as the others'."""
+"""Recipe of solved candidates: validation alone chooses, so that all figures are on the same rows."""
 _OF_ALL = ("optimizer", "penalty", "refit", "epochs", "least_steps")
 """Keys of recipes that tell no candidates apart."""
 
 
 LEAST_STEPS = 500
-"""Of a head on tokens: here validation may end a training early that takes too many."""
+"""Least steps of a head on tokens, where validation may end a long training early."""
 
 
 def _on_tokens(rate: float = OF_TOKENS["learning_rate"], /, **tokens: Any) -> Candidate:
@@ -113,7 +113,7 @@ CANDIDATES: tuple[Candidate, ...] = (
     _on_tokens(pool="attention"),
     _on_tokens(1e-3, rank=64),
 )
-"""In the order in which they are tried."""
+"""Candidates in the order in which they are tried."""
 
 
 def fitting(

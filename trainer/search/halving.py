@@ -1,4 +1,4 @@
-"""Successive halving within a time: many candidates are begun, and few are trained to their end.
+"""Successive halving within a time limit: many candidates start, and few are trained to the end.
 
 A candidate is compared with those before it at a quarter and at half of its epochs, by the best validation figure so
 far; one that is not in the better half there ends (asynchronous successive halving, Li et al. 2020, arXiv 1810.05934:
@@ -34,7 +34,7 @@ from trainer.stages.train import HeadTrainer
 from trainer.statistics import Estimate
 
 PARTS, FACTOR = 4, 2
-"""Parts of a training, after the 1st, 2nd, 4th, … of which the better one of so many goes on."""
+"""Parts of a training, after the 1st, 2nd, 4th, … of which one in this many continues."""
 FEWEST = 3
 """Epochs that a candidate has to be given: with fewer its learning rate has no schedule to speak of."""
 MARGIN = 0.9
@@ -71,15 +71,15 @@ class Tried:
     of_epochs: int | None
     """Epochs that it would have been trained for."""
     penalty: float | None
-    """Of a head that was solved."""
+    """Penalty of a head that was solved."""
     val_score: float
     """Minus infinity for one whose loss was not finite."""
     val_loss: float
     parameters: int
     seconds: float
-    """With reading its rows."""
+    """Seconds, including reading its rows."""
     estimate: Estimate | None = None
-    """Of the figure and how it varies with the validation examples; None for one that was ended for being behind."""
+    """The figure and its variance over validation examples; None if the candidate was stopped for falling behind."""
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -89,7 +89,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Search:
-    """What was tried, in its order, and the best of it."""
+    """Everything that was tried, in order, and the best of it."""
 
     tried: list[Tried]
     untried: int
@@ -162,7 +162,7 @@ class _Screening:
             return None
         clock, halved = self._clock if timed else None, trial if candidate.halves else None
         made = self._made(trainer, watching := _Watching(clock, halved, epochs))
-        if watching.fitting is not None:  # so many epochs are trained anew, with rates over as many
+        if watching.fitting is not None:  # so many epochs are trained again, with rates over as many
             epochs = watching.fitting
             trainer = self._trainer(candidate.with_epochs(epochs))
             made = self._made(trainer, watching := _Watching(clock, halved, epochs, may_shorten=False))
@@ -176,7 +176,7 @@ class _Screening:
         return HeadTrainer(self._task, candidate.params(self._params), candidate.head, inputs=self._inputs)
 
     def _made(self, trainer: HeadTrainer, watching: _Watching) -> Made | None:
-        """None where the loss was not finite."""
+        """Trains the candidate; None if the loss was not finite."""
         try:
             return trainer.of_seed(self._seed, watch=watching)
         except NotFiniteError:
@@ -208,7 +208,7 @@ class _Screening:
         return recipe.for_batches(-(-self._rows // recipe.batch_size)).epochs
 
     def _estimate(self, trainer: HeadTrainer, trained: TrainedHead) -> Estimate | None:
-        """None where so few examples define no figure."""
+        """Estimates the figure; None if there are too few examples to define it."""
         if self._task.rows(VALIDATION) < 2:
             return None
         predicted, y = trainer.validated(trained.head, self._seed)
@@ -232,7 +232,7 @@ class _Watching:
     def __call__(self, epoch: int, score: float) -> bool:
         done = epoch + 1
         if done == self._epochs:
-            return False  # it ends by itself; a path of penalties goes on to the next one at most
+            return False  # it ends by itself; a path of penalties continues to the next one at most
         if self._clock is not None and self._is_late(self._clock, done):
             self.ended = "out of time"
         elif self._trial is not None and self._is_behind(self._trial, done, score):

@@ -16,7 +16,7 @@ OPTION_NAMES = tuple(dict.fromkeys(name for kind in HEADS.values() for name in k
 
 
 class Range(Section):
-    """Numbers from `low` to `high`; whole ones where both are whole."""
+    """Numbers from `low` to `high`; whole numbers if both are whole."""
 
     low: int | float = Field(description="Smallest value.")
     high: int | float = Field(description="Largest value.")
@@ -32,11 +32,11 @@ class Range(Section):
 class TuneParams(Section):
     """How `ilse tune` searches: every head gets the same number of trials."""
 
-    trials: int = Field(20, ge=1, description="Trials of each head in all; the first one is what `train` says now.")
-    seeds: int = Field(1, ge=1, description="Runs of a trial, whose mean validation accuracy counts.")
-    pruning: bool = Field(True, description="End a trial early that is behind the median of the others.")
-    storage: str = Field("sqlite:///data/tune.db", description="Optuna storage; machines that share it share the work.")
-    seed: int = Field(0, ge=0, description="Of the draws.")
+    trials: int = Field(20, ge=1, description="Trials per head; the first one uses the values in section `train`.")
+    seeds: int = Field(1, ge=1, description="Runs per trial; their mean validation accuracy counts.")
+    pruning: bool = Field(True, description="Stop a trial early if it is worse than the median of the others.")
+    storage: str = Field("sqlite:///data/tune.db", description="Optuna storage. Machines that share it share the work.")
+    seed: int = Field(0, ge=0, description="Seed of the search.")
     space: dict[str, Range | list[Value]] = Field(
         {
             "learning_rate": Range(low=3e-4, high=1e-2, log=True),
@@ -45,8 +45,8 @@ class TuneParams(Section):
             "dropout": [0.0, 0.1, 0.3, 0.5],
         },
         min_length=1,
-        description="Key of the recipe or of a head's options → the values to choose from, or a range; heads "
-        "without such an option leave it out.",
+        description="Key of the recipe or of a head's options → the values to choose from, or a range. Heads "
+        "without such an option ignore it.",
     )
 
     @model_validator(mode="after")
@@ -60,7 +60,7 @@ class TuneParams(Section):
         return self
 
     def space_of(self, head: str, params: TrainParams) -> dict[str, Range | list[Value]]:
-        """What is searched for a head: the keys that it has, with what they are now among the values.
+        """The search space of a head: the keys that it has, with their current values among the choices.
 
         An option comes before the recipe's key of the same name. `UserError` for a value that the head refuses.
         """
@@ -101,6 +101,6 @@ def with_values(params: TrainParams, head: str, values: dict[str, Value]) -> Tra
 
 
 def current(params: TrainParams, head: str, keys: list[str]) -> dict[str, Value]:
-    """What the train section says now."""
+    """The values that the train section has now."""
     everything = params.recipe_of(head).model_dump() | params.head_options(head)
     return {key: everything[key] for key in keys}

@@ -1,4 +1,4 @@
-"""The analyse stage: what the layers did in the trained heads, on the validation split alone."""
+"""The analyse stage: what each layer contributes to the trained heads, on the validation split alone."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _of_heads(heads: list[Seeds], task: Task, budget: float | None) -> dict[str,
 
 
 def _rows(task: Task, budget: int, layers: tuple[int, ...], poolings: Poolings, split: str) -> Examples:
-    """In memory where they fit the budget, else read as they are used."""
+    """The split's rows, in memory if they fit the budget, else read as they are used."""
     if task.bytes(split, len(layers), poolings) <= budget:
         return task.training_split(split, layers, poolings)
     return task.streamed_split(split, layers, poolings, memory_budget=budget)
@@ -81,7 +81,7 @@ def _alike(task: Task, params: TrainParams) -> Iterator[Row]:
 
 
 def _classes(task: Task, params: TrainParams) -> Iterator[Row]:
-    """From the probes that the head `best` chooses among; without rows for examples that have no single label."""
+    """Label profiles from the probes that the head `best` chooses from; no rows if examples have no single label."""
     if task.targets.kind != "label":
         return iter(())
     # Their answers to validation rows are looked at, which they must not have seen.

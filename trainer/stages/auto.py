@@ -1,4 +1,4 @@
-"""`ilse train auto`: screens many heads within a time, and keeps the one that does best on validation.
+"""`ilse train auto`: screens many heads within a time limit, and keeps the one that scores best on validation.
 
 `candidates` says what is tried, `halving` tries it; here stands what is written and said. The artifact is that of the
 winner, trained by its own recipe, which stands in it: `ilse train` with that recipe makes it again. No heads are
@@ -47,7 +47,7 @@ SCHEMA: dict[str, Any] = {
     "p_holm": pl.Float64,
     "chosen": pl.Boolean,
 }
-"""Columns of `results/auto/candidates.csv`, a row a candidate that was tried, in that order.
+"""Columns of `results/auto/candidates.csv`, one row per candidate that was tried, in that order.
 
 `ended` is `finished`, `behind` (of rivals at a quarter or half of its epochs), `out of time` or `not finite`. The last
 columns compare the chosen one with those that were not behind: points that it is ahead, and p with Holm's correction.
@@ -56,23 +56,23 @@ columns compare the chosen one with those that were not behind: points that it i
 
 @dataclass(frozen=True)
 class Chosen:
-    """What `auto` found."""
+    """The result of `auto`."""
 
     head: TrainedHead
     """The winner: rows of the cache in, outputs out; `facts` has its recipe and validation figure."""
     candidate: Candidate
-    """Its name and settings."""
+    """The winner's name and settings."""
     tried: pl.DataFrame
-    """A row a candidate, columns as `SCHEMA`."""
+    """One row per candidate, columns as `SCHEMA`."""
     lines: list[str]
-    """What is to be said of it."""
+    """Lines to print about the result."""
 
 
 def train_auto(params: TrainParams, cache: Places, examples: Path, models: Path, results: Path) -> dict[str, Any]:
     """Screens `CANDIDATES` for `train.options.auto.minutes` and returns the winner's validation figures.
 
     Writes `models/auto/seed-0/`, `results/auto/candidates.csv` and `choice.json`, and what `ilse train` writes of every
-    head. A run that is cut short leaves the older ones; the next one begins anew. Raises `UserError` as `choose` does,
+    head. An interrupted run leaves the older ones, and the next one starts again. Raises `UserError` as `choose` does,
     and while another process trains there.
     """
     require_ours(models / AUTO, HEADS, "--models")
@@ -106,7 +106,7 @@ def choose(
     seed: int = SEED,
     say: Callable[[str], None] = lambda line: None,
 ) -> Chosen:
-    """The best of the candidates on validation, as far as they can be tried in so many minutes.
+    """The best of the candidates on validation, as far as they can be tried in this many minutes.
 
     The highest figure wins, and of equal ones the head with fewer parameters. `say` is told a line about every
     candidate, and the result. Raises `UserError` for a task without training or validation examples, candidates that

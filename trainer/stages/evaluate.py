@@ -50,7 +50,7 @@ class Prediction:
     run: Run
     objective: Objective
     predicted: Float[Tensor, "rows ..."]
-    """What its objective tells: probabilities, or scores."""
+    """Predictions in the form of the objective: probabilities, or scores."""
     y: Tensor
     exits: list[dict[str, Any]]
     """Rows of `exits.csv`."""
@@ -73,7 +73,7 @@ def evaluate(
     `names` are folders of `models`: heads, and answers that something else gave (`trainer.artifacts.answers`), the
     controls. One head there must be, since one is chosen. Differences are to `baseline` (`last` where it is named, if
     none is given) and to the chosen head; `paired_seeds` says that a seed drew the same training examples for every
-    head. Rows beyond `memory_budget` (GB; None for half of the free memory) are read anew for every head.
+    head. Rows beyond `memory_budget` (GB; None for half of the free memory) are read again for every head.
 
     Raises `UserError` for a head that is missing, or was trained on another capture, on other labels or for another
     objective, for answers that `load_answers` refuses, and for a baseline that is not named.
@@ -134,7 +134,7 @@ def _predict(name: str, trained: TrainedHead, held_out: Callable[[tuple[int, ...
 
 
 def _exits(trained: TrainedHead, rows: Examples) -> list[dict[str, Any]]:
-    """Of a head with exits: accuracy and depth of every threshold, and (`chosen`) of its own."""
+    """Accuracy and depth of a head with exits at every threshold; `chosen` marks its own."""
     head, layers = trained.head, trained.head.layers_read
     exits = head.inner if isinstance(head, FrontedHead) else head
     if not isinstance(exits, Exits):

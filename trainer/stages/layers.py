@@ -1,4 +1,4 @@
-"""`ilse layers`: how good each layer's representation is, from a cache alone, and which layers to keep."""
+"""`ilse layers`: measures each layer's representation from a cache alone, and suggests which layers to keep."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def compared(
 
 
 def write(table: pl.DataFrame, out: Path) -> None:
-    """In one step, as Parquet or lines of JSON by the file's name, and else as CSV."""
+    """Writes the table in one step: Parquet or JSON lines by the file's ending, else CSV."""
     with replacing(out) as file:
         if out.suffix == ".parquet":
             table.write_parquet(file)

@@ -39,9 +39,9 @@ def train(params: TrainParams, name: str, cache: Places, examples: Path, models:
     """Trains head `name` with seeds 0, 1, … and returns its validation figures.
 
     With `train.learning_rates` seed 0 tries them all, and the best one on validation is that of every seed. Writes
-    `models/<name>/seed-<n>/`, `results/train/<name>.json` and `results/curves/<name>.csv`. A run that is cut short goes
-    on, with the same parameters, where it was at most some seconds before. Raises `UserError` for a head that there is
-    not, and for what `open_caches`, `open_task`, `objective_of` and `fit` refuse; the old ones then stay.
+    `models/<name>/seed-<n>/`, `results/train/<name>.json` and `results/curves/<name>.csv`. With the same
+    parameters, an interrupted run resumes where it was at most some seconds before. Raises `UserError` for an unknown
+    head, and for what `open_caches`, `open_task`, `objective_of` and `fit` refuse; the old ones then stay.
     """
     head_kind(name)  # refuses a wrong name before anything is read
     require_ours(models / name, HEADS, "--models")
@@ -83,7 +83,7 @@ class HeadTrainer:
         """What every seed comes to, where nothing is drawn."""
 
     def of_seed(self, seed: int, unfinished: Path | None = None, watch: Watch | None = None) -> tuple[Fit, TrainedHead]:
-        """How training went, and the head; in the folder `unfinished` a fit that is cut short is kept to go on with.
+        """How training went, and the head; an interrupted fit is kept in the folder `unfinished`, to be resumed.
 
         `watch` may end a fit early.
         """
@@ -92,7 +92,7 @@ class HeadTrainer:
         return result, TrainedHead(_for_head(treatment, self._reads, result), result.head, facts, self._basis)
 
     def _best_run(self, seed: int, unfinished: Path | None, watch: Watch | None) -> tuple[Recipe, Treatment, Fit]:
-        """Of the learning rates that are left to try the best run."""
+        """The best run over the learning rates that are left to try."""
         if self._undrawn is not None:
             self._say(f"{self._name} seed {seed}: the same head, since nothing in its training is random")
             return self._undrawn
@@ -108,7 +108,7 @@ class HeadTrainer:
         return best
 
     def validated(self, head: Head, seed: int) -> tuple[Tensor, Tensor]:
-        """What the trained `head` tells of the validation examples, in their order, and their targets."""
+        """Predictions of the trained `head` for the validation examples, in their order, and their targets."""
         _, _, rows = self._inputs.of_seed(seed)
         places = [self._reads.index(layer) for layer in head.layers_read]
 
@@ -206,6 +206,6 @@ def write_figures(name: str, metric: str, rate: float, fits: list[Fit], results:
 
 def _line(metric: str, result: Fit) -> str:
     best = result.best
-    before = f", gone on with after epoch {result.epochs_before - 1}" if result.epochs_before else ""
+    before = f", resumed after epoch {result.epochs_before - 1}" if result.epochs_before else ""
     place = f"epoch {best.epoch}" if result.penalty is None else f"penalty {result.penalty:.3g}"
     return f"validation {metric} {best.val_score:.4f} at {place}, {result.seconds:.1f} s{before}"

@@ -80,7 +80,7 @@ class Tuned:
 def tune(tuning: TuneParams, params: TrainParams, head: str, cache: Places, examples: Path, results: Path) -> Tuned:
     """Runs the trials of `head` that its study lacks, and writes `results/tune/<head>.csv` and `.json`.
 
-    A study that was stopped goes on, and processes with one storage share it. Raises `UserError` for an unknown head,
+    A stopped study resumes, and processes with one storage share it. Raises `UserError` for an unknown head,
     a storage that cannot be used, a study of other data or parameters, and what `open_caches` and `open_task` refuse.
     """
     head_kind(head)
@@ -101,7 +101,7 @@ def _search(study: optuna.Study, objective: Callable[[optuna.Trial], float], tri
     """Runs trials until the study has `trials`, whatever other processes do to those of this one.
 
     A process that sleeps, as in a closed laptop, is taken for dead by the others, which give its trial up and try it
-    again. Optuna then ends the one that wakes up with an error; here it goes on with the next trial.
+    again. Optuna then ends the one that wakes up with an error; here it continues with the next trial.
     """
     enough = optuna.study.MaxTrialsCallback(trials, states=COUNTED)
 
@@ -115,7 +115,7 @@ def _search(study: optuna.Study, objective: Callable[[optuna.Trial], float], tri
             except (UpdateFinishedTrialError, ValueError) as error:
                 if not isinstance(error, UpdateFinishedTrialError) and not str(error).startswith("Cannot tell a FAIL"):
                     raise
-                say(f"{study.study_name}: another process took a trial of this one for dead and tries it again")
+                say(f"{study.study_name}: another process believed a trial of this one dead and repeats it")
 
 
 class _Objective:
@@ -190,15 +190,15 @@ def _study(tuning: TuneParams, head: str, key: str) -> optuna.Study:
             found=f"{tuning.storage}: {in_short(error)[:200]}",
             next_step="correct the address, start the server, or install its driver",
         ) from None  # the cause may hold the address with its password
-    # The next draws of a study that goes on, or of another process, are not the first ones again.
+    # The next draws of a resumed study, or of another process, are not the first ones again.
     seed = tuning.seed + len(study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True, multivariate=True)
     if study.user_attrs.setdefault(KEY, key) != key:
         raise UserError(
             f"study '{head}' in {tuning.storage}",
-            expected="trials on this data with these parameters, to go on with",
+            expected="trials on this data with these parameters, to resume",
             found="trials on other data, with another recipe or with another space",
-            next_step="name another tune.storage, or delete the old one to start anew",
+            next_step="name another tune.storage, or delete the old one to start again",
         )
     study.set_user_attr(KEY, key)
     return study
@@ -217,7 +217,7 @@ def _usable(address: str) -> Iterator[None]:
                 f"parameter tune.storage, {address}",
                 expected="a file that this command may write to",
                 found=f"one that another program has kept locked for {PATIENCE_SECONDS:.0f} s",
-                next_step="end that program, such as a browser of databases or a backup, and run the same command "
+                next_step="close that program, such as a database browser or a backup, and run the same command "
                 "again; finished trials are kept",
             ) from None  # the cause may hold the address with its password
         raise UserError(
@@ -249,7 +249,7 @@ class _Storage(RDBStorage):
         """Lets one process alone take up a trial that waits, or give up one that is dead; True for that one.
 
         Optuna reads the state and then writes it, under a lock of the row. SQLite has no such locks: two processes took
-        the same trial, and the one that finished second ended with an error. A file beside the database stands in.
+        the same trial, and the one that finished second ended with an error. A file next to the database stands in.
         """
         file = _file_of(self.url)
         with FileLock(f"{file}.lock", timeout=PATIENCE_SECONDS) if file else nullcontext():
@@ -290,7 +290,7 @@ def _storage(address: str) -> _Storage:
 def _key(tuning: TuneParams, params: TrainParams, head: str, task: Task) -> str:
     """What trials must have in common to be compared: not their number, their place, or the values that are searched.
 
-    A study whose best values were written into the parameters can then be gone on with.
+    A study whose best values were written into the parameters can then be continued.
     """
     space = tuning.space_of(head, params)
     of_head = head_of(params, head, task, objective_of(params, head, task), 0)

@@ -1,6 +1,6 @@
 """A fair comparison of heads that were each trained with several seeds and predicted the same examples.
 
-    compare_accuracy({"last": right, "mlp": right}, ["last"])     # right: bool [seeds, rows]; a row a head
+    compare_accuracy({"last": right, "mlp": right}, ["last"])     # right: bool [seeds, rows]; one row per head
 
 `estimates` says how a figure varies with the examples, `differences` how sure a difference of two heads is, `mcnemar`
 tests the same without seeds, `multiple` corrects for the number of heads, `comparison` makes the table of all that;

@@ -1,4 +1,4 @@
-"""Whether a head is as often right as it says: expected calibration error, and the table behind it."""
+"""Calibration of a head: expected calibration error, and the table that it comes from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ilse.core.errors import UserError
 from trainer.statistics.unsuitable import require_finite, require_rows, require_same
 
 BINS = 15
-"""As Guo et al. 2017."""
+"""Number of bins, as in Guo et al. 2017."""
 ROUNDING = 1e-4
 """How far a sum of half-precision probabilities may be beyond 1."""
 
@@ -18,7 +18,7 @@ ROUNDING = 1e-4
 def reliability(
     confidence: Float[np.ndarray, " rows"], right: Bool[np.ndarray, " others"], bins: int = BINS
 ) -> pl.DataFrame:
-    """Answers by how sure the head was: `low`, `high`, `rows`, mean `confidence` and `accuracy`, a row a bin.
+    """Answers by how sure the head was: `low`, `high`, `rows`, mean `confidence` and `accuracy`, one row per bin.
 
     `confidence` is the probability of each answer, `right` whether it was. Bins are of equal width, each with its upper
     end and without its lower one (Guo et al. 2017, "On calibration of modern neural networks", section 2); bins without

@@ -15,7 +15,7 @@ from trainer.statistics.unsuitable import require_rows, require_same
 def per_class(
     y: Int[np.ndarray, " rows"], predicted: Int[np.ndarray, " others"], labels: Sequence[str]
 ) -> pl.DataFrame:
-    """A row a class, in the order of `labels`: `label`, `rows`, `predicted` (how often), `precision`, `recall`, `f1`.
+    """One row per class, in the order of `labels`: `label`, `rows`, `predicted` (count), `precision`, `recall`, `f1`.
 
     `y` and `predicted` index `labels`. A class without rows has neither recall nor F1 (null: there was nothing to
     find), one that is never predicted no precision; F1 of a class that has rows and is never predicted is 0. Raises

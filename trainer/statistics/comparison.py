@@ -32,7 +32,7 @@ SCHEMA: dict[str, Any] = {
 """Columns of the table.
 
 `seeds` is the smaller number of the two heads: with 1 the interval and p are about these very runs, and with more about
-the heads trained anew. Points are 100 × the figure. `better` is true or false where `p_holm` is below 0.05, and null
+the heads trained again. Points are 100 × the figure. `better` is true or false where `p_holm` is below 0.05, and null
 where the comparison does not tell.
 """
 
@@ -41,7 +41,7 @@ Right = Mapping[str, Bool[np.ndarray, "_ _"]]
 
 
 def compare_accuracy(right: Right, baselines: list[str], paired_seeds: bool = False) -> pl.DataFrame:
-    """Accuracies of all heads against each baseline's: a row a head but the baseline, columns as `SCHEMA`.
+    """Accuracies of all heads against each baseline's: one row per head but the baseline, columns as `SCHEMA`.
 
     Holm's correction is for the heads against one baseline. `paired_seeds`: see `difference`. Raises `UserError` for a
     baseline that is no head, and heads with other numbers of examples, or fewer than two.
@@ -61,7 +61,7 @@ def compare_figure(
     seed: int = 0,
     paired_seeds: bool = False,
 ) -> pl.DataFrame:
-    """The same of any figure. `predicted` is head → predictions [seeds, rows, …]; `right` is for McNemar's test.
+    """Compares heads by any figure. `predicted` is head → predictions [seeds, rows, …]; `right` is for McNemar's test.
 
     `figure` is called `resamples` times for each seed of each head, however many baselines there are. Raises
     `UserError` as `compare_accuracy` and `of_figure` do.

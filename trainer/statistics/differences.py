@@ -1,4 +1,4 @@
-"""How sure the difference of two heads is that were each trained with several seeds.
+"""Uncertainty of the difference between two heads that were each trained with several seeds.
 
 Heads h with seeds s = 1 … S_h predict the same N examples; F_hs are the figures. Examples are paired, seeds are not:
 the runs of one head have nothing to do with those of another. The difference is that of the means over seeds, and its
@@ -50,7 +50,7 @@ NOTHING = 1e-12
 
 @dataclass(frozen=True)
 class Difference:
-    """Of a head's mean figure to the baseline's, in the figure's own unit (1 = 100 points)."""
+    """Difference between a head's mean figure and the baseline's, in the figure's unit (1 = 100 points)."""
 
     difference: float
     low: float
@@ -60,9 +60,11 @@ class Difference:
     error: float
     """Standard error."""
     degrees: float
-    """Of freedom of the t distribution."""
+    """Degrees of freedom of the t distribution."""
     seeds_vary: bool
-    """Both have two seeds or more. Else the interval is about these very runs, not about the heads trained anew."""
+    """True if both have two seeds or more. If not, the interval is about these runs alone, not about heads trained
+    again.
+    """
 
 
 def difference(head: Estimate, baseline: Estimate, confidence: float = 0.95, paired_seeds: bool = False) -> Difference:

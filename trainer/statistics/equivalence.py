@@ -1,4 +1,4 @@
-"""Whether a change of accuracy is shown to be small: an equivalence test of two runs on the same examples.
+"""Equivalence test of two runs on the same examples: is a change of accuracy shown to be small?
 
 Of n examples, b are right in the first run alone and c in the second alone; the change is (c − b) / n. A change is
 within ±δ at an error rate α if both of its one-sided hypotheses, a loss of at least δ and a gain of at least δ, are
@@ -29,12 +29,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 NUISANCE = 96
 """Shares of c that are tried; the probability is a polynomial in it."""
 TAILS = 1e-9
-"""Of the binomial distribution of c that are left out, and added to the p-value."""
+"""Tails of the binomial distribution of c that are left out, and added to the p-value."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """Examples that the first run alone has right (`lost`), that the second alone has (`won`), of so many `rows`."""
+    """Examples that the first run alone has right (`lost`), that the second alone has (`won`), of this many `rows`."""
 
     lost: int
     won: int
@@ -42,7 +42,7 @@ class Change:
 
     @classmethod
     def of(cls, before: Bool[np.ndarray, " rows"], after: Bool[np.ndarray, " others"]) -> Change:
-        """From which answers are right. Raises `UserError` for other numbers of examples, or none."""
+        """Counts the changes between two vectors of right answers. Raises `UserError` for unequal or zero lengths."""
         require_same("answers", len(before), len(after), "change of accuracy")
         require_rows(len(before), 1, "change of accuracy")
         return cls(int((before & ~after).sum()), int((~before & after).sum()), len(before))
@@ -59,12 +59,12 @@ class Change:
         return low, _loss_at(self.won, self.lost, self.rows, -quantile)
 
     def p_within(self, margin: float) -> float:
-        """That the change is not within ±`margin`, which is above 0 and below 1: the larger one-sided p-value."""
+        """Larger one-sided p-value of the hypothesis that the change is not within ±`margin`; 0 < `margin` < 1."""
         return max(p_of_less(self.lost, self.won, self.rows, margin), p_of_less(self.won, self.lost, self.rows, margin))
 
 
 def p_of_less(lost: int, won: int, rows: int, margin: float) -> float:
-    """Of the hypothesis that the true loss is `margin` or more, exact."""
+    """Exact p-value of the hypothesis that the true loss is `margin` or more."""
     seen = float(score(np.array(lost), np.array(won), rows, margin))
     shares = np.concatenate([[0.0], np.geomspace(1e-3 / rows, (1 - margin) / 2, NUISANCE - 1)])
     fewest, most = (stats.binom.ppf(tail, rows, shares).clip(0).astype(int) for tail in (TAILS / 2, 1 - TAILS / 2))
@@ -75,7 +75,7 @@ def p_of_less(lost: int, won: int, rows: int, margin: float) -> float:
 
 
 def _probability(share: float, gains: Array, losses: Array, rows: int, margin: float) -> float:
-    """Of at most `losses` lost examples for each number of gains, where `share` gain and `share` + `margin` lose."""
+    """Probability of at most `losses` losses for each number of gains, if `share` gain and `share` + `margin` lose."""
     ways = special.gammaln(rows + 1) - special.gammaln(gains + 1) - special.gammaln(rows - gains + 1)
     here = np.exp(ways + special.xlogy(gains, share) + special.xlog1py(rows - gains, -share))
     below = special.bdtr(losses.clip(min=0), rows - gains, min(1.0, (share + margin) / (1 - share)))

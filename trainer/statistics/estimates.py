@@ -12,12 +12,12 @@ from ilse.core.errors import UserError
 from trainer.statistics.unsuitable import require_finite, require_rows, require_same
 
 RESAMPLES = 400
-"""They know a standard error to 1/√(2·399) = 3.5 %, which the degrees of freedom allow for."""
+"""Resamples. 400 know a standard error to 1/√(2·399) = 3.5 %, which the degrees of freedom allow for."""
 UNDEFINED = 0.05
 """Share of resamples in which a figure may be undefined."""
 
 Figure = Callable[[Shaped[np.ndarray, "rows ..."], Shaped[np.ndarray, "rows ..."]], float]
-"""From predictions of some examples and their targets to a number, the higher the better."""
+"""A function from predictions and targets of some examples to a number; higher is better."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Estimate:
     deviations: Float[np.ndarray, "seeds draws"]
     rows: int
     degrees: float
-    """Of freedom of those covariances."""
+    """Degrees of freedom of the covariances."""
 
     @property
     def seeds(self) -> int:
@@ -45,7 +45,7 @@ class Estimate:
         return float(self.values.mean())
 
     def less(self, other: Estimate) -> Estimate:
-        """Of the differences, seed by seed. Raises `UserError` for another number of seeds."""
+        """Estimate of the differences, seed by seed. Raises `UserError` for another number of seeds."""
         if self.seeds != other.seeds:
             raise UserError(
                 "comparison of heads",
@@ -57,7 +57,7 @@ class Estimate:
 
 
 def of_rows(scores: Shaped[np.ndarray, "seeds rows"], where: str = "predictions") -> Estimate:
-    """Of a figure that is the mean of one score an example; for accuracy `scores` says which answers are right.
+    """Estimate of a figure that is the mean of one score per example; for accuracy, `scores` marks the right answers.
 
     The covariances are those of the rows over their number: what resampling them would come to, without doing it.
     Raises `UserError` (at `where`) for fewer than two examples, and for scores that are not finite.
@@ -79,7 +79,7 @@ def of_figure(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """Of any figure, by resampling examples (Efron 1979): `resamples` calls of `figure` for every seed.
+    """Estimate of any figure by resampling examples (Efron 1979): `resamples` calls of `figure` per seed.
 
     All heads must have the same `resamples` and `seed`: these draw the same examples for all. Raises `UserError` (at
     `where`) for fewer than two examples, other numbers of predictions and targets, predictions that are not finite, and
@@ -104,7 +104,7 @@ def _draws(rows: int, resamples: int, seed: int) -> Iterator[Int[np.ndarray, " r
 
 
 def _centred(drawn: Float[np.ndarray, "seeds draws"], where: str) -> Float[np.ndarray, "seeds draws"]:
-    """Their products are covariances. The few draws that define no figure tell nothing."""
+    """Centred draws, whose products are covariances. The few draws that define no figure are left out."""
     defined = np.isfinite(drawn)
     lost = 1 - defined.mean()
     if lost > UNDEFINED:

@@ -24,7 +24,7 @@ class McNemar:
 
 
 def mcnemar(right: Bool[np.ndarray, " rows"], others: Bool[np.ndarray, " theirs"]) -> McNemar:
-    """Of two runs, by the binomial distribution with half of the observed count's probability (mid-p).
+    """McNemar's test of two runs: binomial, with half of the observed count's probability (mid-p).
 
         p = 2 P(X ≤ min(b, c)) - P(X = min(b, c)),   X ~ Binomial(b + c, 1/2)
 
@@ -41,7 +41,7 @@ def mcnemar(right: Bool[np.ndarray, " rows"], others: Bool[np.ndarray, " theirs"
 
 
 def mcnemar_over_seeds(right: Bool[np.ndarray, "seeds rows"], others: Bool[np.ndarray, "their_seeds theirs"]) -> float:
-    """Of two heads: seed s against seed s, and of several p-values twice the median, at most 1.
+    """McNemar's test of two heads, seed s against seed s; twice the median of the p-values, at most 1.
 
     That is a valid p-value however these depend on each other (Meinshausen, Meier and Bühlmann 2009, JASA 104, eq. 2.2
     with γ = 1/2), and mostly a cautious one. Seeds that only one of them has are left out.

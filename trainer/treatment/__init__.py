@@ -1,4 +1,4 @@
-"""What is done to a cache's rows before a head sees them, fitted on training rows alone and saved with the head.
+"""Treatment of a cache's rows before a head sees them, fitted on training rows only and saved with the head.
 
     raw -> standardise -> clip -> PCA -> LayerNorm
 
@@ -23,23 +23,23 @@ from trainer.treatment.standardise import Standardise
 __all__ = ["PCA", "Standardise", "Treat", "Treatment", "TreatmentOptions"]
 
 Treat = Callable[[Float[Tensor, "rows layers width"]], Float[Tensor, "rows layers treated"]]
-"""What is done to rows, or to tokens, by layer."""
+"""A treatment of rows or tokens, by layer."""
 
 
 class TreatmentOptions(Section):
-    """Which of the steps are taken."""
+    """Which steps of the treatment are applied."""
 
     standardise: bool = Field(True, description="Standardise each coordinate of each layer by the training rows.")
     clip: float | None = Field(
-        None, gt=0, description="Then cut coordinates off at so many standard deviations; unset: nowhere."
+        None, gt=0, description="Then clip coordinates at this many standard deviations; unset: no clipping."
     )
     pca: int | None = Field(
         None,
         ge=1,
-        description="Then keep so many principal components of each layer; unset: all coordinates as they are.",
+        description="Then keep this many principal components of each layer; unset: all coordinates as they are.",
     )
-    whiten: bool = Field(False, description="Bring those components to variance 1.")
-    layer_norm: bool = Field(False, description="At last normalise each layer's vector of each example.")
+    whiten: bool = Field(False, description="Scale those components to variance 1.")
+    layer_norm: bool = Field(False, description="Finally normalise every example's vector of each layer.")
 
     @model_validator(mode="after")
     def _steps_have_what_they_need(self) -> TreatmentOptions:
@@ -75,11 +75,13 @@ class Treatment(nn.Module):
         self.width = options.pca or dim
 
     def forward(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers width"]:
-        """All steps that are on."""
+        """Applies all steps that are on."""
         return self._after_standardising(self.standardise(x))
 
     def in_place(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers width"]:
-        """The same, bit for bit, in the memory of `x` as far as its shape stays: `x` is not to be used afterwards."""
+        """Applies all steps, bit for bit like `forward`, in the memory of `x` as far as its shape stays. Do not use `x`
+        afterwards.
+        """
         return self._after_standardising(self.standardise.in_place(x))
 
     def fit(self, x: Float[Tensor, "rows layers dim"], chunk: int = 256, weights: Weights = None) -> Treatment:
@@ -101,7 +103,7 @@ class Treatment(nn.Module):
         return self
 
     def of_layers(self, kept: Sequence[int]) -> Treatment:
-        """The same treatment for some of its layers, by their place on the layers' axis."""
+        """The treatment for some of its layers, by their place on the layers' axis."""
         widths = None if self.widths is None else [self.widths[layer] for layer in kept]
         part = Treatment(self.options, len(kept), self.standardise.mean.shape[1], widths)
         part.load_state_dict({name: value[list(kept)] for name, value in self.state_dict().items()})

@@ -40,7 +40,7 @@ class Standardise(nn.Module):
         return (x - self.mean).div_(self.scale)
 
     def in_place(self, x: Float[Tensor, "batch layers dim"]) -> Float[Tensor, "batch layers dim"]:
-        """The same, bit for bit, in the memory of `x`."""
+        """Standardises bit for bit like `forward`, in the memory of `x`."""
         return x.sub_(self.mean).div_(self.scale)
 
     def fit(self, x: Float[Tensor, "rows layers dim"], weights: Weights = None) -> Standardise:

@@ -116,11 +116,11 @@ def require_ours(path: Path, made: Made, option: str = "another name") -> None:
 
 
 def _in_the_way(place: Path, made: Made) -> str | None:
-    """What is not ours there; also what only seems so, while another process puts a new folder in its place."""
+    """What is not ours there, including what only seems so while another process puts a new folder in its place."""
     try:
         return made.foreign(place) if stat.S_ISDIR(place.stat().st_mode) else _A_FILE
     except (FileNotFoundError, NotADirectoryError) as error:
-        return f"{Path(error.filename).name!r}, which came and went" if os.path.lexists(place) else None
+        return f"{Path(error.filename).name!r}, which appeared and disappeared" if os.path.lexists(place) else None
 
 
 def _state(place: Path) -> tuple[int, int, int] | None:
@@ -132,7 +132,7 @@ def _state(place: Path) -> tuple[int, int, int] | None:
 
 
 def _swap(new: Path, path: Path, work: Path, made: Made, option: str) -> None:
-    """Of several processes that do so at once, the last one has the place, with a whole folder."""
+    """Swaps the new folder in. If several processes do so at once, the last one wins, with a whole folder."""
     for number in count():
         # No call replaces a folder that is not empty, so the old one steps aside.
         aside = work / f"{OLD}-{number}"
@@ -140,7 +140,7 @@ def _swap(new: Path, path: Path, work: Path, made: Made, option: str) -> None:
             with suppress(FileNotFoundError):
                 path.rename(aside)
             if (found := _in_the_way(aside, made)) is not None:
-                raise refused(path, f"{made.what} alone", f"{found}, which appeared meanwhile", option)
+                raise refused(path, f"{made.what} alone", f"{found}, which has appeared meanwhile", option)
             new.rename(path)
             return
         except BaseException as error:

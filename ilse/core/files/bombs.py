@@ -1,4 +1,4 @@
-"""How much a packed file may unpack to before it counts as one that was made to fill memory or time."""
+"""Limit to what a compressed file may unpack to before it counts as a bomb."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ ALWAYS_FINE = 64 * 2**20
 
 
 def is_bomb(unpacked: int, packed: int) -> bool:
-    """Whether so many bytes are more than honest data give."""
+    """Whether data unpacks to more bytes than honest data would."""
     return unpacked > max(ALWAYS_FINE, MOST_PACKED * packed)

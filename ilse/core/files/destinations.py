@@ -1,4 +1,4 @@
-"""Whether a command can write where it is told to, found out before it computes anything."""
+"""Checks that a command can write to its destinations, before it computes anything."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def require_writable(path: Path, kind: Kind, option: str = "another name") -> No
     if path.exists() and path.is_dir() != (kind != "file"):
         raise _refused(given, kind, f"a {'folder' if path.is_dir() else 'file'} of this name", option)
     if kind == "folder" and given.is_symlink() and not path.exists():
-        raise _refused(given, kind, f"a link to {path}, where there is nothing", option)
+        raise _refused(given, kind, f"a link to {path}, where nothing is", option)
     *missing, place = _up_to_what_exists(path if kind == "folder" else path.parent)
     if not place.is_dir():
-        raise _refused(given, kind, f"{place}, which is no folder", option)
+        raise _refused(given, kind, f"{place}, which is not a folder", option)
     sweep(place)
     name = (missing[-1] if missing else path).name
     try:

@@ -41,7 +41,7 @@ class Holder:
     beat: int = 0
 
     def as_bytes(self) -> bytes:
-        """As it stands beside the lock."""
+        """The holder as stored next to the lock."""
         return json.dumps(asdict(self)).encode()
 
     @property
@@ -65,7 +65,7 @@ def hold_folder(folder: Path, what: str) -> Iterator[None]:
     lock = _acquired(folder, what)
     try:
         if left := _read(folder):
-            say(f"{named(left)} ended without giving its lock back; this run goes on from what it finished")
+            say(f"{named(left)} ended without releasing its lock; this run resumes from its finished work")
         write_text(folder / HOLDER, this_process().as_bytes().decode())
         yield
     finally:
@@ -111,7 +111,7 @@ def _acquired(folder: Path, what: str) -> Any:
             if not left or (holder and (holder.machine != machine() or holder.lives)):
                 raise refusal(what, holder) from error
         time.sleep(PAUSE)
-    raise RuntimeError(f"the lock of {folder} goes as often as it is taken")
+    raise RuntimeError(f"the lock of {folder} disappears whenever it is taken")
 
 
 def _require_no_others(file: Path) -> None:
@@ -170,10 +170,10 @@ def named(holder: Holder | None) -> str:
 
 
 def refusal(what: str, holder: Holder | None) -> UserError:
-    """What the second is told."""
+    """The error for the second process."""
     return UserError(
         what,
         expected="one run at a time",
         found=f"{named(holder)}, which holds the lock",
-        next_step="wait for it, or end it; what it has finished is kept",
+        next_step="wait for it, or stop it; finished work is kept",
     )

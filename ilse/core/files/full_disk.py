@@ -1,4 +1,4 @@
-"""Tells that a disk took no more, whatever library wrote: few of them raise the system's own error.
+"""Recognises errors of full disks, whatever library raised them: few raise the system's own error.
 
 Polars, Arrow, safetensors and SQLite say it in the text of errors of their own, torch not even there; then the disk
 itself is asked, which has to be done before what was written is removed.
@@ -16,9 +16,9 @@ from pathlib import Path
 from ilse.core.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says of a disk, a quota or a limit on files that leaves no room."""
+"""Error numbers of a disk, quota or file-size limit that leaves no room."""
 DISK_ERRORS = (*FULL, errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO)
-"""The same, of a disk that takes nothing from us, and of one that fails."""
+"""Error numbers of a disk that is full, that refuses our writes, or that fails."""
 LITTLE = 4096
 """Bytes, less than which is a full disk: a block."""
 _NUMBERED = re.compile(r"(?:os error |\[errno )(\d+)", re.IGNORECASE)
@@ -30,7 +30,7 @@ _WORDS = {
 
 
 def disk_error(error: BaseException, place: Path | None = None) -> OSError | None:
-    """What the disk said, when it is why `error` was raised; None when it is not.
+    """The disk's error if it caused `error`; else None.
 
     With `place`, a path that was being written, a disk that is full now is the reason of any error that is not one of
     ours. Of a `UserError` only no room is one: what can't be read is for itself to say.

@@ -1,4 +1,4 @@
-"""Reads what others made: JSON that says one thing, and plain files that lie in the folder that is read.
+"""Reads JSON from others strictly, and only from plain files inside the folder that is read.
 
 What is wrong is a `ValueError` whose message says it; callers know which artifact it is and name it.
 """
@@ -22,7 +22,7 @@ thirty times its own size in memory."""
 
 
 def read_json(path: Path) -> Any:
-    """What the file holds. Raises `ValueError` as `parse_json` does, and `OSError`."""
+    """Reads a JSON file. Raises `ValueError` as `parse_json` does, and `OSError`."""
     with path.open("rb") as file:
         return parse_json(file.read(MOST_JSON + 1))
 
@@ -36,7 +36,7 @@ def parse_json(data: bytes) -> Any:
     try:
         return json.loads(data.decode(), object_pairs_hook=each_once, parse_constant=_not_a_number, parse_float=_finite)
     except RecursionError as error:
-        raise ValueError("JSON that is too deep to be read") from error
+        raise ValueError("JSON that is nested too deeply") from error
 
 
 def own_file(folder: Path, name: str) -> Path:
@@ -48,9 +48,9 @@ def own_file(folder: Path, name: str) -> Path:
 
 
 def plain_file(path: Path, name: str) -> Path:
-    """The same path. Raises `ValueError`, which calls it `name`, for what is no plain file."""
+    """Returns `path` if it is a plain file. Raises `ValueError`, which calls it `name`, if not."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError(f"{name}, which is no plain file")
+        raise ValueError(f"{name}, which is not a plain file")
     return path
 
 
@@ -82,11 +82,11 @@ def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _not_a_number(name: str) -> NoReturn:
-    raise ValueError(f"{name}, which is no number")
+    raise ValueError(f"{name}, which is not a number")
 
 
 def _finite(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise ValueError(f"{digits[:40]}, which is beyond the numbers of a computer")
+        raise ValueError(f"{digits[:40]}, which is too large for a computer")
     return value

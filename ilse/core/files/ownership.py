@@ -1,4 +1,4 @@
-"""Tells a folder that we wrote from any other: by the names of its files, and what some of them hold.
+"""Recognises folders that we wrote, by the names of their files and the content of some.
 
 A command may replace a folder as a whole, and takes its files away then. It does so where the folder is empty, or where
 every file in it is one that the same command writes there, and one of them tells that it was us:
@@ -34,14 +34,14 @@ class Made:
     what: str
     """For messages: the command may replace …"""
     names: re.Pattern[str]
-    """All files that it may hold, relative, with `/` between the parts."""
+    """Matches all files that it may hold: relative paths with `/` between the parts."""
     mark: re.Pattern[str]
-    """Those of them that nobody else calls so: one at least must be there."""
+    """Matches the files that only we name so; at least one must be there."""
     holds: Callable[[Path, str], bool] = _always
     """Whether a file of such a name, in such a folder, is one of ours by what it holds."""
 
     def foreign(self, folder: Path) -> str | None:
-        """What is in the folder that is not ours, for a message; None where it may be replaced or there is none."""
+        """Something in the folder that is not ours, for a message; None if it may be replaced or does not exist."""
         if not folder.is_dir():
             return None
         first, marked = None, False
@@ -49,18 +49,18 @@ class Made:
             if os.path.islink(folder / name) and not is_stored(Path(os.path.realpath(folder / name))):
                 return f"{name!r}, a link"
             if not (folder / name).is_file():
-                return f"{name!r}, which is no plain file"
+                return f"{name!r}, which is not a plain file"
             if not (self.names.fullmatch(name) and self.holds(folder, name)):
-                return f"{name!r}, which is no part of {self.what}"
+                return f"{name!r}, which is not part of {self.what}"
             first, marked = first or name, marked or bool(self.mark.fullmatch(name))
         return None if first is None or marked else _unmarked(first, self)
 
     def foreign_among(self, names: Iterable[str]) -> str | None:
-        """The same of a listing; what files hold is for the caller."""
+        """The first name in a listing that is not ours; what files contain is up to the caller."""
         given = sorted(name for name in names if not NOBODYS.fullmatch(name))
         stray = [name for name in given if not self.names.fullmatch(name)]
         if stray:
-            return f"{stray[0]!r}, which is no part of {self.what}"
+            return f"{stray[0]!r}, which is not part of {self.what}"
         return _unmarked(given[0], self) if given and not any(map(self.mark.fullmatch, given)) else None
 
 

@@ -1,4 +1,4 @@
-"""Hidden siblings, in which what will stand at a path is made, and what killed processes left of them.
+"""Hidden folders in which outputs are made before they move into place, and what killed processes left of them.
 
     <folder>/.<name>.<random>.partial/lock        held as long as the process that made it lives
                                      /ilse-new    what is being made
@@ -73,7 +73,7 @@ def _sweep(work: Path, path: Path) -> None:
         work.rmdir()  # killed before it had a lock
         return
     found = set(os.listdir(work)) - {LOCK}
-    # A thread of a library that was interrupted makes folders anew after the lock is gone: a lock is not asked for.
+    # A thread of a library that was interrupted makes folders again after the lock is gone: a lock is not asked for.
     ours = (NEW, OLD, *(_EARLIER if (work / LOCK).exists() else ()))
     if not all(name.startswith(ours) for name in found):
         return
@@ -112,7 +112,7 @@ def _made(path: Path) -> tuple[Path, Any]:
             lock = _taken(work / LOCK)
             if lock is not None and (work / LOCK).exists():
                 return work, lock
-    raise RuntimeError(f"no folder beside {path} stays")
+    raise RuntimeError(f"no folder next to {path} can be kept")
 
 
 def _taken(file: Path) -> Any:

@@ -1,4 +1,6 @@
-"""Where what is written at a path goes: a link's target, so that it stays a link, or a stream such as `/dev/stdout`."""
+"""Where writing to a path really goes: to the target of a link, so that it stays a link, or to a stream such as
+`/dev/stdout`.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +52,9 @@ def pour(file: Path, stream: Path) -> None:
 
 
 def refused(path: Path | str, expected: str, found: str, option: str = "another name") -> UserError:
-    """The error for a destination that is not written to; `option` is what to name another one with."""
-    return UserError(f"destination {path}", expected=expected, found=found, next_step=f"name another one with {option}")
+    """The error for a destination that is not written to; `option` is what chooses another one."""
+    step = f"choose another one with {option}"
+    return UserError(f"destination {path}", expected=expected, found=found, next_step=step)
 
 
 def _descriptor(path: Path) -> int | None:

@@ -31,7 +31,7 @@ def scan_parquet(path: Path | str) -> pl.LazyFrame:
 
 
 def read_parquet(path: Path | str, columns: list[str] | None = None, values: int = 0) -> pl.DataFrame:
-    """All rows of the Parquet file at `path`, of all columns or those named.
+    """Reads the Parquet file at `path`: all rows, and all columns or those named.
 
     Raises `UserError` for a bomb; `values` are as many as the caller expects, however well they are packed.
     """
@@ -40,7 +40,7 @@ def read_parquet(path: Path | str, columns: list[str] | None = None, values: int
 
 
 def read_csv(path: Path | str, **options: Any) -> pl.DataFrame:
-    """All rows of the CSV file at `path`; the options are Polars'. Raises `UserError` for a packed one."""
+    """Reads the CSV file at `path`; the options are Polars'. Raises `UserError` for a compressed file."""
     with literal(path).open("rb") as file:
         if file.read(4).startswith(_PACKED):
             raise UserError(
@@ -66,7 +66,7 @@ def require_honest(path: Path | str, values: int = 0) -> None:
     if is_bomb(VALUE * claimed, stat.st_size) and claimed > values:
         raise UserError(
             f"table {path}",
-            expected=f"at most {MOST_PACKED} bytes of each packed one",
+            expected=f"at most {MOST_PACKED} bytes per compressed byte",
             found=f"{claimed:,} values in a file of {stat.st_size:,} bytes",
             next_step="do not use this file, or write it again without packing",
         )

@@ -15,15 +15,15 @@ import yaml
 BYTES = 2**20
 """The largest file; those of this project have some 10,000 bytes."""
 VALUES = 20_000
-"""Values, keys among them, of a file with every name written out. A reader takes a second or two for so many."""
+"""Values, keys among them, of a file with every name written out. A reader takes a second or two for this many."""
 DEPTH = 64
-"""Collections inside one another."""
+"""Collections inside each other."""
 DIGITS = 400
 """Characters of a number; the longest of float64, written out, has some 330."""
 
 
 def plain_values(data: bytes) -> Any:
-    """What the YAML in `data` holds, in UTF-8.
+    """Parses the YAML in `data`, which is UTF-8.
 
     Raises `yaml.YAMLError` and `ValueError` for what is no YAML, for tags that make other objects than plain values, a
     key that stands twice, and what is beyond `BYTES`, `VALUES`, `DEPTH` or `DIGITS`.
@@ -61,7 +61,7 @@ def _require_few(events: Iterator[Any]) -> None:
                 sizes[event.anchor] = size
         elif isinstance(event, yaml.AliasEvent):
             if any(one.anchor == event.anchor for one in inside):
-                raise _refused(f"the name '{event.anchor}', which stands for what it is in", event)
+                raise _refused(f"the name '{event.anchor}', which refers to a value that contains it", event)
             size = sizes.get(str(event.anchor), 1)  # one that was never given is the reader's to refuse
         else:
             continue
@@ -69,7 +69,7 @@ def _require_few(events: Iterator[Any]) -> None:
         if sum(one.values for one in inside) > VALUES:
             raise _refused(f"more than {VALUES:,} values, with all names (&, *, <<) written out", event)
         if len(inside) > DEPTH:
-            raise _refused(f"collections inside one another, more than {DEPTH} deep", event)
+            raise _refused(f"collections nested more than {DEPTH} deep", event)
 
 
 def _refused(found: str, event: Any) -> yaml.YAMLError:
@@ -91,7 +91,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> Any:
-        """Of digits to the base 60 too, which YAML knows, and for which its reader takes the square of their number."""
+        """Reads a number; refuses long ones, as YAML's numbers to the base 60 take quadratic time to read."""
         if len(node.value) > DIGITS:
             problem = f"found a number of {len(node.value):,} characters"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)

@@ -1,4 +1,4 @@
-"""What a Python that we start must not do: import a module of the working folder in the place of an installed one.
+"""Keeps Python processes that we start from importing modules of the working folder.
 
 `python -c` and `python -m` put the working folder first on the path, and so do the processes that `multiprocessing`
 starts, until they have taken over their parent's path. A `socket.py` or `pip.py` that lies there would be run.

@@ -1,4 +1,4 @@
-"""What the processor can do, as far as PyTorch knows."""
+"""What the processor supports, according to PyTorch."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class OneDnnLinear(nn.Linear):
 
     # Without shapes in the signature: their check is nothing that the compiler could see through.
     def forward(self, input: Tensor) -> Tensor:
-        """As `nn.Linear`, [..., in] to [..., out]."""
+        """Computes what `nn.Linear` does, [..., in] to [..., out]."""
         if torch.is_grad_enabled() and input.numel() < SMALL:
             return super().forward(input)
         out: Tensor = linear(input, self.weight, self.bias)
@@ -81,7 +81,7 @@ def available() -> bool:
 
 
 def pays() -> bool:
-    """Whether it is the faster way on this machine; the same on every call."""
+    """Whether the operator is faster on this machine; the same on every call."""
     return available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
@@ -97,7 +97,7 @@ def use_onednn(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def with_onednn(model: nn.Module) -> Iterator[None]:
-    """The same for as long as it lasts: such layers can't be moved to another type, nor unpickled elsewhere."""
+    """Replaces the linear layers within the context. They cannot be moved to another type, nor unpickled elsewhere."""
     given = use_onednn(model)
     try:
         yield

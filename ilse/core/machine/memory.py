@@ -17,7 +17,7 @@ OF_BATCHES = 2**26
 def keep_freed_memory(largest: int = ANY) -> bool:
     """Asks glibc to keep blocks of up to `largest` bytes that this process frees; False under another C library.
 
-    A layer's activations of a few megabytes are allocated and freed anew by every operation. By default glibc hands
+    A layer's activations of a few megabytes are allocated and freed again by every operation. By default glibc hands
     such blocks back and has the kernel map and zero them again. Measured on SmolLM2-135M, two cores, float32: 80,000
     page faults a batch of 1,024 tokens without this and none with it, and 5 to 10 % of the time. What the process
     holds is what it needed at its peak, as before.

@@ -21,7 +21,7 @@ ONCE_SECONDS = 2.0
 
 @dataclass
 class Stop:
-    """Which signal came first, if any did; code that catches what it raised does not hide it."""
+    """The first signal that came, if any. Code that catches what it raised does not hide it."""
 
     number: int | None = None
     _since: float = 0.0

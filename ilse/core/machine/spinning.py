@@ -1,4 +1,4 @@
-"""How long OpenMP's threads spin for one another before they sleep: said before PyTorch is loaded, or not at all.
+"""Limits how long OpenMP's threads spin before they sleep; it must be set before PyTorch is loaded.
 
 At each matrix product libgomp's threads wait for the slowest, and spin meanwhile. By default they spin for so long
 that, wherever another process wants a core too, they take it from the very thread that they wait for. Measured on two
@@ -22,7 +22,7 @@ ROUNDS = "10000"
 
 
 def spinning(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What is to be set in a process's environment: nothing where the user has set either variable."""
+    """Environment variables to set for a process; none if the user has set either of them."""
     return {} if COUNT in environment or POLICY in environment else {COUNT: ROUNDS}
 
 

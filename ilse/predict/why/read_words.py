@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 FIRST = ("▁", "Ġ", "Ċ", "ĉ")
-"""What the first token of a word begins with: a space before it, or a line's end or tab as byte-level ones spell it."""
+"""Prefixes of a word's first token: a space, or a line end or tab in the spelling of byte-level tokenizers."""
 FURTHER = "##"
-"""What the others begin with, of WordPiece."""
+"""Prefix of a word's further tokens in WordPiece."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Why a head that reads tokens answers validation examples as it does: some that it answers rightly, some wrongly.
+"""Explains a token head's answers to validation examples, some right and some wrong.
 
 `results/why.json`, which the report shows, has what `trainer.analysis.word_picture` draws. The examples are drawn at
 random from the validation split, and the first right and wrong ones are shown; of scores the closest and those furthest
@@ -33,7 +33,7 @@ from trainer.data.task import read_examples
 DRAWN, SHOWN = 200, 4
 """Examples that are answered, and those of them that are shown as right, and as wrong."""
 DIGITS = 4
-"""Of a contribution that is kept."""
+"""Significant digits of a contribution that is kept."""
 
 
 @quietly()

@@ -1,4 +1,4 @@
-"""A page of why a head answers new texts as it does: a picture for each of the first texts that are asked about."""
+"""An HTML page that explains a head's answers to new texts: one picture for each of the first texts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class WhyPage:
         self._texts = 0
 
     def watch(self, parts: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-        """The same parts, as `inputs.pieces` gives them; the texts of one are explained once it has been answered."""
+        """Passes on the parts of `inputs.pieces`, and explains the texts of each once it has been answered."""
         for part in parts:
             yield part
             given = part.filter(pl.col(TEXT) != "")

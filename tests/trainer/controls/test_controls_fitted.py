@@ -192,7 +192,7 @@ def test_every_kind_of_task_is_answered_or_refused_with_what_there_is(tmp_path: 
             "similarity": "words, mean_probe, last_probe",
         }[kind]
         with pytest.raises(
-            UserError, match=rf"control '{name}'\n(.|\n)*two texts an example\n.*these examples there are {there}"
+            UserError, match=rf"control '{name}'\n(.|\n)*two texts per example\n.*these examples there are {there}"
         ):
             project.fit(name, training)
 

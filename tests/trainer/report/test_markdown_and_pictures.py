@@ -70,5 +70,5 @@ def test_the_command_writes_what_is_asked(tmp_path: Path) -> None:
     options = ["--results", results, "--data", tmp_path, "--out", tmp_path / "r.html", "--texts", texts]
     done = CliRunner().invoke(main, ["report", *map(str, options), "--markdown", str(tmp_path / "r.md")])
     assert done.exit_code == 0, done.output
-    assert done.output.split() == [str(tmp_path / "r.html"), str(tmp_path / "r.md")]
+    assert done.stdout.split() == [str(tmp_path / "r.html"), str(tmp_path / "r.md")]
     assert "A headline of some words" in (tmp_path / "r.html").read_text()

@@ -1,1 +1,1 @@
-"""What stands in front of a head: a reader of tokens, or a map for each of several models."""
+"""Fronts of heads: a reader of tokens, or a map for each of several models."""

@@ -1,4 +1,4 @@
-"""A head with something learned in front of it, which makes its rows of what is read."""
+"""A head with a learned front, which makes the head's rows from what is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.heads.base import Head, HeadSpec, Outputs
 
 
 class FrontedHead(Head):
-    """What is in front gives `pooled`; the head `inner` answers from that.
+    """A head with a front: the front makes one row per layer (`pooled`), and the head `inner` answers from these.
 
     Attributes
     ----------
@@ -48,12 +48,12 @@ class FrontedHead(Head):
         return self.inner.calibrate(rows, weights)
 
     def layer_weights(self) -> Float[Tensor, " layers"] | None:
-        """Those of the inner head, 0 for layers that are not read."""
+        """Layer weights of the inner head, 0 for layers that are not read."""
         weights = self.inner.layer_weights()
         return None if weights is None else self._by_layer(weights)
 
     def input_weights(self, x: Any) -> Float[Tensor, "batch layers"] | None:
-        """Those of the inner head, 0 for layers that are not read."""
+        """Layer weights of the inner head by input, 0 for layers that are not read."""
         weights = self.inner.input_weights(self.pooled(x))
         return None if weights is None else self._by_layer(weights)
 

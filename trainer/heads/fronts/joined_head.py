@@ -83,7 +83,7 @@ class JoinedHead(FrontedHead):
 
 
 class SideBySide(Encoder):
-    """The vector that an encoder makes of each model's rows, one behind the other.
+    """The vector that an encoder makes of each model's rows, one after the other.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class SideBySide(Encoder):
 
 
 def encoder_of(spec: HeadSpec[Any], build: Callable[[ModelRows], Encoder]) -> Encoder:
-    """What `build` gives for the rows of one model; of joint rows for each model, side by side."""
+    """The encoder that `build` makes for the rows of one model; for joint rows, one per model, side by side."""
     if spec.joined is None:
         return build(ModelRows(layers=spec.layers, dim=spec.dim))
     return SideBySide(spec.joined, {place: build(model) for place, model in enumerate(spec.joined.models)})
@@ -123,7 +123,7 @@ def encoder_of(spec: HeadSpec[Any], build: Callable[[ModelRows], Encoder]) -> En
 def encoder_of_layers(
     spec: HeadSpec[Any], layers: Sequence[int], build: Callable[[ModelRows, tuple[int, ...]], Encoder]
 ) -> Encoder:
-    """The same of chosen layers, in ascending order; `build` is given those of each model by their place there."""
+    """The encoder of chosen layers, in ascending order; `build` gets each model's layers by their place in it."""
     if spec.joined is None:
         return build(ModelRows(layers=spec.layers, dim=spec.dim), tuple(layers))
     joined, encoders = spec.joined, dict[int, Encoder]()

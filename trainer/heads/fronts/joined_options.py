@@ -1,4 +1,4 @@
-"""What rows of several models are: which layers of an example's rows are whose, and how wide each model's are."""
+"""Layout of joint rows of several models: which layers belong to which model, and how wide each model's rows are."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ilse.core.params import Section
 class ModelRows(Section):
     """The rows of one model."""
 
-    layers: int = Field(ge=1, description="how many there are")
-    dim: int = Field(ge=1, description="their width; what stands behind it in a joint row is zero")
+    layers: int = Field(ge=1, description="number of layers")
+    dim: int = Field(ge=1, description="width of its rows; a joint row is filled up with zeros")
 
 
 class JoinedOptions(Section):
     """Joint rows: those of each model, one model's layers behind the other's, all as wide as the widest model's."""
 
     models: list[ModelRows] = Field(min_length=2, description="the models, in the order of their rows")
-    width: int = Field(ge=1, description="what each model's rows are mapped to in front of a head that learns fusion")
+    width: int = Field(ge=1, description="width that each model's rows are mapped to, for heads that learn fusion")
 
     @property
     def layers(self) -> int:
-        """Of all models."""
+        """Number of layers of all models."""
         return sum(model.layers for model in self.models)
 
     @property
     def dim(self) -> int:
-        """Of a joint row."""
+        """Width of a joint row."""
         return max(model.dim for model in self.models)
 
     @property

@@ -37,7 +37,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class TokenReader(nn.Module):
-    """Each layer's map of a token and the pool over tokens; every parameter has the layers as its first axis."""
+    """Maps each layer's token states and pools over tokens; every parameter has the layers as its first axis."""
 
     def __init__(self, layers: int, dim: int, options: TokenOptions) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class TokenHead(FrontedHead):
         return head.train(self.training)
 
     def _checked(self, x: Any) -> Tokens:
-        """Only the layers that are read."""
+        """Token states of the layers that are read, with their shape checked."""
         if not isinstance(x, Tokens):
             raise UserError(
                 f"head '{self.spec.name}'",

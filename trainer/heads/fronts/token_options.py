@@ -1,4 +1,4 @@
-"""How a head reads tokens: what stands under `tokens` among a head's options."""
+"""Options for reading tokens: the key `tokens` of a head's options."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class TokenOptions(Section):
 
     rank: int = Field(16, ge=1, description="width that every token's state is mapped to in each layer, in values")
     pool: Literal["max+mean", "max", "mean", "attention"] = Field(
-        "max+mean", description="what is taken over a text's tokens of the mapped states"
+        "max+mean", description="how the mapped states of a text's tokens are pooled"
     )
-    queries: int = Field(4, ge=1, description="of pool 'attention': learned queries of each layer, side by side")
-    activation: Literal["relu", "gelu", "none"] = Field("relu", description="what follows the map, before the pool")
+    queries: int = Field(4, ge=1, description="with pool 'attention': learned queries per layer, side by side")
+    activation: Literal["relu", "gelu", "none"] = Field("relu", description="activation between map and pool")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of the mapped values zeroed in training")
     layers: list[int] | None = Field(
         None,
@@ -28,5 +28,5 @@ class TokenOptions(Section):
 
     @property
     def width(self) -> int:
-        """Of the row that a layer becomes."""
+        """Width of the row that a layer is pooled to."""
         return self.rank * {"max+mean": 2, "attention": self.queries}.get(self.pool, 1)

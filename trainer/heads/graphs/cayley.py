@@ -21,7 +21,7 @@ GENERATORS: tuple[Matrix, ...] = ((1, 1, 0, 1), (1, -1, 0, 1), (1, 0, 1, 1), (1,
 
 MODULI = range(2, 11)
 GRAPHS = "cpu"
-"""Where graphs are made: they are read while a head is built, also where its weights are only outlined (`meta`)."""
+"""Device on which graphs are made: they are read while a head is built, even if its weights are on `meta`."""
 
 
 def group_order(n: int) -> int:

@@ -152,7 +152,7 @@ class GraphEncoder(Encoder):
     options
         Widths, depth, pooling and dropout.
     learn_epsilon
-        Learn a GIN's ε, one number a block; else it is 0. Without meaning for a GCN.
+        Learn a GIN's ε, one number per block; else it is 0. Without meaning for a GCN.
     """
 
     def __init__(

@@ -16,7 +16,8 @@ from torch import Tensor
 from trainer.heads.graphs.cayley import GRAPHS
 
 DEGREE = 4
-"""Of the Cayley graphs of SL(2, Z_n), n ≥ 3. (At n = 2 that graph is a cycle of six, which has no random twin.)"""
+"""Degree of the Cayley graphs of SL(2, Z_n), n ≥ 3. (At n = 2 the graph is a cycle of six, which has no random twin.)
+"""
 
 
 def random_regular_adjacency(nodes: int, seed: int) -> Float[Tensor, "nodes nodes"]:
@@ -38,7 +39,7 @@ def random_regular_adjacency(nodes: int, seed: int) -> Float[Tensor, "nodes node
 
 
 def shuffled_layers(adjacency: Float[Tensor, "nodes nodes"], layers: int, seed: int) -> Float[Tensor, "nodes nodes"]:
-    """The same graph with its first `layers` nodes, which carry the layers, renumbered at random."""
+    """The graph with its first `layers` nodes, which carry the layers, renumbered at random."""
     order = _in_random_order(layers, random.Random(f"order of layers {seed}"))
     order += range(layers, len(adjacency))
     return adjacency[order][:, order]
