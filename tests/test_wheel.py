@@ -63,20 +63,22 @@ def test_the_wheel_holds_all_that_runs_and_nothing_else(archives: tuple[Path, Pa
 @pytest.mark.network
 def test_a_bare_environment_opens_a_cache(archives: tuple[Path, Path], tmp_path: Path) -> None:
     """With its dependencies from the registry, and none of the extras."""
-    from tests.pipeline.caches import small_cache
+    from tests.pipeline.caches import header, random_rows, write
 
     home = tmp_path / "venv"
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
     install = [str(python), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), str(archives[1])]
-    subprocess.run(install, check=True, capture_output=True)
-    cache = small_cache(tmp_path / "cache.zarr")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(install, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    cache = tmp_path / "cache.zarr"
+    write(cache, header(), random_rows(header()))
     code = f"import ilse; cache = ilse.open_cache({str(cache)!r}); print(cache.shape, cache[0].dtype)"
     found = subprocess.run([python, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert "float32" in found.stdout
-    told = subprocess.run([home / "bin" / "ilse", "train"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    train = [home / "bin" / "ilse", "train"]
+    told = subprocess.run(train, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert told.returncode == 2
     assert "pip install 'ilse-cache[train]'" in told.stderr
 

@@ -8,9 +8,10 @@ model. Of SmolLM2-135M that takes three quarters of the load.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,8 +33,7 @@ def parsed_once(params: ModelParams) -> Iterator[None]:
     if params.path is None or params.path.suffix != ".gguf" or importlib.util.find_spec("gguf") is None:
         yield  # transformers says better what is missing
         return
-    import gguf
-
+    gguf: Any = importlib.import_module("gguf")
     with _ALONE:
         theirs = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
         gguf.GGUFReader = functools.cache(_plain(theirs["GGUFReader"]))
@@ -45,7 +45,7 @@ def parsed_once(params: ModelParams) -> Iterator[None]:
                 setattr(gguf, name, own)
 
 
-def _plain(reader: Callable[..., Any]) -> Callable[..., Any]:
+def _plain(reader: Any) -> Any:
     """The reader on a plain array: each of its million small slices of a `numpy.memmap` is slow to make."""
     if not isinstance(reader, type):  # a block within a block
         return reader
