@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ilse.core.errors import UserError
+from ilse.core.errors import FailedError, UserError
 from ilse.core.files.destinations import Stage
 from ilse.core.files.full_disk import disk_error
 from ilse.core.machine.signals import Stop, stoppable
@@ -115,7 +115,7 @@ def _missing_extra(command: str, error: ModuleNotFoundError) -> UserError:
     extra = OF_PACKAGE.get(package, EXTRAS.get(command))
     if extra is None or package in ("ilse", "pipeline", "trainer"):
         raise error
-    return UserError(
+    return FailedError(
         f"command '{command}'",
         expected=f"the packages of the extra '{extra}'",
         found=f"no package '{error.name}'",
@@ -125,7 +125,7 @@ def _missing_extra(command: str, error: ModuleNotFoundError) -> UserError:
 
 def _no_room(error: OSError) -> UserError:
     expected, cure = _CURES.get(error.errno or 0, ("permission to write", "change the permission"))
-    return UserError(
+    return FailedError(
         f"writing {error.filename or 'the output'}",
         expected=expected,
         found=error.strerror or "no space",

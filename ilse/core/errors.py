@@ -1,4 +1,8 @@
-"""The one error a user may meet: it says where, what was expected, what was found, and what to do next."""
+"""The error that a user meets: it says where, what was expected, what was found, and what to do next.
+
+`UserError` is a `ValueError`. Where a file is missing it is a `FileNotFoundError` too, and where the machine, another
+process or the network is the reason, a `RuntimeError`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from ilse.core.terminal import in_line, visible
 _NEW_LINE = re.compile(r"\n(?! {12})")
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake or a circumstance that the user can mend; the command line prints it and exits with 2.
 
     Its parts are `ilse.core.secrets.masked`.
@@ -44,8 +48,19 @@ class UserError(Exception):
         return f"{where}\n  expected: {expected}\n  found:    {found}\n  next:     {next_step}"
 
     # Exceptions pickle by their positional arguments, ours are keywords; Dask sends them between processes.
-    def __reduce__(self) -> tuple[object, tuple[str, str, str, str]]:
-        return _rebuild, (self.where, self.expected, self.found, self.next_step)
+    def __reduce__(self) -> tuple[object, tuple[type[UserError], str, str, str, str]]:
+        return _rebuild, (type(self), self.where, self.expected, self.found, self.next_step)
+
+
+class MissingError(UserError, FileNotFoundError):
+    """A file or folder that is not there."""
+
+    def __new__(cls, *_: object, **__: object) -> MissingError:  # noqa: D102
+        return FileNotFoundError.__new__(cls)  # without a number of the system, which nobody told
+
+
+class FailedError(UserError, RuntimeError):
+    """What was asked for is right, but the machine, another process or the network did not let it happen."""
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str, cutoff: float = 0.5) -> str:
@@ -54,5 +69,5 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str, cutoff: float 
     return f"did you mean '{near[0]}'?" if near else otherwise
 
 
-def _rebuild(where: str, expected: str, found: str, next_step: str) -> UserError:
-    return UserError(where, expected=expected, found=found, next_step=next_step)
+def _rebuild(kind: type[UserError], where: str, expected: str, found: str, next_step: str) -> UserError:
+    return kind(where, expected=expected, found=found, next_step=next_step)

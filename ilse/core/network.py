@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from ilse.core.errors import UserError
+from ilse.core.errors import FailedError, UserError
 from ilse.core.files.full_disk import disk_error
 from ilse.core.secrets import without_secrets
 
@@ -38,7 +38,7 @@ def asking_hub(where: str, expected: str, next_step: str) -> Iterator[None]:
 
 def no_answer(where: str, expected: str, host: str, found: str, setting: str) -> UserError:
     """The error of a host that can't be reached; `setting` is the variable that names another one."""
-    return UserError(
+    return FailedError(
         where,
         expected=expected,
         found=f"no answer from {host}: {found}",

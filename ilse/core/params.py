@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ilse.core.errors import UserError, did_you_mean
+from ilse.core.errors import MissingError, UserError, did_you_mean
 from ilse.core.files.yaml_bounds import BYTES, plain_values
 from ilse.core.secrets import masked, remember
 
@@ -91,7 +91,7 @@ def _require_plain_names(document: Any, path: Path) -> None:
 def load_document(path: Path) -> Any:
     """Reads the whole parameter file. Raises `UserError` for a missing file and broken YAML."""
     if not path.is_file():
-        raise UserError(
+        raise MissingError(
             f"parameters {path}",
             expected="a YAML file with one section per stage",
             found="no such file",
@@ -132,6 +132,8 @@ def _as_user_error(where: str, error: ValidationError) -> UserError:
     # A value that may have several forms names the one that was tried, as <form>: no key of the file.
     place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("<"))
     context = first.get("ctx", {})
+    if isinstance(told := context.get("error"), UserError):  # of a value that says for itself what is wrong with it
+        return told
     if first["type"] == "unknown_key":
         known = [str(key) for key in context["known"]]
         return UserError(

@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 
-from ilse.core.errors import UserError
+from ilse.core.errors import MissingError, UserError
 from ilse.core.files.atomic import replacing_folder
 from ilse.core.files.ownership import PULLED
 from ilse.core.network import asking_hub
@@ -43,7 +43,7 @@ def downloaded(repository: str, missing: Path, **options: Any) -> Path:
     Raises `UserError` for a name that is neither a folder, `missing`, nor a repository, and for what the Hub refuses.
     """
     if not _REPOSITORY.fullmatch(repository):
-        raise UserError(
+        raise MissingError(
             f"head {missing}",
             expected="a folder such as models/last/seed-0, or owner/name of the Hugging Face Hub",
             found="no such folder",

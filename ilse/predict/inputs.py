@@ -25,7 +25,7 @@ from typing import Any, Literal
 import polars as pl
 import pyarrow as pa
 
-from ilse.core.errors import UserError
+from ilse.core.errors import MissingError, UserError
 from ilse.core.tables import TEXT
 from ilse.core.terminal import say
 from pipeline.dataset.columns import PAIR_TEXT, malformed, require_columns
@@ -141,9 +141,9 @@ def _read(source: str, kind: Format, fields: Fields) -> Iterator[Row]:
         return _OF_LINES[kind](_standard_input(fields.encoding), "standard input", fields)
     path = Path(source)
     if not (path.is_dir() if kind == "folder" else path.is_file()):
-        there = "another kind" if path.exists() else "nothing there"
+        there, error = ("another kind", UserError) if path.exists() else ("nothing there", MissingError)
         what = "a folder of text files" if kind == "folder" else "a file of texts"
-        raise _refused(f"input {source}", what, there, "name it, or - for standard input")
+        raise error(f"input {source}", expected=what, found=there, next_step="name it, or - for standard input")
     if kind in _OF_LINES:
         return _OF_LINES[kind](_lines_of(path, fields.encoding), source, fields)
     return _folder(path, fields) if kind == "folder" else _rows_of_parquet(path, fields)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from ilse.core.errors import UserError
+from ilse.core.errors import FailedError, UserError
 from ilse.core.machine.children import SAFE_PATH
 from ilse.core.machine.spinning import COUNT, POLICY, ROUNDS, spinning
 from ilse.core.terminal import say
@@ -87,7 +87,7 @@ def wait_for_worker(client: Any, params: ClusterParams) -> None:
 
 def no_workers(address: str, seconds: float) -> UserError:
     """The error of a cluster that has been without any worker for `seconds`."""
-    return UserError(
+    return FailedError(
         f"scheduler {address}",
         expected="at least one worker",
         found=f"none for {seconds:,.0f} s",
@@ -106,8 +106,10 @@ def _cluster(params: ClusterParams, stack: ExitStack) -> Any:
     stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": {**spinning(), **SAFE_PATH}}))
     try:
         return stack.enter_context(makers[params.kind](params))
+    except UserError:
+        raise
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
+        raise FailedError(
             f"cluster of kind '{params.kind}'",
             expected="workers that start" + (f" with the options {sorted(params.options)}" if params.options else ""),
             found=f"{type(error).__name__}: {error}",
@@ -185,7 +187,7 @@ def _optional(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise UserError(
+        raise FailedError(
             f"cluster of kind '{extra}'",
             expected=f"the packages of the extra '{extra}'",
             found=f"no package '{error.name}'",
@@ -202,7 +204,7 @@ def _connected(place: Any, params: ClusterParams) -> Iterator[Any]:
         Client.__init__(client, place, timeout=CONNECT_SECONDS, set_as_default=False)
     except Exception as error:  # whatever answers at a wrong port is read as a message: even MemoryError was seen
         _close(client)
-        raise UserError(
+        raise FailedError(
             f"scheduler {params.address or place}",
             expected="a Dask scheduler that answers",
             found=f"{type(error).__name__}: {error}",

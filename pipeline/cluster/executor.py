@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from ilse.core.errors import UserError
+from ilse.core.errors import FailedError, UserError
 from ilse.core.terminal import say
 from pipeline.cluster.client import OWN_DEVICE, no_workers, open_client, seconds_without_workers
 from pipeline.cluster.machine import cores
@@ -179,7 +179,7 @@ class DaskExecutor:
         return self._arrivals > before
 
     def _scheduler_lost(self, error: Exception) -> UserError:
-        return UserError(
+        return FailedError(
             f"scheduler {self._address}",
             expected="a connection that lasts as long as the run",
             found=f"it was lost ({getattr(error, 'reason', None) or type(error).__name__})",
@@ -237,7 +237,7 @@ def _no_sign(worker: str, seconds: float) -> str:
 
 
 def _workers_died(what: str, error: Any) -> UserError:
-    return UserError(
+    return FailedError(
         f"{what} on {error.last_worker.address}",
         expected="a worker that lives as long as its task",
         found=f"every worker that computed it died, {error.allowed_failures + 1} in total; out of memory is the usual "
@@ -253,7 +253,7 @@ def _refuse_environment(error: Exception) -> None:
     unread = isinstance(error, RuntimeError) and "deserialization" in str(error)
     ours = isinstance(missing, ModuleNotFoundError) and (missing.name or "").split(".")[0] in ("ilse", "pipeline")
     if unread or ours:
-        raise UserError(
+        raise FailedError(
             "the cluster's environment",
             expected="this package, of this version, on the scheduler and on every worker",
             found=str(missing) if missing else "tasks that it could not read",

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from ilse.core.errors import UserError
+from ilse.core.errors import MissingError, UserError
 from ilse.core.tables import SOURCE_ROW, SPLIT, TEXT
 from pipeline.dataset.columns import PAIR_TEXT, TARGET, Columns
 from pipeline.dataset.delimited import Dialect
@@ -93,7 +93,7 @@ def _parts(path: str | Mapping[str, str], kind: Format) -> Iterator[_Part]:
 
 def _parts_of(path: Path, kind: Format) -> list[_Part]:
     if not path.exists():
-        raise UserError(
+        raise MissingError(
             f"data set {path}",
             expected="a file or folder",
             found="nothing there",

@@ -28,6 +28,8 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
+    except UserError:
+        raise
     # zipfile raises RuntimeError for a password, NotImplementedError for a compression it lacks
     except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
         raise UserError(

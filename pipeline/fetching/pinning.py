@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ilse.core.errors import UserError
+from ilse.core.errors import MissingError
 from ilse.core.network import asking_hub
 
 _REPOSITORY = re.compile(r"(?P<hub>\w[\w.-]*(/\w[\w.-]*)?)(@(?P<revision>\S+))?")
@@ -23,7 +23,7 @@ def named_model(name: str | Path) -> dict[str, str]:
         return {"path": str(path)}
     found = _REPOSITORY.fullmatch(str(name))
     if isinstance(name, Path) or found is None or "/" not in found["hub"]:
-        raise UserError(
+        raise MissingError(
             f"model {name}",
             expected="a folder in Hugging Face's layout, a GGUF file, or owner/name of the Hugging Face Hub",
             found="no such file or folder",

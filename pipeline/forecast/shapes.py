@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ilse.core.errors import UserError
+from ilse.core.errors import MissingError, UserError
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def from_config(path: Path) -> Shape:
     from pipeline.model.architecture import depth, text_part, width
 
     if not path.exists():
-        raise _unknown(path, "nothing there")
+        raise _unknown(path, "nothing there", MissingError)
     try:
         config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):  # shapes without memory: a 70B model takes no more than a small one
@@ -84,8 +84,8 @@ def _name(path: Path) -> str:
     return path.parent.name if path.name == "config.json" else path.stem if path.is_file() else path.name
 
 
-def _unknown(path: Path, found: str) -> UserError:
-    return UserError(
+def _unknown(path: Path, found: str, kind: type[UserError] = UserError) -> UserError:
+    return kind(
         f"model configuration {path}",
         expected="a config.json, or a folder with one, of an architecture that transformers knows",
         found=found,

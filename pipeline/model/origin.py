@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from ilse.core.errors import UserError
+from ilse.core.errors import MissingError, UserError
 from ilse.core.network import lost_connection
 from pipeline.config import ModelParams
 from pipeline.model.folder import check_folder
@@ -24,7 +24,7 @@ def find_source(params: ModelParams) -> tuple[str, dict[str, Any]]:
         return params.hub, {**arguments, "revision": params.revision}
     assert params.path is not None
     if not params.path.exists():
-        raise UserError(
+        raise MissingError(
             f"model {params.path}",
             expected="a model folder or a GGUF file",
             found="nothing there",

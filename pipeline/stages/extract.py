@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ilse.core.errors import UserError
+from ilse.core.errors import MissingError, UserError
 from ilse.core.files.atomic import require_ours
 from ilse.core.files.ownership import CACHE
 from ilse.core.files.table_files import scan_parquet
@@ -114,7 +114,7 @@ def header_of(params: ExtractParams, facts: ModelFacts, texts: int) -> store.Cac
 def read_text_ids(texts: Path) -> store.TextIds:
     """The texts' identities as bytes, [texts, 16]: 16 bytes per text, where Python strings would take 81."""
     if not texts.is_file():
-        raise UserError(
+        raise MissingError(
             f"texts {texts}",
             expected="the table of distinct texts that 'ilse prepare' writes",
             found="no such file",

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, RootModel, model_validator
 
-from ilse.core.errors import UserError, did_you_mean
+from ilse.core.errors import MissingError, UserError, did_you_mean
 from ilse.core.files.atomic import replacing_folder, write_json
 from ilse.core.files.json_files import read_json
 from ilse.core.files.ownership import Made
@@ -259,7 +259,8 @@ def _from_path(artifact: PathArtifact, folder: Path, destination: Path) -> None:
     source, where = Path(artifact.path), f"path {artifact.path}"
     real, target = source.resolve(), destination.resolve()
     if not source.exists() or real.is_relative_to(target) or target.is_relative_to(real):
-        raise UserError(
+        kind = UserError if source.exists() else MissingError
+        raise kind(
             where,
             expected="a file or folder apart from the destination",
             found="nothing there" if not source.exists() else f"it overlaps the destination {destination}",

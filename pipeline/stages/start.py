@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from ilse.core.errors import UserError
+from ilse.core.errors import MissingError, UserError
 from ilse.core.files.atomic import replacing, write_text
 from ilse.core.files.destinations import require_writable
 from ilse.core.yaml_edit import set_values
@@ -49,7 +49,7 @@ def start(
     place = FETCHED if named else None if model is None else Path(model)
     for option, path in (("--data", data), ("--model", None if named else place)):
         if path is not None and not (folder / path).exists():
-            raise UserError(
+            raise MissingError(
                 f"{option} {path}", expected="a file or folder", found="nothing there", next_step="correct the path"
             )
     for name in KEPT:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from ilse.core.errors import UserError
+from ilse.core.errors import MissingError, UserError
 from pipeline.store.basis import Basis
 from pipeline.store.layout import ATTRIBUTE, BASIS, ROOT, TEXT_ID_BYTES, basis_shape, is_as_laid_out
 from pipeline.store.location import Location
@@ -44,7 +44,7 @@ def _attributes(location: Location) -> dict[str, Any]:
     try:
         location.get(ROOT)
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(
+        raise MissingError(
             f"cache {location}",
             expected="a cache written by 'ilse extract'",
             found="nothing there",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from ilse.core.errors import UserError
+from ilse.core.errors import FailedError
 from ilse.core.files.folder_lock import HOLDER, Holder, hold_folder, machine, named, parsed, refusal, this_process
 from ilse.core.terminal import say
 from pipeline.store import Location
@@ -31,7 +31,7 @@ class Lock:
     def check(self) -> None:
         """Raises `UserError` when another run has taken the lock over; to be called now and then."""
         if self._lost_to is not None:
-            raise UserError(
+            raise FailedError(
                 self._what,
                 expected="the lock to stay with this run",
                 found=f"that {named(self._lost_to)} took it over, when this one gave no sign for "

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
-from ilse.core.errors import UserError
+from ilse.core.errors import MissingError, UserError
 from ilse.core.files.atomic import replacing, write_json
 from ilse.core.files.json_files import own_file, read_json
 from ilse.core.files.table_files import read_parquet
@@ -134,10 +134,10 @@ def _facts(folder: Path) -> AnswersFacts:
             raise _refused(folder, f"answers format version {FORMAT_VERSION}", f"version {version}")
         facts = _FACTS.validate_json(json.dumps(found))
         metric = restore(facts.objective, tuple(facts.labels)).metric
-    except FileNotFoundError as error:
-        raise _refused(folder, f"{ANSWERS} and {FACTS}", f"no {FACTS}") from error
     except UserError as error:  # of an objective, which knows no folder
         raise _refused(folder, error.expected, error.found) from error
+    except FileNotFoundError as error:
+        raise _refused(folder, f"{ANSWERS} and {FACTS}", f"no {FACTS}", MissingError) from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -157,7 +157,9 @@ def _predicted(folder: Path, ids: pl.DataFrame, width: int) -> Float[Tensor, "ro
     try:
         table = read_parquet(own_file(folder, ANSWERS), values=len(ids) * (width + len(columns)))
     except FileNotFoundError as error:
-        raise _refused(folder, f"{ANSWERS} and {FACTS}", f"no {ANSWERS}") from error
+        raise _refused(folder, f"{ANSWERS} and {FACTS}", f"no {ANSWERS}", MissingError) from error
+    except UserError:
+        raise
     except (pl.exceptions.PolarsError, ValueError) as error:
         raise _refused(folder, "a Parquet table", str(error).splitlines()[0]) from error
     if missing := [name for name in columns if name not in table.columns]:
@@ -198,8 +200,8 @@ def _check(folder: Path, answers: Answers) -> None:
         raise _refused(folder, f"{expected} that sum to 1", f"sums of {sums.min():.4g} to {sums.max():.4g}")
 
 
-def _refused(folder: Path, expected: str, found: str) -> UserError:
-    return UserError(
+def _refused(folder: Path, expected: str, found: str, kind: type[UserError] = UserError) -> UserError:
+    return kind(
         f"answers {folder}",
         expected=expected,
         found=found,

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ilse.core.errors import UserError
+from ilse.core.errors import MissingError, UserError
 from ilse.core.files.atomic import write_json
 from ilse.core.files.json_files import own_file, read_json
 from ilse.core.params import validate
@@ -303,10 +303,10 @@ def load_head(folder: Path) -> TrainedHead:
         trained.load_state_dict({name: value for name, value in read.items() if name not in basis})
         trained.basis = basis_in(read, facts.capture) if basis else None
         _check_finite(folder, trained)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise _refused(folder, f"{CONFIG} and {WEIGHTS}", f"no {_missing(folder)}") from error
     except UserError as error:  # of building a head, which knows no folder
         raise _refused(folder, error.expected, error.found) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _refused(folder, f"{CONFIG} and {WEIGHTS}", f"no {_missing(folder)}", MissingError) from error
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"])) or "facts"
         raise _refused(folder, "facts as 'ilse train' wrote them", f"{place}: {error.errors()[0]['msg']}") from error
@@ -423,7 +423,7 @@ def _missing(folder: Path) -> str:
     return " and no ".join(name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file())
 
 
-def _refused(folder: Path, expected: str, found: str) -> UserError:
-    return UserError(
+def _refused(folder: Path, expected: str, found: str, kind: type[UserError] = UserError) -> UserError:
+    return kind(
         f"head {folder}", expected=expected, found=found, next_step="run 'ilse train' again, or pull the head again"
     )

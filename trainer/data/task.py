@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ilse.core.errors import UserError
+from ilse.core.errors import MissingError, UserError
 from ilse.core.files.table_files import read_parquet
 from ilse.core.tables import PAIR_TEXT_ID, SPLIT, TEST, TEXT_ID, TRAIN, VALIDATION
 from pipeline.store import Cache
@@ -240,7 +240,7 @@ def open_task(cache: AnyCache, examples: Path) -> Task:
 def read_examples(examples: Path) -> pl.DataFrame:
     """The table, with ids and splits. Raises `UserError` for one that is missing, unreadable or without these."""
     if not examples.is_file():
-        raise UserError(
+        raise MissingError(
             f"examples {examples}",
             expected="the table that 'ilse prepare' writes",
             found="no such file",

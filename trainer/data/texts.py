@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ilse.core.errors import UserError
+from ilse.core.errors import MissingError, UserError
 from ilse.core.files.table_files import read_parquet
 from ilse.core.tables import TEXT, TEXT_ID
 
@@ -17,7 +17,7 @@ def texts_of(table: Path, ids: pl.DataFrame) -> list[list[str]]:
     Raises `UserError` for a table that is missing, unreadable, without its columns, or without some of the texts.
     """
     if not table.is_file():
-        raise _refused(table, "the table that 'ilse prepare' writes", "no such file")
+        raise _refused(table, "the table that 'ilse prepare' writes", "no such file", MissingError)
     columns = f"columns {TEXT_ID}, {TEXT}"
     try:
         texts = read_parquet(table, columns=[TEXT_ID, TEXT])
@@ -32,7 +32,7 @@ def texts_of(table: Path, ids: pl.DataFrame) -> list[list[str]]:
     return [column.to_list() for column in found]
 
 
-def _refused(table: Path, expected: str, found: str) -> UserError:
-    return UserError(
+def _refused(table: Path, expected: str, found: str, kind: type[UserError] = UserError) -> UserError:
+    return kind(
         f"texts {table}", expected=expected, found=found, next_step="run 'ilse prepare' again, or name it with --texts"
     )

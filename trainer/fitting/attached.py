@@ -18,7 +18,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
-from ilse.core.errors import UserError, did_you_mean
+from ilse.core.errors import FailedError, UserError, did_you_mean
 
 LOGGERS = {"csv": "CSVLogger", "mlflow": "MLFlowLogger", "tensorboard": "TensorBoardLogger", "wandb": "WandbLogger"}
 """Name → class in `lightning.pytorch.loggers`."""
@@ -86,7 +86,7 @@ def _by_name(name: Any) -> Logger:
     try:
         made: Logger = kind(save_dir=".") if name in ("csv", "tensorboard") else kind()
     except ModuleNotFoundError as error:
-        raise UserError(
+        raise FailedError(
             f"logger '{name}'",
             expected="its package",
             found=" ".join(str(error).split())[:200],

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from ilse.core.errors import UserError
+from ilse.core.errors import FailedError
 from trainer.config import Recipe
 from trainer.fitting.attached import attached, current, log_curve
 from trainer.fitting.best import BestStates
@@ -127,7 +127,7 @@ def _of_solved(head: Head, solved: Solved) -> Fit:
 def _accelerator(device: str) -> str:
     present = torch.cuda.is_available()
     if device == "cuda" and not present:
-        raise UserError(
+        raise FailedError(
             "parameter train.device",
             expected="a CUDA device",
             found="none that PyTorch can use",

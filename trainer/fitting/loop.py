@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ilse.core.errors import UserError
+from ilse.core.errors import FailedError
 from trainer.config import Recipe
 from trainer.fitting.best import BestStates
 from trainer.fitting.flat import FlatParameters
@@ -34,7 +34,7 @@ Watch = Callable[[int, float], bool]
 Schedule = torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau
 
 
-class NotFiniteError(UserError):
+class NotFiniteError(FailedError):
     """A loss that is NaN or infinite."""
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import polars as pl
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from ilse.core.errors import UserError
 from ilse.core.files.json_files import read_json
 from ilse.core.terminal import visible
 from trainer.report.result_files import Row, filled, optional, required
@@ -174,6 +175,8 @@ def _metrics(path: Path) -> Metrics:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         raise unreadable(path, "figures of 'ilse evaluate'", f"{place}: {first['msg']}") from error
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise unreadable(path, "figures of 'ilse evaluate'", str(error)) from error
 

@@ -11,7 +11,7 @@ import jinja2
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ilse.core.errors import UserError
+from ilse.core.errors import MissingError, UserError
 from ilse.core.files.json_files import read_json
 from trainer.results.result_tables import Table, read_table, unreadable
 
@@ -26,7 +26,7 @@ MOST_LAYERS = 4097
 def required(path: Path) -> Path:
     """The path, where there is such a file."""
     if not path.is_file():
-        raise UserError(
+        raise MissingError(
             f"results {path}",
             expected="a file that 'ilse evaluate' writes",
             found="no such file",
@@ -55,6 +55,8 @@ def named_results(folder: Path) -> Iterator[None]:
     """Turns what stumbles over figures that no evaluation writes, such as none at all, into a `UserError`."""
     try:
         yield
+    except UserError:
+        raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         found = f"figures that can't be drawn: {type(error).__name__} {' '.join(str(error).split())}"
     except (jinja2.UndefinedError, pl.exceptions.PolarsError) as error:

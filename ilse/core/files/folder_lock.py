@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ilse.core.errors import UserError
+from ilse.core.errors import FailedError, UserError
 from ilse.core.files.atomic import write_text
 from ilse.core.terminal import say
 
@@ -171,7 +171,7 @@ def named(holder: Holder | None) -> str:
 
 def refusal(what: str, holder: Holder | None) -> UserError:
     """The error for the second process."""
-    return UserError(
+    return FailedError(
         what,
         expected="one run at a time",
         found=f"{named(holder)}, which holds the lock",
