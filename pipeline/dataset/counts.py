@@ -19,6 +19,8 @@ SHOWN_LABELS = 10
 SHOWN_CHARACTERS = 32
 """Width of a label in that table."""
 
+LACKING = "warning: labels without an example in"
+
 
 def counted(texts: pl.DataFrame, rows: pl.DataFrame, names: list[str] | None) -> dict[str, Any]:
     """Sizes of both tables, and the label map with its counts; the range of the scores if `names` is None."""
@@ -68,6 +70,7 @@ def notes(counts: Mapping[str, Any], unit: Unit, kind: Kind, conflicts: Conflict
     lines = {
         "rows dropped because the text is empty": counts["empty_texts"],
         f"rows dropped because the {kind} is missing": counts["missing_targets"],
+        "rows left out by prepare.limit": counts["beyond_limit"],
         f"rows dropped because the {noun} is also in another split (test keeps it, then validation)": counts["leaks"],
         "rows dropped because the data set in exclude_train_of trains on them": counts["seen_elsewhere"],
         "texts in several splits, as parts of different pairs": counts.get("texts_in_several_splits", 0),
@@ -89,7 +92,7 @@ def _label_notes(found: Mapping[str, Mapping[str, int]]) -> dict[str, list[str]]
         "labels that look like a missing value": [name for name in train if name in MISSING],
         "labels with a single example": [name for name in train if sum(split[name] for split in found.values()) == 1],
     } | {
-        f"warning: labels without an example in {split}": [name for name, number in labels.items() if not number]
+        f"{LACKING} {split}": [name for name, number in labels.items() if not number]
         for split, labels in found.items()
         if any(labels.values())  # a split without examples lacks them all: data to test on alone
     }

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from ilse.core.errors import UserError, did_you_mean
 from ilse.core.params import Section
 from ilse.core.tables import SPLIT, SPLITS, TEST, TRAIN, VALIDATION
+from pipeline.dataset.strata import STRATUM, draw_by_label, stratum_of
 
 _OTHER_NAMES = {"training": TRAIN, "dev": VALIDATION, "val": VALIDATION, "valid": VALIDATION}
 _NAMES = {name: name for name in SPLITS} | _OTHER_NAMES
@@ -57,10 +58,17 @@ def split_name(name: str, where: str) -> str:
     return found
 
 
-def uniform(unit_id: str, seed: int) -> float:
+def uniform(unit_id: str, seed: int | str) -> float:
     """A number in [0, 1] that is fixed by the id and the seed: the first 64 bits of SHA-256 of `seed:id`."""
     digest = hashlib.sha256(f"{seed}:{unit_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def sampled(rows: pl.DataFrame, by: str, limit: int) -> pl.DataFrame:
+    """The rows of `limit` ids of the column `by`, in their order: a sample that a greater limit only adds to."""
+    ids = rows[by].unique(maintain_order=True)
+    drawn = pl.DataFrame({by: ids, "number": _numbers(ids, "limit")}).sort("number").head(limit)
+    return rows.filter(pl.col(by).is_in(drawn[by].implode()))
 
 
 def draw(ids: pl.Series, fractions: SplitFractions, seed: int) -> pl.Series:
@@ -75,20 +83,26 @@ def draw(ids: pl.Series, fractions: SplitFractions, seed: int) -> pl.Series:
     ).to_series()
 
 
-def _numbers(ids: pl.Series, seed: int) -> pl.Series:
+def _numbers(ids: pl.Series, seed: int | str) -> pl.Series:
     return pl.Series([uniform(unit_id, seed) for unit_id in ids], dtype=pl.Float64)
 
 
-def assign(rows: pl.DataFrame, by: str, fractions: SplitFractions, seed: int) -> Assigned:
+def assign(rows: pl.DataFrame, by: str, fractions: SplitFractions, seed: int, stratify: bool = False) -> Assigned:
     """Give every row its split, and every id in the column `by` one split only.
 
     `rows` has `by` and `split`; a null split in every row means that all splits are drawn. Given splits without
     validation get one drawn from train, with the probability `fractions.validation`. An id in several given splits
-    stays in the one that `KEEPING` names first; its other rows are dropped and counted as leaks.
+    stays in the one that `KEEPING` names first; its other rows are dropped and counted as leaks. With `stratify` each
+    label has its share in each split that is drawn.
     """
     if rows[SPLIT].is_null().all():
         ids = rows[by].unique(maintain_order=True)
-        table = pl.DataFrame({by: ids, SPLIT: draw(ids, fractions, seed)})
+        if stratify:
+            strata = stratum_of(rows, by)[STRATUM]
+            splits = draw_by_label(strata, _numbers(ids, seed), fractions.test, fractions.validation)
+        else:
+            splits = draw(ids, fractions, seed)
+        table = pl.DataFrame({by: ids, SPLIT: splits})
         return Assigned(rows.drop(SPLIT).join(table, on=by, how="left", maintain_order="left"), 0, SPLITS)
     # Before validation is drawn, so that nothing of the test set can be drawn from train.
     rank = pl.col(SPLIT).replace_strict({name: i for i, name in enumerate(KEEPING)}, return_dtype=pl.Int8)
@@ -96,6 +110,16 @@ def assign(rows: pl.DataFrame, by: str, fractions: SplitFractions, seed: int) ->
     leaks = rows.height - kept.height
     if VALIDATION in rows[SPLIT] or TRAIN not in rows[SPLIT]:
         return Assigned(kept, leaks, ())
-    chosen = _numbers(kept[by], seed) < fractions.validation
-    drawn = pl.when((pl.col(SPLIT) == TRAIN) & chosen).then(pl.lit(VALIDATION))
-    return Assigned(kept.with_columns(drawn.otherwise(SPLIT).alias(SPLIT)), leaks, (VALIDATION,))
+    drawn = pl.when((pl.col(SPLIT) == TRAIN) & _held_out(kept, by, fractions.validation, seed, stratify))
+    held_out = drawn.then(pl.lit(VALIDATION)).otherwise(SPLIT).alias(SPLIT)
+    return Assigned(kept.with_columns(held_out), leaks, (VALIDATION,))
+
+
+def _held_out(rows: pl.DataFrame, by: str, share: float, seed: int, stratify: bool) -> pl.Series:
+    """Which rows would be validation if they are of the training split."""
+    if not stratify:
+        return _numbers(rows[by], seed) < share
+    train = rows.filter(pl.col(SPLIT) == TRAIN)
+    table = stratum_of(train, by)
+    drawn = draw_by_label(table[STRATUM], _numbers(table[by], seed), 0.0, share)
+    return rows[by].is_in(table.filter(drawn == VALIDATION)[by].implode())

@@ -39,12 +39,12 @@ from ilse.core.tables import (
     TEXTS_FILE,
 )
 from pipeline.dataset.columns import TARGET, Columns
-from pipeline.dataset.counts import counted, note, notes
+from pipeline.dataset.counts import LACKING, counted, note, notes
 from pipeline.dataset.delimited import NONE, Dialect
 from pipeline.dataset.readers import Decoder
 from pipeline.dataset.seen import unseen
 from pipeline.dataset.sources import Format, read_source
-from pipeline.dataset.splits import SplitFractions, assign, split_name
+from pipeline.dataset.splits import SplitFractions, assign, sampled, split_name
 from pipeline.dataset.targets import (
     Conflicts,
     Kind,
@@ -114,6 +114,17 @@ class PrepareParams(Section):
         SplitFractions(train=0.7, validation=0.1, test=0.2), description="Expected shares in drawn splits, 0 to 1."
     )
     seed: int = Field(0, ge=0, description="Seed of the drawn splits.")
+    stratify: bool = Field(
+        False,
+        description="Draw splits label by label, so that each label has its share in each. Rows that are appended "
+        "later may then move others to another split, which they never do otherwise.",
+    )
+    limit: int | None = Field(
+        None,
+        ge=1,
+        description="Prepare a sample of so many texts, or pairs, to try everything on first; unset: all. A greater "
+        "limit keeps the sample and adds to it.",
+    )
     exclude_train_of: str | None = Field(
         None,
         description="Folder of another prepared data set, on which heads are trained: examples of its train split are "
@@ -167,6 +178,12 @@ class PrepareParams(Section):
                 raise ValueError(f"{error.expected}; {error.next_step}") from error
             if len(set(names)) < len(names) or not names:
                 raise ValueError("one path for each split (dev, val, valid and validation are the same)")
+        return self
+
+    @model_validator(mode="after")
+    def _strata_are_labels(self) -> PrepareParams:
+        if self.stratify and self.score_column:
+            raise ValueError("stratify with labels, of which scores have none")
         return self
 
     @property
@@ -252,7 +269,11 @@ def prepare_rows(
     # Also the texts whose rows are dropped below: an appended row that contradicts an old one would otherwise take a
     # text out of the middle, and shift every row of the cache behind it.
     texts = distinct_texts(in_reading_order(usable))
-    assigned = assign(identified(usable, texts), unit.split_by, params.splits, params.seed)
+    taken = identified(usable, texts)
+    if params.limit is not None:
+        taken = sampled(taken, unit.split_by, params.limit)
+        texts = distinct_texts(in_reading_order(taken))
+    assigned = assign(taken, unit.split_by, params.splits, params.seed, params.stratify)
     new = assigned.rows if params.exclude_train_of is None else unseen(assigned.rows, Path(params.exclude_train_of))
     settled = settle(new, unit, params.conflicts, where)
     require_splits(settled.rows, params.needed_splits, where)
@@ -264,6 +285,7 @@ def prepare_rows(
         "fallback_files": len(fallen_back),
         "empty_texts": rows.height - full.height,
         "missing_targets": full.height - usable.height,
+        "beyond_limit": usable.height - taken.height,
         "leaks": assigned.leaks,
         "seen_elsewhere": assigned.rows.height - new.height,
         "conflicting_rows": settled.conflicting_rows,
@@ -273,14 +295,18 @@ def prepare_rows(
     counts = {"source_rows": source.height} | done | counted(texts, settled.rows, names)
     lines = []
     if assigned.drawn:
-        lines.append(f"splits drawn by {unit.noun} and seed {params.seed}: {', '.join(assigned.drawn)}")
+        by = f"{unit.noun}, label and seed" if params.stratify else f"{unit.noun} and seed"
+        lines.append(f"splits drawn by {by} {params.seed}: {', '.join(assigned.drawn)}")
     if fallen_back:
         lines.append(note(f"files not in {params.encoding}, read as {params.fallback_encoding}", fallen_back))
     lines += told
     if respelled:
         found = [f"{spelled} as {name}" for spelled, name in respelled.items()]
         lines.append(note("numbers spelled in two ways, read as one label", found))
-    return counts | {"notes": lines + notes(counts, unit, kind, params.conflicts)}
+    lines += notes(counts, unit, kind, params.conflicts)
+    if assigned.drawn and not params.stratify and any(line.startswith(LACKING) for line in lines):
+        lines.append("prepare.stratify: true draws splits label by label, so that each label has its share in each")
+    return counts | {"notes": lines}
 
 
 def as_target(params: PrepareParams, told: list[str]) -> Callable[[pl.Series, str], pl.Series]:

@@ -374,3 +374,28 @@ def test_the_demo(tmp_path: Path) -> None:
     assert (texts.height, examples.height) == (2096, 2225)
     assert counts["examples"] == {"train": 1564, "validation": 217, "test": 444}
     assert list(counts["labels"]) == ["business", "entertainment", "politics", "sports", "tech"]
+
+
+def test_a_sample_is_prepared_first_and_the_rest_adds_to_it(tmp_path: Path) -> None:
+    rows: list[Row] = [(f"text {number}", "xy"[number % 2]) for number in range(300)]
+    source = str(write(tmp_path / "rows.parquet", rows))
+    small, few, _ = run(source, tmp_path / "small", limit=60)
+    _, many, _ = run(source, tmp_path / "all")
+    assert few.height == 60
+    assert set(few["text"]) < set(many["text"])
+    assert small["beyond_limit"] == 240
+    assert "rows left out by prepare.limit: 240" in small["notes"]
+
+
+def test_splits_lacking_a_label_point_to_a_draw_by_label(tmp_path: Path) -> None:
+    rows: list[Row] = [(f"text {number}", "rare" if number < 3 else "common") for number in range(60)]
+    source = str(write(tmp_path / "rows.parquet", rows))
+    advice = "prepare.stratify: true draws splits label by label, so that each label has its share in each"
+    counts, _, _ = run(source, tmp_path / "plain")
+    assert advice in counts["notes"]
+    counts, _, _ = run(source, tmp_path / "drawn", stratify=True)
+    assert all(found["rare"] == 1 for found in counts["examples_per_label"].values())
+    assert [found["common"] for found in counts["examples_per_label"].values()] == [40, 6, 11]
+    assert counts["notes"] == ["splits drawn by text, label and seed 0: train, validation, test"]
+    with pytest.raises(UserError, match="scores have none"):
+        validate("prepare", PrepareParams, {"path": source, "score_column": "score", "stratify": True})

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from ilse.core.errors import UserError
 from ilse.core.params import validate
 from ilse.core.tables import SPLIT, SPLITS, TEST, TEXT_ID, TRAIN, VALIDATION
-from pipeline.dataset.splits import KEEPING, SplitFractions, assign, draw, split_name
+from pipeline.dataset.columns import TARGET
+from pipeline.dataset.splits import KEEPING, SplitFractions, assign, draw, sampled, split_name
+from pipeline.dataset.strata import stratum_of
 
 FRACTIONS = SplitFractions(train=0.7, validation=0.1, test=0.2)
 IDS = pl.Series([hashlib.sha256(str(i).encode()).hexdigest()[:32] for i in range(20_000)])
@@ -106,3 +108,56 @@ def test_shares_must_sum_to_one() -> None:
         validate("prepare.splits", SplitFractions, {"train": 0.8, "validation": 0.1, "test": 0.2})
     with pytest.raises(UserError, match="greater than 0"):
         validate("prepare.splits", SplitFractions, {"train": 0.8, "validation": 0, "test": 0.2})
+
+
+def labelled(sizes: dict[str, int]) -> pl.DataFrame:
+    labels = [name for name, size in sizes.items() for _ in range(size)]
+    ids = [hashlib.sha256(f"{label} {place}".encode()).hexdigest()[:32] for place, label in enumerate(labels)]
+    return pl.DataFrame({TEXT_ID: ids, TARGET: labels, SPLIT: pl.Series([None] * len(ids), dtype=pl.String)})
+
+
+@given(st.dictionaries(st.text("abc", min_size=1), st.integers(1, 60), min_size=1, max_size=8), st.integers(0, 9))
+def test_splits_drawn_by_label_give_each_label_its_share(sizes: dict[str, int], seed: int) -> None:
+    found = assign(labelled(sizes), TEXT_ID, FRACTIONS, seed, stratify=True).rows
+    for name, size in sizes.items():
+        counts = dict(found.filter(pl.col(TARGET) == name)[SPLIT].value_counts().iter_rows())
+        for split, share in FRACTIONS.model_dump().items():
+            assert abs(counts.get(split, 0) - size * share) <= 2  # rounded, and one where there was none
+            assert size < 3 or counts.get(split)
+        assert counts.get(TRAIN)
+
+
+def test_rare_labels_are_rounded_up_and_down_evenly() -> None:
+    sizes = {f"label {number}": 2 for number in range(5_000)}
+    counts = dict(assign(labelled(sizes), TEXT_ID, FRACTIONS, 0, stratify=True).rows[SPLIT].value_counts().iter_rows())
+    assert counts[TEST] == pytest.approx(2_000, rel=0.06)
+    assert counts[VALIDATION] == pytest.approx(1_000, rel=0.12)
+
+
+def test_a_set_of_labels_is_drawn_with_its_rarest_one() -> None:
+    rows = labelled({"a": 40}).with_columns(
+        pl.Series(TARGET, [["common", "rare"] if row < 4 else ["common"] if row < 36 else [] for row in range(40)])
+    )
+    assert stratum_of(rows, TEXT_ID)["stratum"].to_list() == ["rare"] * 4 + ["common"] * 32 + [""] * 4
+    found = assign(rows, TEXT_ID, FRACTIONS, 0, stratify=True).rows
+    assert set(found.filter(pl.col(TARGET).list.contains("rare"))[SPLIT]) == set(SPLITS)
+
+
+def test_only_validation_is_drawn_by_label_where_the_others_are_given() -> None:
+    rows = labelled({"a": 30, "b": 3}).with_columns(
+        pl.Series(SPLIT, [TEST if row % 11 == 0 else TRAIN for row in range(33)])
+    )
+    found = assign(rows, TEXT_ID, FRACTIONS, 0, stratify=True)
+    assert found.drawn == (VALIDATION,)
+    assert (found.rows[SPLIT] == TEST).to_list() == (rows[SPLIT] == TEST).to_list()
+    assert set(found.rows.filter(pl.col(SPLIT) == VALIDATION)[TARGET]) == {"a", "b"}
+
+
+def test_a_sample_is_a_part_of_a_greater_one_and_keeps_the_order() -> None:
+    rows = pl.DataFrame({TEXT_ID: pl.concat([IDS[:500], IDS[:100]])})
+    small, large = (sampled(rows, TEXT_ID, limit)[TEXT_ID].to_list() for limit in (50, 200))
+    assert len(set(small)) == 50
+    assert len(set(large)) == 200
+    assert set(small) < set(large)
+    assert [one for one in rows[TEXT_ID] if one in set(small)] == small
+    assert sampled(rows, TEXT_ID, 9_999).equals(rows)
