@@ -76,6 +76,7 @@ _threads_option = click.option(
 @click.option(
     "--top-k", help="Number of most likely labels to report.", type=click.IntRange(1), default=1, show_default=True
 )
+@click.option("--with-text", is_flag=True, help="Also write the text of each answer.")
 @click.option(
     "--model",
     "models",
@@ -99,6 +100,7 @@ def predict(
     out: Path | None,
     read_as: Any,
     top_k: int,
+    with_text: bool,
     models: tuple[Path, ...],
     params: Path,
     device: str,
@@ -108,14 +110,15 @@ def predict(
 ) -> None:
     """Predict the labels or scores of new texts.
 
-    HEAD is a folder such as models/cayley/seed-0. The model that HEAD was trained on reads the texts. A run with --out
-    that was killed resumes when the same command is given again.
+    HEAD is a folder such as models/cayley, whose best seed on validation is used, or models/cayley/seed-0. The model
+    that HEAD was trained on reads the texts. A run with --out that was killed resumes when the same command is given
+    again.
     """
     from ilse.predict.command import predict as run
     from ilse.predict.inputs import Fields
 
     keep_freed_memory()
-    run(head, source, out, read_as, Fields(**fields), top_k, models, params, device, threads, why)
+    run(head, source, out, read_as, Fields(**fields), top_k, models, params, device, threads, why, with_text)
     if out is not None and not is_stream(out):  # else standard output, or a pipe, may hold the answers
         say(f"wrote {out}")
         say_next(f"'ilse export {head}' or 'ilse push {head}' takes the head to other programs and machines")
@@ -137,7 +140,7 @@ def why(
 ) -> None:
     """Show what each word contributes to a head's answers.
 
-    HEAD is the folder of a head that reads tokens, such as models/weighted/seed-0. Some validation examples are
+    HEAD is the folder of a head that reads tokens, such as models/weighted. Some validation examples are
     explained, word by word and layer by layer. The result, why.json in the results folder, is shown by 'ilse report'.
     """
     from ilse.predict.why.why_examples import explain_examples as run
@@ -156,7 +159,7 @@ def why(
 def push(head: Path, repository: str, results: Path, dry_run: bool, private: bool) -> None:
     """Upload a head and its model card to the Hugging Face Hub.
 
-    HEAD is a folder such as models/cayley/seed-0, REPOSITORY is owner/name. The model card describes the head, with
+    HEAD is a folder such as models/cayley, REPOSITORY is owner/name. The model card describes the head, with
     its test scores if they are in --results. HF_TOKEN is the access token.
     """
     from ilse.predict.hub import push as run
@@ -199,7 +202,7 @@ def pull(repository: str, out: Path, revision: str | None) -> None:
 def export(head: Path, target: Any, out: Path, model: Path | None, params: Path) -> None:
     """Export a head as torch.export, ONNX or SentenceTransformer.
 
-    HEAD is a folder such as models/cayley/seed-0. torch.export and ONNX hold the head alone; a SentenceTransformer
+    HEAD is a folder such as models/cayley. torch.export and ONNX hold the head alone; a SentenceTransformer
     holds it together with its model.
     """
     if target == "sentence-transformer":

@@ -340,7 +340,7 @@ def layers(
         if found.passed is False:
             click.get_current_context().exit(1)
         if head is None:
-            say_next(f"add --head models/HEAD/seed-0 --examples {examples or 'data/examples.parquet'}")
+            say_next(f"add --head models/HEAD --examples {examples or 'data/examples.parquet'}")
         return
     from trainer.stages.layers import layers as run
 
@@ -372,7 +372,7 @@ def report(
         tell(as_markdown(results, markdown))
     if figures is not None:
         tell(as_pictures(results, facts, figures))
-    say_next(f"open {out} in a browser; 'ilse predict models/HEAD/seed-0' answers new texts")
+    say_next(f"open {out} in a browser; 'ilse predict models/HEAD' answers new texts")
 
 
 @main.command()

@@ -18,6 +18,7 @@ from torch import Tensor
 from ilse.core.errors import UserError
 from ilse.core.files.atomic import replacing, replacing_folder, require_ours, write_json
 from ilse.core.files.ownership import HEADS
+from ilse.core.machine.cpu_threads import cpu_threads
 from ilse.core.machine.memory import peak_resident
 from ilse.core.tables import TRAIN, VALIDATION
 from ilse.core.terminal import say
@@ -31,7 +32,6 @@ from pipeline.cluster.machine import cores
 from pipeline.config import ExtractParams
 from pipeline.model.load import Compute, FrozenModel, load_model
 from pipeline.model.quiet import quietly
-from pipeline.model.threads import cpu_threads
 from pipeline.store import Cache, open_cache
 from trainer.artifacts.answers import Answers, AnswersFacts, save_answers, texts_digest
 from trainer.config import TrainParams

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from ilse.core.errors import UserError
+from ilse.core.machine.cpu_threads import cpu_threads
 from ilse.core.params import validate
 from ilse.core.tables import TEXT
 from ilse.predict.why.read_words import ReadText, read_text
@@ -28,7 +29,6 @@ from pipeline.capture.windows import in_windows
 from pipeline.config import ModelParams
 from pipeline.dataset.texts import LONGEST, normalised, too_long
 from pipeline.model.load import Compute, FrozenModel, load_model
-from pipeline.model.threads import cpu_threads
 from pipeline.tokenizer.unknown import Unknown
 from trainer.artifacts.artifact import HeadFacts
 from trainer.rows.ragged import Tokens

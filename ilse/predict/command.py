@@ -28,6 +28,7 @@ from pipeline.config import ExtractParams
 from pipeline.dataset.columns import PAIR_TEXT
 from pipeline.model.quiet import quietly
 from trainer.artifacts.artifact import TrainedHead, load_head, require_basis
+from trainer.artifacts.best_seed import best_seed
 
 PART = 1024
 """Rows of a part: what a killed run loses at most, and what is in memory."""
@@ -46,6 +47,7 @@ def predict(
     device: str = "auto",
     threads: int = 0,
     why: Path | None = None,
+    with_text: bool = False,
 ) -> None:
     """Predicts every row of `source`, a file, a folder or `-`, into `out` or, as CSV, to standard output.
 
@@ -58,6 +60,7 @@ def predict(
     Raises `UserError` for whatever the user can mend.
     """
     write_as, kind = _out_format(out, source), read_as or format_of(source)
+    head = best_seed(head)
     trained = load_head(head)
     require_basis(trained, "prediction of new texts")
     if why is not None:
@@ -68,7 +71,7 @@ def predict(
     if first is None:
         raise _refused(f"input {source}", "at least one row", "none", "name another input")
     chosen = model or configured(trained, params)
-    answers = Answers(Predictor.load(head, chosen, device=device, threads=threads or cores()), top_k)
+    answers = Answers(Predictor.load(head, chosen, device=device, threads=threads or cores()), top_k, with_text)
     parts, explained = chain([first], parts), None
     if why is not None:
         explained = WhyPage(answers.predictor, f"Why {'/'.join(head.resolve().parts[-2:])} answers so")
@@ -96,7 +99,8 @@ def _answer(
             with replacing(out) as new:
                 _write(map(answers.table, _counted(parts, bar)), write_as, new, answers.top_k)
             return
-        options = {**asdict(asked), "top_k": answers.asked, "part": PART, **answers.predictor.capture.conditions}
+        told = {"top_k": answers.asked, "with_text": answers.with_text}
+        options = {**asdict(asked), **told, "part": PART, **answers.predictor.capture.conditions}
         with unfinished(out, key_of(head, options)) as kept:
             made = _make(kept, answers, _counted(parts, bar))
             with replacing(out) as new:

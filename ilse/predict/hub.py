@@ -20,6 +20,7 @@ from ilse.core.network import asking_hub
 from ilse.core.secrets import without_secrets
 from ilse.predict.card import model_card
 from trainer.artifacts.artifact import CONFIG, WEIGHTS, TrainedHead, load_head, require_basis, save_head
+from trainer.artifacts.best_seed import best_seed
 
 CARD = "README.md"
 FILES = (CONFIG, WEIGHTS, CARD)
@@ -62,6 +63,7 @@ def push(
     `UserError` for a damaged head, a name that is no repository's, and what the Hub refuses.
     """
     _require_repository(repository)
+    head = best_seed(head)
     trained = load_head(head)
     require_basis(trained, "a model card for the Hub, which says how to predict,")
     place = head.resolve()

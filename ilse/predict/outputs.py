@@ -6,8 +6,8 @@
 | any number of labels    | `labels`, those with a probability over 1/2                |
 | a score, a similarity   | `score`                                                    |
 
-before them `row`, the row's number in the input, from 0, and `id`, where it has one; after them, for more than one
-label asked for, `top`, the likeliest labels with their probabilities. A row without a text has no answer: its cells are
+before them `row`, the row's number in the input, from 0, `id`, where it has one, and the text if it is asked for; after
+them, for more than one label asked for, `top`, the likeliest labels with their probabilities. A row without a text has no answer: its cells are
 empty. CSV has no lists: there `labels` are joined by `|`, and `top` is `label_1`, `probability_1`, `label_2`, …
 """
 
@@ -42,6 +42,8 @@ class Answers:
     predictor: Predictor
     asked: int = 1
     """Labels that are told of an example, where there are as many."""
+    with_text: bool = False
+    """Whether each answer stands beside its text."""
 
     def __post_init__(self) -> None:
         if self.asked > 1 and not self.predictor.trained.facts.labels:
@@ -74,7 +76,8 @@ class Answers:
         given = piece.filter(pl.all_horizontal(pl.col(name) != "" for name in texts))
         told = [self._told(prediction) for part in given.iter_slices(CHUNK) for prediction in self._ask(part, texts)]
         answers = pl.DataFrame(told, schema=self.columns, orient="row").with_columns(given[ROW])
-        kept = piece.select(name for name in (ROW, ID) if name in piece.columns)
+        shown = (ROW, ID, *(texts if self.with_text else ()))
+        kept = piece.select(name for name in shown if name in piece.columns)
         return kept.join(answers, on=ROW, how="left", maintain_order="left")
 
     def _ask(self, part: pl.DataFrame, texts: list[str]) -> list[Prediction]:

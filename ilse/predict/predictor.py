@@ -26,6 +26,7 @@ from ilse.predict.predictions import LabelPrediction, Prediction, ScorePredictio
 from ilse.predict.why.explanation import Explanation, explained, require_explainable
 from pipeline.model.load import Compute
 from trainer.artifacts.artifact import TrainedHead, load_head, require_basis
+from trainer.artifacts.best_seed import best_seed
 from trainer.heads import PairHead
 
 CHUNK = 256
@@ -96,7 +97,8 @@ class Predictor(ModelHubMixin, library_name="ilse-cache", tags=["ilse-cache", "l
         Parameters
         ----------
         pretrained_model_name_or_path
-            The head's folder, such as `models/bottleneck/seed-0`, or its repository on the Hugging Face Hub.
+            The head's folder, or its repository on the Hugging Face Hub. Of `models/bottleneck`, with several seeds in
+            it, the seed that is best on validation is taken; `models/bottleneck/seed-0` is that one.
         model
             The language model's file or folder, or `owner/name` of the Hub; not needed where the head was trained over
             a model of the Hub, whose id and commit it knows. For a head over several caches a list, with the model of
@@ -135,7 +137,12 @@ class Predictor(ModelHubMixin, library_name="ilse-cache", tags=["ilse-cache", "l
                 local_files_only=local_files_only, force_download=force_download,
             )  # fmt: skip
         return cls.from_head(
-            load_head(folder), model, device=device, threads=threads, batch_tokens=batch_tokens, capture=capture
+            load_head(best_seed(folder)),
+            model,
+            device=device,
+            threads=threads,
+            batch_tokens=batch_tokens,
+            capture=capture,
         )
 
     load = from_pretrained

@@ -31,6 +31,7 @@ from pipeline.config import ModelParams
 from pipeline.model.identity import model_files
 from pipeline.model.quiet import quietly
 from trainer.artifacts.artifact import load_head, require_one_model, save_head
+from trainer.artifacts.best_seed import best_seed
 
 HEAD, MODEL, REFERENCE = "head", "model", "model.json"
 """Files in the module's folder: the head's artifact, the model's files, and which of them to load."""
@@ -96,6 +97,7 @@ def export(predictor: Predictor, folder: str | Path) -> None:
 def export_folder(head: Path, out: Path, model: Path | None, params: Path) -> None:
     """`ilse export HEAD --to sentence-transformer`; model and errors are those of `ilse predict`."""
     require_ours(out, EXPORT, "--out")
+    head = best_seed(head)
     trained = load_head(head)
     require_one_model(trained, TO, INSTEAD)
     export(Predictor.load(head, model or configured(trained, params)), out)

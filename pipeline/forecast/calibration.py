@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ilse.core.files.table_files import scan_parquet
+from ilse.core.machine.cpu_threads import cpu_threads
 from ilse.core.tables import TEXT
 from pipeline import store
 from pipeline.capture.batching import Batch
@@ -22,7 +23,6 @@ from pipeline.forecast.costs import peak_memory
 from pipeline.forecast.room import Room, most_tokens, room_here, round_down
 from pipeline.forecast.workload import sampled_workload
 from pipeline.model.load import Compute
-from pipeline.model.threads import cpu_threads
 from pipeline.tokenizer.unknown import Unknown
 from pipeline.work.shard import reader_here, threads_here
 

@@ -21,6 +21,7 @@ import polars as pl
 
 from ilse.core.errors import UserError
 from ilse.core.files.table_files import scan_parquet
+from ilse.core.machine.cpu_threads import cpu_threads
 from ilse.core.tables import TEXT, TEXT_ID
 from ilse.core.terminal import say
 from pipeline import store
@@ -30,7 +31,6 @@ from pipeline.capture.tokens import tokens_of
 from pipeline.cluster.executor import Executor
 from pipeline.config import ModelParams
 from pipeline.model.load import Compute
-from pipeline.model.threads import cpu_threads
 from pipeline.work.shard import reader_here, threads_here
 
 FOLDER = "bases"

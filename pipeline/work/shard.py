@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ilse.core.errors import UserError
 from ilse.core.files.table_files import scan_parquet
+from ilse.core.machine.cpu_threads import cpu_threads
 from ilse.core.tables import TEXT, TEXT_ID
 from pipeline import store
 from pipeline.capture.projection import Projection
@@ -30,7 +31,6 @@ from pipeline.cluster.executor import worker_device
 from pipeline.cluster.machine import cores
 from pipeline.config import ModelParams
 from pipeline.model.load import Compute, FrozenModel, ModelFacts, choose_device, in_memory, load_model
-from pipeline.model.threads import cpu_threads
 from pipeline.work.donors import Loan, Refusal, borrow
 from pipeline.work.scratch import Scratch
 

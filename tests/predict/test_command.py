@@ -183,3 +183,25 @@ def test_the_parameter_file_names_the_model(project: Build, tmp_path: Path) -> N
     assert (found.exit_code, found.stdout.splitlines()[0]) == (0, "row,label,probability")
     found = CliRunner().invoke(main, [*arguments[:-1], str(tmp_path / "none.yaml")], input="the film\n")
     assert (found.exit_code, "none given" in found.stderr) == (2, True)
+
+
+def test_the_folder_of_all_seeds_is_its_best_seed(project: Build, texts: list[str]) -> None:
+    made = project()
+    given = {"input": "\n".join(texts[:8])}
+    one = made.trained("mean")
+    found = CliRunner().invoke(main, ["predict", str(one.parent), "--model", str(made.model)], **given)
+    assert found.exit_code == 0, found.output
+    assert found.stdout == run(made, **given).stdout
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_text_stands_beside_its_answer(project: Build, texts: list[str], tmp_path: Path, ending: str) -> None:
+    made = project()
+    pl.DataFrame({"text": [*texts[:5], ""], "key": range(6)}).write_parquet(tmp_path / "in.parquet")
+    out = out_of(made, tmp_path / "in.parquet", "--with-text", "--id-column", "key", out=f"out.{ending}")
+    read = {"csv": pl.read_csv, "jsonl": pl.read_ndjson, "parquet": pl.read_parquet}[ending]
+    found = read(out)  # type: ignore[operator]
+    assert found.columns == ["row", "id", "text", "label", "probability"]
+    assert found["text"].fill_null("").to_list() == [*texts[:5], ""]
+    bare = read(out_of(made, tmp_path / "in.parquet", "--id-column", "key", out=f"bare.{ending}"))  # type: ignore[operator]
+    assert found.drop("text").equals(bare)

@@ -162,11 +162,11 @@ def test_the_page_speaks_of_its_figure(tmp_path: Path, kind: str) -> None:
     named = {"similarity": "Spearman", "pairs": "Accuracy", "regression": "R²", "ordinal": "Weighted kappa"}
     assert named.get(kind, "Micro-F1") in page.split("<main>")[1]
     assert ('id="confusion"' in page) == (kind in ("pairs", "ordinal"))
-    assert ("interval of this figure is" in page) == (kind in ("similarity", "pairs"))
+    assert ("the head chosen on validation; 95&nbsp;% interval" in page) == (kind in ("similarity", "pairs"))
     if kind != "pairs":  # losses that are no cross-entropy have no level that chance gives
         curves = [pl.read_csv(file) for file in (project.folder / "results" / "curves").glob("*.csv")]
         highest = max(float(pl.concat([c["train_loss"], c["val_loss"]]).max()) for c in curves)  # type: ignore[arg-type]
-        assert f"leaves it at the top is above {highest:.2f}" in page
+        assert f"losses above {highest:.2f} are cut off" in page
 
 
 @pytest.mark.parametrize("kind", ["similarity", "pairs"])

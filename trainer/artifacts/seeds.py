@@ -8,6 +8,7 @@ from pathlib import Path
 from ilse.core.errors import UserError
 from trainer.artifacts.answers import Answers, has_answers, load_answers
 from trainer.artifacts.artifact import TrainedHead, load_head
+from trainer.artifacts.best_seed import seed_folders
 from trainer.config import AUTO
 from trainer.data.joined import sources_of
 from trainer.data.sources import models_in_words
@@ -58,8 +59,7 @@ def shared_objective(models: Path, trained: Mapping[str, Sequence[TrainedHead | 
 
 
 def _seed_folders(folder: Path) -> list[Path]:
-    named = [(path, path.name.removeprefix("seed-")) for path in folder.glob("seed-*")]
-    seeds = sorted((path for path, number in named if number.isdecimal()), key=lambda path: int(path.name[5:]))
+    seeds = seed_folders(folder)
     if not seeds:
         raise UserError(
             f"head {folder}",

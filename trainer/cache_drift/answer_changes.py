@@ -14,6 +14,7 @@ from ilse.core.errors import UserError
 from ilse.core.tables import VALIDATION
 from pipeline.store import Cache
 from trainer.artifacts.artifact import TrainedHead, load_head, require_one_model
+from trainer.artifacts.best_seed import best_seed
 from trainer.cache_drift.matching import Matched
 from trainer.data.memory import memory_budget
 from trainer.data.task import Task, open_task
@@ -83,6 +84,7 @@ def answers(matched: Matched, folder: Path, examples: Path | None) -> Answers:
     of them does not hold, for examples of other labels or of texts that are not in both, and for a head that compares
     two texts without examples that name them.
     """
+    folder = best_seed(folder)
     trained = load_head(folder)
     require_one_model(trained, "comparing caches", "compare with a head over one of the models")
     _require_rows(folder, trained, matched)

@@ -15,6 +15,7 @@ from ilse.core.errors import UserError
 from ilse.core.files.atomic import replacing_folder, require_ours, write_json
 from ilse.core.files.ownership import EXPORT
 from trainer.artifacts.artifact import TrainedHead, load_head, require_basis, require_one_model
+from trainer.artifacts.best_seed import best_seed
 from trainer.data.poolings import pooling_names
 from trainer.export.formats import FORMATS, Rows, Run, Target
 from trainer.export.program import EXAMPLES, MASK, SIZES, Program, program_of
@@ -87,7 +88,7 @@ def export_head(head: str | Path, out: str | Path, to: Target) -> dict[str, Any]
     be loaded, that cannot be exported (with the reason), or whose exported outputs differ by more than 1e-4.
     """
     require_ours(Path(out), EXPORT, "--out")
-    trained = load_head(Path(head))
+    trained = load_head(best_seed(Path(head)))
     require_basis(trained, f"export to {to}")
     require_one_model(trained, f"export to {to}", "take 'ilse predict' or Predictor, or export a head on one cache")
     if to not in get_args(Target):

@@ -27,6 +27,7 @@ from pipeline.model.quiet import quietly
 from trainer.analysis.word_picture import strongest
 from trainer.analysis.words_told import FILE, FORMAT_VERSION
 from trainer.artifacts.artifact import load_head, require_basis
+from trainer.artifacts.best_seed import best_seed
 from trainer.data.targets import targets_of
 from trainer.data.task import read_examples
 
@@ -53,6 +54,7 @@ def explain_examples(
     section `extract` in `params`. Raises `UserError` for a head that reads no tokens, or answers about pairs, and for
     examples with other labels than its own.
     """
+    head = best_seed(head)
     trained = load_head(head)
     require_explainable(trained, answers_pairs(trained))
     require_basis(trained, "prediction of new texts")

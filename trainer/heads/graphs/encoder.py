@@ -168,7 +168,7 @@ class GraphEncoder(Encoder):
         convolve = options.mlp_layers == 0
         weights = gcn_weights(adjacency) if convolve else adjacency + torch.eye(len(adjacency), device=adjacency.device)
         sizes = needed_nodes(adjacency, layers, options.blocks)
-        self.state_widths = (options.hidden,) * options.blocks
+        self.width, self.state_widths = options.hidden, (options.hidden,) * options.blocks
         self.layers, self.pool = layers, options.pool
         self.virtual = sizes[0] - layers
         self.project = nn.Linear(dim, options.hidden)
