@@ -6,9 +6,10 @@
 | any number of labels    | `labels`, those with a probability over 1/2                |
 | a score, a similarity   | `score`                                                    |
 
-before them `row`, the row's number in the input, from 0, `id`, where it has one, and the text if it is asked for; after
-them, for more than one label asked for, `top`, the likeliest labels with their probabilities. A row without a text has no answer: its cells are
-empty. CSV has no lists: there `labels` are joined by `|`, and `top` is `label_1`, `probability_1`, `label_2`, …
+before them `row`, the row's number in the input, from 0, `id`, where it has one, and the text if it is asked for;
+after them, for more than one label asked for, `top`, the likeliest labels with their probabilities. A row without a
+text has no answer: its cells are empty. CSV has no lists: there `labels` are joined by `|`, and `top` is `label_1`,
+`probability_1`, `label_2`, …
 """
 
 from __future__ import annotations
