@@ -15,7 +15,7 @@ help: ## list the commands
 
 demo: $(VENV)/.demo ## fetch a real model and real news, extract, train 9 heads, print the leaderboard
 	@echo "==> dvc repro: fetch, prepare, extract, train, analyse, evaluate, report (what is up to date is not run again)"
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -P -m ilse.warm $(BIN)/dvc repro # stages share one import of the packages
 	@echo
 	@cat results/leaderboard.txt
 	@echo

@@ -18,9 +18,9 @@ ROOT = Path(__file__).parent.parent
 pytest.importorskip("dvc", reason="needs the extra 'dvc'")
 pytest.importorskip("transformers", reason="needs the extra 'extract'")
 
+from ilse.warm import LARGE, PROGRAMS, warm_programs  # noqa: E402
 from tests.pipeline.conftest import sentence, tiny_model  # noqa: E402, F401
 from tests.pipeline.extractions import files_of  # noqa: E402
-from tests.programs import warm_programs  # noqa: E402
 from tests.s3 import bucket  # noqa: E402
 from tests.trainer.conftest import write_task  # noqa: E402
 from tests.without import ONLY_TO_EXTRACT, predictions_without, site_without  # noqa: E402
@@ -74,8 +74,10 @@ INSTALLED = Path(sys.executable).parent
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The same programs, which start at once; a colleague without some packages starts those that are installed."""
-    with warm_programs(tmp_path_factory.mktemp("warm")) as programs:
-        yield programs
+    dvc = ("dvc.cli.parser", "dvc.repo", "dvc.repo.experiments", "dvc.stage")
+    folder, programs = tmp_path_factory.mktemp("warm"), {**PROGRAMS, "dvc": "dvc.cli"}
+    with warm_programs(folder, programs, (*LARGE, *dvc), wait=True) as found:
+        yield found or INSTALLED
 
 
 class Project:
