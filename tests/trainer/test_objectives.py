@@ -19,7 +19,7 @@ from trainer.objectives import KINDS, Kind, Objective, choose, make, restore
 from trainer.objectives.multi_class import MultiClass
 from trainer.objectives.similarity import Similarity
 from trainer.results.figures import NAMES
-from trainer.rows.in_memory import Rows, label_weights
+from trainer.rows.in_memory import label_weights
 
 LABELS = ("bad", "fair", "good", "best")
 EXAMPLES, CANDIDATES, WIDTH = 23, 3, 5
@@ -28,7 +28,7 @@ ALL: tuple[Kind, ...] = ("multi_class", "multi_label", "ordinal", "regression", 
 
 def objective_of(kind: Kind, y: Tensor, imbalance: str = "none", loss: Any = "cosent") -> Objective:
     objective = make(kind, LABELS, WIDTH, loss)
-    objective.learn(Rows(torch.zeros(len(y), 1, 1), y, []), imbalance)
+    objective.learn(y, imbalance)
     return objective
 
 
@@ -339,3 +339,20 @@ def test_targets_that_nothing_can_be_learned_from(
 
 def test_the_vectors_width_is_what_was_asked_for() -> None:
     assert Similarity(7).out == 7
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ALL if kind != "similarity"])
+def test_the_loss_of_predictions_is_that_of_the_outputs_they_come_from(kind: Kind) -> None:
+    outputs, y = drawn(kind, candidates=1)
+    outputs = outputs.sort(-1, descending=True).values if kind == "ordinal" else outputs  # P(y > k) falls with k
+    objective = objective_of(kind, y)
+    found = objective.predicted_loss(objective.predict(outputs[:, 0]), y)
+    assert found == pytest.approx(float(objective.plain_losses(outputs, y)[0]), rel=1e-6)
+
+
+def test_what_was_predicted_to_be_impossible_has_a_finite_loss() -> None:
+    objective = objective_of("multi_class", torch.tensor([0, 1]))
+    assert objective.predicted_loss(torch.tensor([[0.0, 1.0, 0.0, 0.0]]), torch.tensor([0])) == pytest.approx(
+        16.118, abs=1e-3
+    )
+    assert objective_of("similarity", torch.tensor([0.0, 1.0])).predicted_loss(torch.zeros(2), torch.zeros(2)) is None

@@ -21,7 +21,7 @@ from trainer.fitting.solved import Solved, solve
 from trainer.heads import Head
 from trainer.objectives import Objective
 from trainer.rows.in_memory import Examples
-from trainer.rows.weights import weights_at
+from trainer.rows.weights import weights_at, weights_of
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def fit(
         loggers = current().loggers
         with attached():  # nobody watches each fold
             if recipe.optimizer == "lbfgs":
-                objective.learn(train, recipe.imbalance)
+                objective.learn(train.y, recipe.imbalance, weights_of(train))
                 with seeded(seed):
                     solved = solve(head, train, validation, objective, recipe, seed, accelerator, watch)
                     result = _of_solved(head, solved)

@@ -22,6 +22,7 @@ from trainer.fitting.progress import Progress
 from trainer.heads import Head
 from trainer.objectives import Objective
 from trainer.rows.in_memory import Examples
+from trainer.rows.weights import weights_of
 
 
 def trained(
@@ -42,7 +43,7 @@ def trained(
     """
     batches = train.shuffled(recipe.batch_size, seed, balanced=recipe.imbalance == "sampling")
     recipe = recipe.for_batches(len(batches))
-    objective.learn(train, recipe.imbalance)
+    objective.learn(train.y, recipe.imbalance, weights_of(train))
     mixed = _mixed(recipe.compute_type, accelerator)
     with with_onednn(head) if accelerator == "cpu" and not mixed and pays() else nullcontext():
         training = Training(head.train(), recipe, batches, judge, objective, progress, watch, mixed)

@@ -1,7 +1,7 @@
 """Objectives, by name: what a head may be trained for.
 
     objective = make("similarity", labels=(), width=256, loss="cosent")
-    objective.learn(train, "none")
+    objective.learn(train.y, "none")
     objective.losses(head(x), y)          # [candidates]
 
 `base` says what an objective is. Examples have one text or two: of two, a head gives a vector each for `similarity`;

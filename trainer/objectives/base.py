@@ -7,17 +7,21 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trainer.rows.in_memory import Examples
+from trainer.rows.weights import Weights
 
 Kind = Literal["multi_class", "multi_label", "ordinal", "regression", "similarity"]
+
+
+SMALLEST = 1e-7
+"""Probability of what was predicted to be impossible."""
 
 
 class Objective(nn.Module):
     """What a head is trained for.
 
     `outputs` below are a head's: `[batch, out]`, or `[batch, candidates, out]` of independent candidates; of heads that
-    give a vector for each text (`embeds`), an example's two vectors follow each other: `[2·batch, …]`. Statistics of
-    the training targets are buffers.
+    give a vector for each text (`embeds`), an example's two vectors follow each other: `[2·batch, …]`. What it learns
+    of the training targets is part of its `facts`, but for weights of labels, which only the training loss has.
     """
 
     kind: ClassVar[Kind]
@@ -28,8 +32,11 @@ class Objective(nn.Module):
     out: int
     """Outputs that a head must have."""
 
-    def learn(self, train: Examples, imbalance: str) -> None:
-        """Takes what it needs from the training targets. Raises `UserError` for an `imbalance` that it cannot meet."""
+    def learn(self, y: Tensor, imbalance: str, weights: Weights = None) -> None:
+        """Takes what it needs from the training targets `y`, each of which counts its weight.
+
+        Raises `UserError` for an `imbalance` that it cannot meet.
+        """
 
     def losses(self, outputs: Float[Tensor, "batch ..."], y: Tensor, smoothing: float = 0.0) -> Float[Tensor, " terms"]:
         """The mean loss of each candidate (or term) over a batch, weighted as `learn` was told."""
@@ -49,6 +56,13 @@ class Objective(nn.Module):
 
     def predict(self, outputs: Float[Tensor, "batch out"]) -> Float[Tensor, "examples ..."]:
         """What a user wants to know of each example: probabilities, or a score."""
+        raise NotImplementedError
+
+    def predicted_loss(self, predicted: Float[Tensor, "examples ..."], y: Tensor) -> float | None:
+        """The plain loss of predictions, whatever made them; None where they have none.
+
+        Probabilities count as at least `SMALLEST`: that of a label without training examples is 0, its loss infinite.
+        """
         raise NotImplementedError
 
     def figures(self, predicted: Float[Tensor, "examples ..."], y: Tensor) -> dict[str, float]:

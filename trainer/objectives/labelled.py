@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trainer.objectives.base import Objective
-from trainer.rows.in_memory import Examples, label_weights
-from trainer.rows.weights import weights_of
+from trainer.rows.in_memory import label_weights
+from trainer.rows.weights import Weights
 
 FIGURE_DIGITS = 12
 """Of a weighted figure: equal ones must not differ by how sums are rounded, since the loss decides between them."""
@@ -45,9 +45,9 @@ class Labelled(Objective):
 class SingleLabel(Labelled):
     """y [batch] are label indices: one label per example."""
 
-    def learn(self, train: Examples, imbalance: str) -> None:
+    def learn(self, y: Tensor, imbalance: str, weights: Weights = None) -> None:
         """The labels' weights, whose mean over the training set is 1: a batch of rare labels has a large loss."""
-        self.weights = label_weights(train.y, weights_of(train)) if imbalance == "weights" else None
+        self.weights = label_weights(y, weights) if imbalance == "weights" else None
 
     def mean_losses(
         self,

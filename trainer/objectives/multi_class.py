@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.objectives.base import stacked
+from trainer.objectives.base import SMALLEST, stacked
 from trainer.objectives.labelled import FIGURE_DIGITS, SingleLabel
 
 
@@ -54,6 +54,10 @@ class MultiClass(SingleLabel):
     def predict(self, outputs: Float[Tensor, "batch out"]) -> Float[Tensor, "examples labels"]:
         """Probabilities."""
         return outputs.softmax(-1)
+
+    def predicted_loss(self, predicted: Float[Tensor, "examples labels"], y: Int[Tensor, " examples"]) -> float:
+        """Cross-entropy."""
+        return float(functional.nll_loss(predicted.double().clamp(min=SMALLEST).log(), y))
 
     def chosen(self, predicted: Float[Tensor, "examples labels"]) -> Int[Tensor, " examples"]:
         """The most probable one."""

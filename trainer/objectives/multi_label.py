@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.objectives.base import stacked
+from trainer.objectives.base import SMALLEST, stacked
 from trainer.objectives.labelled import Labelled
 from trainer.objectives.refusal import refuse_imbalance
-from trainer.rows.in_memory import Examples
+from trainer.rows.weights import Weights
 
 
 class MultiLabel(Labelled):
@@ -23,11 +23,11 @@ class MultiLabel(Labelled):
     def __init__(self, labels: tuple[str, ...]) -> None:
         super().__init__(labels, len(labels))
 
-    def learn(self, train: Examples, imbalance: str) -> None:
+    def learn(self, y: Tensor, imbalance: str, weights: Weights = None) -> None:
         """For `weights`: what a label's presence counts, (rows without it) / (rows with it)."""
         refuse_imbalance(self.kind, imbalance, ("none", "weights"))
-        present = train.y.sum(0)
-        self.weights = (len(train.y) - present) / present.clamp(min=1) if imbalance == "weights" else None
+        present = y.sum(0)
+        self.weights = (len(y) - present) / present.clamp(min=1) if imbalance == "weights" else None
 
     def mean_losses(
         self,
@@ -60,6 +60,11 @@ class MultiLabel(Labelled):
     def predict(self, outputs: Float[Tensor, "batch out"]) -> Float[Tensor, "examples labels"]:
         """Probabilities, each label for itself."""
         return outputs.sigmoid()
+
+    def predicted_loss(self, predicted: Float[Tensor, "examples labels"], y: Float[Tensor, "examples labels"]) -> float:
+        """Mean binary cross-entropy over labels."""
+        shares = predicted.double().clamp(SMALLEST, 1 - SMALLEST)
+        return float(functional.binary_cross_entropy(shares, y.double()))
 
     def figures(
         self, predicted: Float[Tensor, "examples labels"], y: Float[Tensor, "examples labels"]

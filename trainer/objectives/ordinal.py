@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.objectives.base import stacked
+from trainer.objectives.base import SMALLEST, stacked
 from trainer.objectives.labelled import FIGURE_DIGITS, SingleLabel
 from trainer.objectives.refusal import refuse
 
@@ -59,6 +59,12 @@ class Ordinal(SingleLabel):
     ) -> Float[Tensor, " candidates"]:
         """Kappa of each candidate, by weight."""
         return torch.tensor([_kappa_by_weight(a, y, weights) for a in answers[..., 0].T.long()], dtype=torch.float64)
+
+    def predicted_loss(self, predicted: Float[Tensor, "examples labels"], y: Int[Tensor, " examples"]) -> float:
+        """Sum of the binary cross-entropies."""
+        shares = (1 - predicted.double().cumsum(-1)[:, :-1]).clamp(SMALLEST, 1 - SMALLEST)
+        beyond = (y[:, None] > torch.arange(self.out, device=y.device)).to(shares)
+        return float(functional.binary_cross_entropy(shares, beyond, reduction="none").sum(-1).mean())
 
     def predict(self, outputs: Float[Tensor, "batch out"]) -> Float[Tensor, "examples labels"]:
         """Probabilities of the labels: differences of `P(y > k)`, which is made to fall with k."""

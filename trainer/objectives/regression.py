@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainer.objectives.base import Objective, stacked
 from trainer.objectives.refusal import refuse, refuse_imbalance
-from trainer.rows.in_memory import Examples
+from trainer.rows.weights import Weights
 
 
 class Regression(Objective):
@@ -24,10 +24,10 @@ class Regression(Objective):
         super().__init__()
         self.mean, self.deviation = mean, deviation
 
-    def learn(self, train: Examples, imbalance: str) -> None:
+    def learn(self, y: Tensor, imbalance: str, weights: Weights = None) -> None:
         """Mean and standard deviation of the scores."""
         refuse_imbalance(self.kind, imbalance, ("none",))
-        y = train.y.double()
+        y = y.double()
         self.mean, self.deviation = float(y.mean()), float(y.std(correction=0))
         if self.deviation == 0:
             raise refuse("training examples", "scores that differ", f"only {self.mean:g}", "give more examples")
@@ -54,6 +54,10 @@ class Regression(Objective):
     def predict(self, outputs: Float[Tensor, "batch out"]) -> Float[Tensor, " examples"]:
         """Scores on their own scale."""
         return outputs[:, 0] * self.deviation + self.mean
+
+    def predicted_loss(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> float:
+        """Mean squared error, in training variances."""
+        return float(((predicted.double() - y.double()) / self.deviation).square().mean())
 
     def figures(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> dict[str, float]:
         """R², mean absolute error (on the scores' scale), Pearson's and Spearman's correlation."""

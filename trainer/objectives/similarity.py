@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from trainer.objectives.base import Objective, stacked
 from trainer.objectives.refusal import refuse, refuse_imbalance
-from trainer.rows.in_memory import Examples
+from trainer.rows.weights import Weights
 
 SimilarityLoss = Literal["cosent", "mse", "contrastive"]
 SHARPNESS, MARGIN = 20.0, 0.5
@@ -34,10 +34,10 @@ class Similarity(Objective):
         super().__init__()
         self.out, self.loss, self.low, self.high = width, loss, low, high
 
-    def learn(self, train: Examples, imbalance: str) -> None:
+    def learn(self, y: Tensor, imbalance: str, weights: Weights = None) -> None:
         """The scores' range."""
         refuse_imbalance(self.kind, imbalance, ("none",))
-        self.low, self.high = float(train.y.min()), float(train.y.max())
+        self.low, self.high = float(y.min()), float(y.max())
         if self.low == self.high:
             raise refuse("training examples", "scores that differ", f"only {self.low:g}", "give more examples")
 
@@ -70,6 +70,9 @@ class Similarity(Objective):
     def predict(self, outputs: Float[Tensor, "texts out"]) -> Float[Tensor, " examples"]:
         """The cosines."""
         return cosines(outputs)[:, 0]
+
+    def predicted_loss(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> None:
+        """None: the losses are of batches that are compared, and of cosines that were trained to them."""
 
     def figures(self, predicted: Float[Tensor, " examples"], y: Float[Tensor, " examples"]) -> dict[str, float]:
         """Spearman's and Pearson's correlation."""

@@ -7,9 +7,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ilse.core.files.atomic import replacing_folder, require_ours, write_json
 from ilse.core.files.ownership import HEADS
 from ilse.core.tables import TRAIN, VALIDATION
@@ -26,7 +23,6 @@ from trainer.data.task import Task, open_task
 from trainer.fitting.assembly import objective_kind
 from trainer.fitting.progress import unfinished
 from trainer.objectives import Objective, make
-from trainer.rows.in_memory import Rows
 
 IN_DOUBLE = 4
 """Sets of answers that judging them holds: those of validation in double precision, and their logarithms."""
@@ -81,12 +77,8 @@ def _learned(task: Task, training: TrainParams, seed: int) -> Objective:
     """The objective, with what it takes from the seed's training targets."""
     objective = make(objective_kind(training, task), task.labels, 0, training.recipe.similarity_loss)
     places = drawn_of(task, training, seed)
-    objective.learn(_without_rows(task.training_targets(TRAIN)[places]), "none")
+    objective.learn(task.training_targets(TRAIN)[places], "none")
     return objective
-
-
-def _without_rows(y: Tensor) -> Rows:
-    return Rows(torch.empty(len(y), 0, 0), y, [])
 
 
 def _facts(
