@@ -225,3 +225,41 @@ def test_secrets_are_taken_out_of_what_others_say(text: str, shown: str) -> None
 def test_secrets_of_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
     assert without_secrets("signed with wJalrXUtnFEMI!") == "signed with …!"
+
+
+def test_a_predictor_goes_to_the_hub_and_comes_back(
+    project: Callable[..., Project], hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By the names that huggingface_hub gives them."""
+    made = project()
+    monkeypatch.chdir(tmp_path)
+    predictor = Predictor.from_pretrained(made.trained("mean"), made.model)
+    predictor.push_to_hub("owner/topics")
+    assert {"config.json", "head.safetensors", "README.md"} <= hub.files["owner/topics"].keys()
+    assert not any(name.endswith((".bin", ".pkl", ".pt", ".py")) for name in hub.files["owner/topics"])
+    again = Predictor.from_pretrained("owner/topics", made.model, cache_dir=tmp_path / "hub")
+    texts = ["the film wins", "the law falls"]
+    assert (again.predict_proba(texts) == predictor.predict_proba(texts)).all()
+    assert not list(tmp_path.glob("*.safetensors")), "nothing stays beside the caller"
+
+
+def test_a_new_project_pins_the_model_that_the_hub_names(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub.files["owner/model"] = {"config.json": b"{}", "model.safetensors": b""}
+    monkeypatch.chdir(tmp_path)
+    Path("news.csv").write_text("text,label\na,x\nb,y\n")
+    given = ["init", "--data", "news.csv", "--model", "owner/model"]
+    hub.refuses = 404
+    found = CliRunner().invoke(main, given)
+    assert found.exit_code == 2
+    assert "Hub model owner/model" in found.output
+    assert [path.name for path in tmp_path.iterdir()] == ["news.csv"]
+    hub.refuses = None
+    found = CliRunner().invoke(main, given)
+    assert found.exit_code == 0, found.output
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    fetched = params["fetch"]["model"]
+    pinned = (fetched["kind"], fetched["repo_id"], fetched["revision"])
+    assert pinned == ("hub", "owner/model", hub.commit("owner/model"))
+    assert params["extract"]["model"] == {"path": "data/raw/model"}
