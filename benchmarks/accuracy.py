@@ -16,8 +16,8 @@ look at its test split. The gain is its test accuracy over that of
 `published`, with a 95 % interval over test examples (paired) and seeds (`trainer.statistics`). The last line is JSON,
 and `benchmarks/results/accuracy.json` the same, in which tasks that are not run now stay as they were:
 `mean_gain_points`, `worst_task_gain_points` and `significantly_behind` (tasks whose interval is below 0), the same with
-`_unlimited`, `_tokens` and `_auto`; `controls_ahead`, the controls (`CONTROLS`) that are significantly ahead of the head
-chosen under `tokens`; and per model and task every contender's validation and test accuracy.
+`_unlimited`, `_tokens` and `_auto`; `controls_ahead`, the controls (`CONTROLS`) that are significantly ahead of what
+is chosen under `tokens`; and per model and task every contender's validation and test accuracy.
 """
 
 from __future__ import annotations
