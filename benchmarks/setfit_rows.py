@@ -12,6 +12,7 @@ rows the median, mean, lowest and highest test accuracy over the draws in per ce
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import time
 from pathlib import Path
@@ -53,10 +54,14 @@ def main() -> None:
     print(json.dumps(found))
 
 
+def _table(path: Path) -> pl.DataFrame:
+    return pl.read_parquet(io.BytesIO(path.read_bytes()))
+
+
 def of_split(folder: Path, test: int, most: int) -> tuple[list[str], np.ndarray]:
     """Texts and labels, drawn as `few_rows` draws them: all that is no test text may be trained on."""
-    examples = pl.read_parquet(folder / "examples.parquet").join(
-        pl.read_parquet(folder / "texts.parquet"), on="text_id", how="left", maintain_order="left"
+    examples = _table(folder / "examples.parquet").join(
+        _table(folder / "texts.parquet"), on="text_id", how="left", maintain_order="left"
     )
     held = (pl.col("split") == "test") if test else (pl.col("split") != "test")
     chosen = examples.filter(held).sort("text_id")

@@ -12,7 +12,7 @@ import pytest
 from ilse.core.files.table_files import read_csv, read_parquet, scan_parquet
 
 ROOT = Path(__file__).parent.parent
-HELPER = ROOT / "ilse" / "table_files.py"
+HELPER = ROOT / "ilse" / "core" / "files" / "table_files.py"
 PACKAGES = ("benchmarks", "docs", "finetune", "ilse", "inference", "pipeline", "trainer")
 READERS = ("scan_", "read_")
 """How Polars' functions begin that take a path for a pattern."""

@@ -24,6 +24,18 @@ MODULES = {
     "mteb": ["ilse.predict.mteb_encoder", "ilse.predict.sentence_transformer"],
 }
 """Extra → modules that are for those who have it."""
+SCRIPT = """
+import ilse
+
+cache = ilse.extract(["a", "b"], ["x", "y"], model="m", out="d")
+head: ilse.TrainedHead = ilse.fit(cache, head="last")
+classifier: ilse.HeadClassifier = ilse.fit(cache[:], ["x", "y"])
+found = ilse.compare([head])
+reveal_type(found)
+reveal_type(cache.shape)
+reveal_type(ilse.Predictor.from_head(head, model="m"))
+wrong: str = cache.shape
+"""
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +89,27 @@ def test_a_bare_environment_opens_a_cache(archives: tuple[Path, Path], tmp_path:
     found = subprocess.run([python, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert "float32" in found.stdout
+    _type_check(tmp_path / "script.py", python)
     train = [home / "bin" / "ilse", "train"]
     told = subprocess.run(train, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert told.returncode == 2
     assert "pip install 'ilse-cache[train]'" in told.stderr
+
+
+def _type_check(script: Path, python: Path) -> None:
+    """mypy strict sees our types in the wheel that is installed there."""
+    pytest.importorskip("mypy", reason="needs the extra 'dev'")
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--python-executable", str(python)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command += ["--cache-dir", str(script.parent / "types"), str(script)]
+    said = subprocess.run(command, cwd=script.parent, env=environment, capture_output=True, text=True).stdout
+    assert 'Revealed type is "ilse.comparing.Comparison"' in said
+    assert 'Revealed type is "tuple[int, int, int]"' in said.replace("builtins.", "")
+    assert 'Revealed type is "ilse.predict.predictor.Predictor"' in said
+    errors = [line for line in said.splitlines() if ": error:" in line]
+    assert len(errors) == 1, said
+    assert "tuple[int, int, int]" in errors[0].replace("builtins.", "")
 
 
 @pytest.mark.slow

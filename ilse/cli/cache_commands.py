@@ -44,10 +44,10 @@ def init(data: Path | None, model: str | None, **columns: str | None) -> None:
     written = start(Path(), data, model, {key: name for key, name in columns.items() if name})
     tell(f"wrote {', '.join(written)}")
     if data is None or model is None:
-        tell("next: set prepare.path and extract.model.path in params.yaml, or choose presets with 'ilse preset'")
+        say_next("set prepare.path and extract.model.path in params.yaml, or choose presets with 'ilse preset'")
     if model is not None and not Path(model).exists():
-        tell("next: ilse fetch model")
-    tell("next: ilse prepare, extract, train, control, evaluate, analyse, report; or all: dvc init && dvc repro")
+        say_next("ilse fetch model")
+    say_next("ilse prepare, extract, train, control, evaluate, analyse, report; or all: dvc init && dvc repro")
 
 
 @main.command()

@@ -43,6 +43,7 @@ def latest_commit(repo_id: str, repo_type: str, revision: str = "main") -> str:
     with asking_hub(
         f"Hub {repo_type} {repo_id}",
         expected=f"the commit of '{revision}'",
-        next_step="check the name, or give the commit (the Hub shows it under 'History' of the files), or a local path",
+        next_step="check the name, or give the commit (with --revision or after @; the Hub shows it under 'History' of "
+        "the files), or a local path",
     ):
         return str(HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision).sha)

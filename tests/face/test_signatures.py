@@ -5,9 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,44 +77,3 @@ def test_every_public_name_is_there_and_listed() -> None:
 def test_importing_ilse_imports_nothing_heavy() -> None:
     code = "import ilse, sys; print([m for m in ('torch', 'transformers', 'numpy', 'polars') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
-
-
-@pytest.mark.slow
-def test_a_users_script_type_checks(tmp_path: Path) -> None:
-    """mypy strict, outside of the repository, sees our types."""
-    mypy = pytest.importorskip("mypy", reason="needs the extra 'dev'")
-    assert mypy
-    script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import ilse
-
-            cache = ilse.extract(["a", "b"], ["x", "y"], model="m", out="d")
-            head: ilse.TrainedHead = ilse.fit(cache, head="last")
-            classifier: ilse.HeadClassifier = ilse.fit(cache[:], ["x", "y"])
-            found = ilse.compare([head])
-            reveal_type(found)
-            reveal_type(cache.shape)
-            reveal_type(ilse.Predictor.from_head(head, model="m"))
-            wrong: int = ilse.fit(cache)
-            """
-        )
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "mypy",
-        "--strict",
-        "--no-error-summary",
-        "--cache-dir",
-        str(tmp_path),
-        str(script),
-    ]
-    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
-    assert 'Revealed type is "ilse.comparing.Comparison"' in said
-    assert 'Revealed type is "tuple[int, int, int]"' in said.replace("builtins.", "")
-    assert 'Revealed type is "ilse.predict.predictor.Predictor"' in said
-    errors = [line for line in said.splitlines() if ": error:" in line]
-    assert len(errors) == 1, said
-    assert "TrainedHead" in errors[0]

@@ -382,7 +382,7 @@ def test_an_overflow_in_float16_names_layer_and_text(
     ("change", "message"),
     [
         ({"model": {}}, "either 'path'"),
-        ({"model": {"hub": "a/b"}}, "'revision' beside 'hub'"),
+        ({"model": {"hub": "a/b"}}, "'revision' with 'hub'"),
         ({"model": {"hub": "a/b", "revision": "main"}}, "pattern"),
         ({"template": "no place"}, "place for"),
         ({"shard_rows": 0}, "greater than or equal to 1"),

@@ -73,7 +73,7 @@ def test_a_text_never_becomes_empty_and_white_space_stays() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "together more than 0"),
+        ({}, "whose sum is above 0"),
         ({"characters": 0.7, "keyboard": 0.7}, "at most 1"),
         ({"keyboard": 2}, "less than or equal to 1"),
         ({"typos": 0.1}, "unknown key 'typos'"),

@@ -54,7 +54,11 @@ def test_every_file_is_a_preset() -> None:
 def test_the_files_are_part_of_the_package() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["pipeline"]
     packed = {file for pattern in patterns for file in (ROOT / "pipeline").glob(pattern)}
-    assert packed == {*CONFIGS.rglob("*.yaml"), *(ROOT / "pipeline" / "templates").iterdir()}
+    assert packed == {
+        ROOT / "pipeline" / "py.typed",
+        *CONFIGS.rglob("*.yaml"),
+        *(ROOT / "pipeline" / "templates").iterdir(),
+    }
 
 
 @pytest.mark.parametrize("name", presets())
@@ -235,7 +239,7 @@ def test_a_broken_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command(params: Path) -> None:
-    listed = CliRunner().invoke(main, ["preset"]).output.splitlines()
+    listed = CliRunner().invoke(main, ["preset"]).stdout.splitlines()
     assert [line.split()[0] for line in listed] == list(presets())
     done = CliRunner().invoke(main, ["preset", "tasks/sts16", "--params", str(params), "--path", "here"])
     assert "+ prepare.path.test: here\n" in done.output

@@ -77,11 +77,11 @@ def test_ignored_files_of_ones_own_stay(folder: Path) -> None:
     assert (folder / ".gitignore").read_text() == "mine"
 
 
-@pytest.mark.parametrize(("option", "which"), [("--data", 0), ("--model", 1)])
-def test_a_path_to_nothing_is_refused(folder: Path, option: str, which: int) -> None:
+@pytest.mark.parametrize(("where", "which"), [("--data", 0), ("model", 1)])
+def test_a_path_to_nothing_is_refused(folder: Path, where: str, which: int) -> None:
     paths = [Path("my.csv"), Path("model")]
     paths[which] = Path("nothing")
-    with pytest.raises(UserError, match=f"{option} nothing\n"):
+    with pytest.raises(UserError, match=f"{where} nothing\n"):
         start(folder, *paths)
     assert not (folder / "params.yaml").exists()
 
@@ -91,7 +91,8 @@ def test_the_command_says_what_comes_next(folder: Path, monkeypatch: pytest.Monk
     result = CliRunner().invoke(main, ["init", "--data", "my.csv", "--label-column", "stars"])
     assert result.exit_code == 0
     assert "wrote params.yaml, dvc.yaml" in result.stdout
-    assert "fill in prepare.path and extract.model.path" in result.stdout
+    assert "next: set prepare.path and extract.model.path in params.yaml" in result.stderr
+    assert "next:" not in result.stdout
     assert written(folder)["prepare"]["label_column"] == "stars"
 
 

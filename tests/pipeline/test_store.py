@@ -314,7 +314,7 @@ def test_an_edited_header_is_noticed(tmp_path: Path, change: dict[str, Any]) -> 
 def test_a_header_that_does_not_parse_is_damage(tmp_path: Path) -> None:
     write(tmp_path / "c", header(), random_rows(header()))
     edit_attributes(tmp_path / "c", capture={"layers": ["a"]})
-    with pytest.raises(UserError, match=r"do not parse \(KeyError\)(.|\n)*ilse verify"):
+    with pytest.raises(UserError, match=r"cannot be parsed \(KeyError\)(.|\n)*ilse verify"):
         store.open_cache(tmp_path / "c")
 
 

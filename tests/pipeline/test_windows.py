@@ -292,7 +292,7 @@ def test_the_plan_counts_what_the_windows_read(llama: Path, texts_table: Table) 
         ({"windows": {"tokens": 0}}, "greater than or equal to 1"),
         ({"windows": {"stride": 4}}, "Field required"),
         ({"windows": {"tokens": 12, "step": 4}}, "unknown key 'step'"),
-        ({"windows": {"tokens": 12}, "max_tokens": 12}, "limit of the whole text"),
+        ({"windows": {"tokens": 12}, "max_tokens": 12}, "limits the whole text"),
     ],
 )
 def test_parameters_are_checked(change: dict[str, Any], message: str) -> None:
@@ -329,7 +329,9 @@ def test_a_tokenizer_that_hides_its_special_tokens_is_refused() -> None:
             return {"input_ids": [[3] * 20], "special_tokens_mask": [[0] * 20]}
 
     assert tokenise(Hiding(), ["x"], ["a"], "{text}", None).ids == [[3] * 20]
-    with pytest.raises(UserError, match=r"text a, in windows of 8 tokens(.|\n)*1 of them(.|\n)*found: +0 special"):
+    with pytest.raises(
+        UserError, match=r"text a, in windows of 8 tokens(.|\n)*expected: 1 special(.|\n)*found: +0 special"
+    ):
         tokenise(Hiding(), ["x"], ["a"], "{text}", None, windows=store.WindowSpec(8, 4))
 
 
