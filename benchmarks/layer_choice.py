@@ -41,6 +41,7 @@ from benchmarks.accuracy import MODELS, TASKS, interval, points, source
 from benchmarks.demo import demo_params
 from ilse.core.files.atomic import write_json
 from ilse.core.files.json_files import read_json
+from ilse.core.files.table_files import read_parquet
 from ilse.core.tables import EXAMPLES_FILE, TEST, TEXTS_FILE, TRAIN, VALIDATION
 from pipeline.config import ModelParams, TokenParams
 from pipeline.stages.extract import extract
@@ -121,7 +122,7 @@ def few_texts(folder: Path) -> Path:
     """A folder with the table of the first texts."""
     few = folder / "few"
     few.mkdir(exist_ok=True)
-    pl.read_parquet(folder / TEXTS_FILE).head(TOKEN_TEXTS).write_parquet(few / TEXTS_FILE)
+    read_parquet(folder / TEXTS_FILE).head(TOKEN_TEXTS).write_parquet(few / TEXTS_FILE)
     return few
 
 
