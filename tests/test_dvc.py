@@ -182,7 +182,8 @@ def test_the_stages_under_dvc(project: Project) -> None:
     assert len(runs) == 1 + 2 * 2 + 1
 
     difference = json.loads(project.run("dvc", "metrics", "diff", "--json"))
-    assert difference["results/metrics.json"]["heads.last.seeds"] == {"old": 1, "new": 2, "diff": 1}
+    assert list(difference) == ["results/scores.json"]
+    assert difference["results/scores.json"]["seeds"] == {"old": 1, "new": 2, "diff": 1}
     project.run("dvc", "plots", "show", "--out", "plots")
     assert "val_score" in (project.folder / "plots" / "index.html").read_text()
 

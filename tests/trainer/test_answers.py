@@ -240,6 +240,8 @@ def test_a_control_is_ranked_and_never_chosen(project: Path) -> None:
     assert predictions.schema == pl.read_parquet(results / "predictions" / "mean.parquet").schema
     confusion = pl.read_csv(results / "confusion.csv")
     assert len(confusion) == ROWS
+    scores = json.loads((results / "scores.json").read_text())
+    assert (scores["best_control"], scores["best_control_test_score"]) == ("oracle", 1.0)
     assert "Controls, never chosen: oracle." in (results / "leaderboard.txt").read_text()
     assert "oracle" in report(results, {}, project / "report.html").read_text()
 

@@ -121,6 +121,12 @@ def test_metrics_and_confusion(project: Path) -> None:
     assert found["chosen"]["gain_over_last_points"] == first["gain_points"]
     assert found["chosen"]["test_score"] > 0.8
 
+    compared = json.loads((project / "results" / "scores.json").read_text())
+    assert compared == {
+        "head": "best", "seeds": first["seeds"], "val_score": first["val_score"], "test_score": first["test_score"],
+        "gain_over_last_points": first["gain_points"], "best_control": None, "best_control_test_score": None,
+    }  # fmt: skip
+
     predictions = pl.read_parquet(project / "results" / "predictions" / "best.parquet")
     with (project / "results" / "confusion.csv").open(newline="") as file:
         pairs = [(row["actual"], row["predicted"]) for row in csv.DictReader(file)]

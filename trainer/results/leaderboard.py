@@ -153,7 +153,7 @@ def weight_table(runs: list[Run]) -> pl.DataFrame:
 def metrics(
     table: pl.DataFrame, objective: Objective, labels: tuple[str, ...], counts: dict[str, Any]
 ) -> dict[str, Any]:
-    """The comparison as a DVC metric."""
+    """The comparison, for programs."""
     chosen = table.filter("chosen").row(0, named=True)
     shown = ("seeds", *_score_columns("val"), *_score_columns("test"), "parameters", "train_seconds")
     return {
@@ -171,6 +171,21 @@ def metrics(
             kind: {row["head"]: {name: row[name] for name in shown} for row in of_kind.iter_rows(named=True)}
             for kind, of_kind in (("heads", table.filter(~pl.col("control"))), ("controls", table.filter("control")))
         },
+    }
+
+
+def scores(table: pl.DataFrame) -> dict[str, Any]:
+    """The few figures by which versions are compared (`dvc metrics`): the chosen head's, and the best control's."""
+    chosen, controls = table.filter("chosen").row(0, named=True), table.filter("control")
+    best = controls.sort("val_score", descending=True).row(0, named=True) if len(controls) else None
+    return {
+        "head": chosen["head"],
+        "seeds": chosen["seeds"],
+        "val_score": chosen["val_score"],
+        "test_score": chosen["test_score"],
+        "gain_over_last_points": chosen["gain_points"],
+        "best_control": best and best["head"],
+        "best_control_test_score": best and best["test_score"],
     }
 
 

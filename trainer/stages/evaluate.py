@@ -36,6 +36,7 @@ from trainer.results.leaderboard import (
     leaderboard,
     metrics,
     runs_table,
+    scores,
     weight_table,
 )
 from trainer.results.manifest import together
@@ -168,6 +169,7 @@ def _write_tables(
     for name, frame in tables.items():
         frame.write_csv(folder / name, float_precision=6)
     write_text(folder / "leaderboard.txt", "\n".join([as_text(table, objective.metric), *truncated.lines, ""]))
+    write_json(folder / "scores.json", scores(table))
     write_json(folder / "metrics.json", metrics(table, objective, labels, counts | truncated.metrics))
 
 
