@@ -304,7 +304,9 @@ def test_a_compute_type_that_overflows_is_named(tiny_model: Tiny, monkeypatch: p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["llama", "gemma2", "bert"])
+@pytest.mark.parametrize(
+    "name", ["llama", *(pytest.param(n, marks=pytest.mark.exhaustive) for n in ("gemma2", "bert"))]
+)
 def test_compiled_blocks_give_the_same_rows_in_whatever_order_batches_come(tiny_model: Tiny, name: str) -> None:
     rows = some_rows(12)
     batches = [padded(rows[:7], "right"), padded(rows[7:11], "right"), padded(rows[11:], "right")]
