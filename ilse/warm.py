@@ -59,8 +59,10 @@ sys.exit(int.from_bytes(ended, "big") if ended else f"{arguments[0]}: its proces
 
 def main(command: Sequence[str]) -> int:
     """Runs `command` and returns its exit status."""
+    from ilse.core.terminal import say
+
     if not command:
-        print("usage: python -m ilse.warm COMMAND [ARGUMENT ...], such as: dvc repro", file=sys.stderr)
+        say("usage: python -m ilse.warm COMMAND [ARGUMENT ...], such as: dvc repro")
         return 2
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C ends the command, and the command us
     with tempfile.TemporaryDirectory(prefix="ilse-") as folder, warm_programs(Path(folder)) as programs:
@@ -68,7 +70,7 @@ def main(command: Sequence[str]) -> int:
         try:
             ended = subprocess.run([*command], env={**os.environ, "PATH": path}).returncode
         except OSError as error:
-            print(f"error: {command[0]}: {error.strerror}", file=sys.stderr)
+            say(f"error: {command[0]}: {error.strerror}")
             return 127
     return ended if ended >= 0 else 128 - ended
 

@@ -51,7 +51,20 @@ def say(text: object) -> None:
     line = visible(masked(str(text)))
     LOGGER.info("%s", line)
     if _speaking.get():
-        click.echo(line, err=True)
+        with _beside_bars():
+            click.echo(line, err=True)
+
+
+@contextmanager
+def _beside_bars() -> Iterator[None]:
+    """Takes tqdm's bars off the terminal for the block; they stand below what it writes."""
+    if "tqdm" not in sys.modules or not is_watched():
+        yield
+        return
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr):
+        yield
 
 
 @contextmanager
@@ -67,6 +80,11 @@ def speaking(aloud: bool) -> Iterator[None]:
 def is_speaking() -> bool:
     """Whether progress may be shown on the terminal."""
     return _speaking.get()
+
+
+def is_watched() -> bool:
+    """Whether standard error is a terminal or goes to a notebook."""
+    return sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
 
 
 @runtime_checkable
