@@ -64,7 +64,7 @@ RESULTS = Path("benchmarks/results/layer_choice.json")
 TOKEN_TEXTS = 1000
 BLOCK = 3
 """Neighbouring layers, which are alike: resampled one by one they would seem to be more evidence than they are."""
-DRAWS = 2000
+DRAWS = 500
 UNLABELLED = (
     "entropy", "entropy_centred", "rankme", "rankme_centred", "effective_rank_centred", "participation_centred",
     "anisotropy", "cosine", "norm", "massive", "dimension", "cka_last",
