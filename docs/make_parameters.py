@@ -35,7 +35,7 @@ TOP = """# Parameters
 
 Every key of `params.yaml`, from the structures that check it. `python docs/make_parameters.py` writes this file.
 
-One section a stage. A key that is not listed here is refused, with the nearest one that is.
+One section per stage. A key that is not listed here is refused, with the nearest one that is.
 """
 CONSTRAINTS = {
     "minimum": "≥ {}",

@@ -38,9 +38,9 @@ class Comparison:
     Attributes
     ----------
     table
-        One row per head, best on validation first: `head`, `seeds`, `validation` and `test` (medians over seeds, in the
-        task's figure), `gain_points`, the gain over `baseline` in points with its 95 % interval (`gain_low`,
-        `gain_high`) and Holm's `p`, and `parameters`. The baseline's own row has no gain.
+        One row per head, best on validation first: `head`, `seeds`, `validation` (median over seeds) and `test` (mean
+        over seeds) in the task's figure, `gain_points`, the gain over `baseline` in points with its 95 % interval
+        (`gain_low`, `gain_high`) and Holm's `p`, and `parameters`. The baseline's own row has no gain.
     baseline
         The head that the others are compared with: `last` where it is among them, else the best on validation.
     chosen

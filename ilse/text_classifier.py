@@ -131,8 +131,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             random_state=self.random_state,
             device=self.device,
         )
-        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        self.classifier_ = classifier.fit(self._rows(X), y, **weights)
+        self.classifier_ = classifier.fit(self._rows(X), y, sample_weight)
         self.classes_ = self.classifier_.classes_
         return self
 

@@ -27,5 +27,5 @@ def best_seed(folder: Path) -> Path:
     facts = {seed: load_head(seed).facts for seed in seeds}
     best = max(seeds, key=lambda seed: (facts[seed].val_score, -facts[seed].val_loss))
     if len(seeds) > 1:
-        say(f"{best}: of {len(seeds)} seeds the best on validation ({facts[best].val_score:.4f})")
+        say(f"{best}: the best of {len(seeds)} seeds on validation ({facts[best].val_score:.4f})")
     return best

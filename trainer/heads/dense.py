@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-above = torch.ops.aten.threshold_backward
+_above = torch.ops.aten.threshold_backward
 """ReLU's gradient in one pass: the first argument where the second is above a threshold, else 0."""
 
 STEPS = 256
@@ -35,18 +33,18 @@ class Dropout(nn.Module):
         """`x` with elements zeroed at random, independently of each other."""
         if not self.training or self.rate == 0:
             return x
-        return x * self.mask(x.shape, x.dtype, x.device)
+        return x * self._mask(x)
 
-    def mask(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Float[Tensor, "*shape"]:
+    def _mask(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """0 for what a pass drops, and elsewhere what makes up for it."""
         dropped = min(int(STEPS * self.rate + float(torch.rand(()))), STEPS - 1)
-        kept = torch.full((), STEPS / (STEPS - dropped), dtype=dtype, device=device).expand(shape)
+        kept = x.new_full((), STEPS / (STEPS - dropped)).expand(x.shape)
         if dropped == 0:
             return kept
-        draws = _words(-(-kept.numel() // 8), device).view(torch.int8)[: kept.numel()].view(shape)
+        draws = _words(-(-x.numel() // 8), x.device).view(torch.int8)[: x.numel()].view(x.shape)
         # A comparison would make booleans, whose conversion takes longer than all the rest; that of bytes is quick, and
         # exact.
-        drawn: Tensor = above(kept, draws.to(dtype), dropped - STEPS // 2 - 1)
+        drawn: Tensor = _above(kept, draws.to(x.dtype), dropped - STEPS // 2 - 1)
         return drawn
 
     def extra_repr(self) -> str:
