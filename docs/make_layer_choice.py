@@ -23,10 +23,11 @@ alone, on the test texts.
 
 ## What a metric says of accuracy
 
-Spearman's correlation over the layers of a model with their accuracy, mean over {count} models and tasks
-({names}), with a 95 % interval by resampling blocks of neighbouring layers; and the same with depth partialled
-out. Before trusting a metric, look at the second: what goes up or down with depth correlates with anything that
-does.
+Spearman's correlation over the layers of a model with their accuracy, mean over the models and tasks below, with a
+95 % interval by resampling blocks of neighbouring layers; and the same with depth partialled out. Before trusting a
+metric, look at the second: what goes up or down with depth correlates with anything that does.
+
+{ran}
 """
 MIDDLE = """
 ## What choosing by it costs
@@ -47,7 +48,11 @@ def document() -> str:
     """The whole page."""
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
     tasks, metrics, choices = found["tasks"], found["metrics"], found["choices"]
-    top = TOP.format(limit=found["limit"], count=len(tasks), names=", ".join(tasks), verdict=verdict(choices))
+    models = dict.fromkeys(name.split("/")[0] for name in tasks)
+    ran = [
+        f"- {one}: {', '.join(name.split('/')[1] for name in tasks if name.startswith(f'{one}/'))}" for one in models
+    ]
+    top = TOP.format(limit=found["limit"], verdict=verdict(choices), ran="\n".join(ran))
     order = sorted(metrics, key=lambda name: -abs(metrics[name]["spearman"]))
     correlated = [
         [f"`{name}`", f"{one['spearman']:+.2f}", _interval(one["interval"]), f"{one['without_depth']:+.2f}",
@@ -84,9 +89,9 @@ def verdict(choices: dict[str, Any]) -> str:
     side = "less than" if plain[best] < rules[fixed] else "no less than"
     depth = "a fixed depth of two thirds" if fixed == "two thirds" else "the last layer"
     return (
-        f"**The best metric without labels, `{best}`, loses {plain[best]:.2f} points against the best layer: {side} "
+        f"**The best metric without labels, `{best}`, loses {plain[best]:.2f} points against the best layer: {side}\n"
         f"{depth} ({rules[fixed]:.2f}). A linear model on validation loses {rules['validation']:.2f}.** That metric is "
-        f"the best of {len(plain)}, which flatters it."
+        f"the best\nof {len(plain)}, which flatters it."
     )
 
 

@@ -58,6 +58,12 @@ def test_the_accuracy_document_is_what_the_results_say() -> None:
     assert found == made["document"](), "run: python -m docs.make_accuracy"
 
 
+def test_the_document_of_layer_choice_is_what_the_results_say() -> None:
+    made = runpy.run_path(str(DOCS / "make_layer_choice.py"))
+    found = (DOCS / "layer-choice.md").read_text(encoding="utf-8")
+    assert found == made["document"](), "run: python -m docs.make_layer_choice"
+
+
 def test_the_document_of_architectures_is_what_the_results_say() -> None:
     made = runpy.run_path(str(DOCS / "make_architectures.py"))
     found = (DOCS / "architectures.md").read_text(encoding="utf-8")
